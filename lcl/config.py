@@ -1,0 +1,228 @@
+"""Every choice in one place: frozen, validated dataclasses that travel as JSON, and the profiles made of them."""
+
+import dataclasses
+import difflib
+import math
+import os
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class LclError(Exception):
+    """A mistake that the user can mend. Its text is one clear sentence: what is wrong, where, and what to do."""
+
+
+def choose(what: str, name: str, names: Iterable[str]) -> str:
+    """Return `name` if it is one of `names`; otherwise raise LclError with the near names."""
+    names = list(names)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {', '.join(names)}."
+    raise LclError(f"there is no {what} {name!r}; {hint}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise LclError(message) unless `condition` holds."""
+    if not condition:
+        raise LclError(message)
+
+
+def data_folder() -> Path:
+    """Where generated data lives: $LCL_DATA, else `data/` beside the library, else `data/` where you are."""
+    if folder := os.environ.get("LCL_DATA"):
+        return Path(folder)
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout / "data" if (checkout / "pyproject.toml").exists() else Path("data")
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Which scenes there are. Two configs that are equal make the same scenes, pixel for pixel.
+
+    size: canvas side, in pixels. known, unseen: number of concepts to train on, and to hold out wholly.
+    seed: of the world (who is frequent, what is held out), not of the training.
+    """
+
+    size: int = 64
+    known: int = 256
+    unseen: int = 64
+    seed: int = 0
+
+    def __post_init__(self):
+        require(32 <= self.size <= 512, f"scene size {self.size} is outside 32 to 512 pixels.")
+        require(self.known >= 8, f"{self.known} known concepts are too few; a scene needs at least 8 to choose from.")
+        require(self.unseen >= 0, f"the number of unseen concepts cannot be negative ({self.unseen}).")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The image tower. `tower`: "vit" or "conv" (from scratch), or "timm:NAME" for any model of timm.
+
+    width, depth, heads, patch_size count for the towers from scratch; timm's models bring their own.
+    """
+
+    tower: str = "conv"
+    image_size: int = 64  # pixels
+    width: int = 192
+    depth: int = 4
+    heads: int = 3  # vit only
+    patch_size: int = 16  # vit only; the conv tower's patches are 8 pixels
+
+    def __post_init__(self):
+        if not self.tower.startswith("timm:"):
+            choose("image tower", self.tower, ["conv", "vit", "timm:NAME"])
+        require(self.width % self.heads == 0, f"width {self.width} is no multiple of {self.heads} heads.")
+        require(
+            self.tower != "vit" or self.image_size % self.patch_size == 0,
+            f"image size {self.image_size} is no multiple of patch size {self.patch_size}.",
+        )
+        require(self.depth >= 1, f"an image tower needs at least one layer, not {self.depth}.")
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """The text tower. `tower`: "transformer" (from scratch), or "hf:NAME" for any encoder of transformers."""
+
+    tower: str = "transformer"
+    vocab_size: int = 2048
+    context_length: int = 48  # tokens, the two that mark beginning and end included
+    width: int = 192
+    depth: int = 2
+    heads: int = 3
+
+    def __post_init__(self):
+        if not self.tower.startswith("hf:"):
+            choose("text tower", self.tower, ["transformer", "hf:NAME"])
+        require(self.width % self.heads == 0, f"width {self.width} is no multiple of {self.heads} heads.")
+        require(1 <= self.depth <= 12, f"a text tower has 1 to 12 layers, not {self.depth}.")
+        require(self.context_length >= 8, f"a context of {self.context_length} tokens is too short for a caption.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The pair of towers and the dimension of the space they share."""
+
+    vision: VisionConfig = VisionConfig()
+    language: LanguageConfig = LanguageConfig()
+    embed_dim: int = 128
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. An epoch shows every one of the `pairs` once, but for a last batch that would not be full."""
+
+    recipe: str = "clip"
+    pairs: int = 16_384
+    epochs: int = 8
+    batch_size: int = 256
+    learning_rate: float = 2e-3  # peak
+    weight_decay: float = 0.1  # of matrices; vectors and scalars decay not at all
+    warmup: float = 0.1  # share of the steps
+    beta2: float = 0.98
+    clip_norm: float = 1.0  # largest global norm of a gradient
+    evaluate_every: int = 128  # steps between looks at the validation loss
+
+    def __post_init__(self):
+        require(
+            self.batch_size >= 2,
+            f"a batch of {self.batch_size} has no negatives, so InfoNCE is zero and teaches nothing; use 2 or more.",
+        )
+        require(
+            self.pairs >= self.batch_size,
+            f"{self.pairs} pairs do not fill a single batch of {self.batch_size}; lower the batch size.",
+        )
+        require(self.epochs >= 1, f"training needs at least one epoch, not {self.epochs}.")
+        for name in ("learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value > 0, f"{name} must be a positive number, not {value}.")
+        require(0 <= self.warmup < 1, f"warmup is a share of the steps, at least 0 and less than 1, not {self.warmup}.")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.epochs * (self.pairs // self.batch_size)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured: retrieval among `retrieval` scenes; zero-shot over `views` pictures of every concept."""
+
+    retrieval: int = 1000
+    views: int = 4
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A whole experiment's worth of choices, from the data to the evaluation."""
+
+    name: str
+    scenes: SceneConfig
+    model: ModelConfig
+    training: TrainConfig
+    evaluation: EvalConfig
+
+
+def _profiles() -> dict[str, Profile]:
+    laptop = Profile("laptop", SceneConfig(), ModelConfig(), TrainConfig(), EvalConfig())
+    smoke = Profile(
+        "smoke",
+        SceneConfig(known=32, unseen=8),
+        ModelConfig(
+            VisionConfig(width=96, depth=1), LanguageConfig(vocab_size=512, width=96, depth=1), embed_dim=64
+        ),
+        TrainConfig(pairs=1024, epochs=2, batch_size=64, evaluate_every=16),
+        EvalConfig(retrieval=128, views=2),
+    )
+    gpu = Profile(
+        "gpu",
+        SceneConfig(size=128, known=640, unseen=128),
+        ModelConfig(
+            VisionConfig("vit", image_size=128, width=256, depth=8, heads=4),
+            LanguageConfig(vocab_size=4096, width=256, depth=4, heads=4),
+            embed_dim=256,
+        ),
+        TrainConfig(pairs=3_276_800, epochs=4, batch_size=1024, learning_rate=1e-3, evaluate_every=400),
+        EvalConfig(retrieval=5000, views=4),
+    )
+    return {profile.name: profile for profile in (smoke, laptop, gpu)}
+
+
+PROFILES = _profiles()
+"""smoke: seconds, for tests. laptop: minutes on two cores, the default. gpu: hours on one GPU, at CC3M's scale."""
+
+
+def get_profile(name: str | None = None) -> Profile:
+    """The profile called `name`; without a name the one in $LCL_PROFILE, else `laptop`."""
+    return PROFILES[choose("profile", name or os.environ.get("LCL_PROFILE") or "laptop", PROFILES)]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain dicts, strings and numbers, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """The inverse of `to_dict`. Raises LclError for fields that `kind` does not have, or lacks."""
+    require(isinstance(values, dict), f"{kind.__name__} should be a JSON object, not {type(values).__name__}.")
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        choose(f"field of {kind.__name__}", name, hints)
+    parsed = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            value = from_dict(hint, value)
+        else:
+            allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            allowed = (*allowed, int) if float in allowed else allowed  # JSON writes 1.0 and 1 alike
+            require(isinstance(value, allowed), f"{kind.__name__}.{name} cannot be {value!r}.")
+        parsed[name] = value
+    try:
+        return kind(**parsed)
+    except TypeError as error:
+        raise LclError(f"{kind.__name__} is incomplete: {error}.") from None

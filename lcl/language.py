@@ -1,0 +1,98 @@
+"""Short text towers: a pre-norm transformer from scratch, and any encoder of transformers, with the same two outputs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from lcl.config import LanguageConfig, LclError
+from lcl.text import Tokens
+from lcl.vision import Block
+
+
+class TextFeatures(NamedTuple):
+    """What a text tower reads. token_features: (B, L, d), one a token. pooled: (B, d), one for the whole caption."""
+
+    token_features: torch.Tensor
+    pooled: torch.Tensor
+
+
+class TextTransformer(nn.Module):
+    """Token and position embeddings, 1 to 12 pre-norm blocks; `pooled` is the mean over all tokens but padding.
+
+    Attention looks both ways, and never at padding: the same blocks will guess masked words in chapter 6.
+    """
+
+    def __init__(self, vocab_size: int, context_length: int, width: int, depth: int, heads: int):
+        super().__init__()
+        self.width = width
+        self.tokens = nn.Embedding(vocab_size, width)
+        self.positions = nn.Parameter(torch.empty(context_length, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.01)
+
+    def forward(self, tokens: Tokens) -> TextFeatures:
+        x = self.tokens(tokens.ids) + self.positions[: tokens.ids.shape[1]]  # (B, L, d)
+        for block in self.blocks:
+            x = block(x, tokens.mask)
+        x = self.norm(x)
+        return TextFeatures(x, mean_over(x, tokens.mask))
+
+
+class HubTower(nn.Module):
+    """Any encoder of transformers, by architecture name or local folder, reading this library's tokens.
+
+    The name of an architecture ("bert", "distilbert", …) makes a fresh, small one of that kind; anything else is
+    loaded, as safetensors only, from a folder or from what is already downloaded.
+    """
+
+    def __init__(self, name: str, config: LanguageConfig):
+        super().__init__()
+        import transformers  # takes seconds to import: only those who want it wait
+
+        try:
+            if name in transformers.CONFIG_MAPPING:
+                settings = {
+                    "vocab_size": config.vocab_size,
+                    "hidden_size": config.width,
+                    "num_hidden_layers": config.depth,
+                    "num_attention_heads": config.heads,
+                    "intermediate_size": 4 * config.width,
+                    "max_position_embeddings": config.context_length,
+                }
+                known = transformers.CONFIG_MAPPING[name]()
+                renamed = {known.attribute_map.get(key, key): value for key, value in settings.items()}
+                if "hidden_dim" in known.to_dict():  # DistilBERT's name for the width of its MLP
+                    renamed["hidden_dim"] = settings["intermediate_size"]
+                self.body = transformers.AutoModel.from_config(type(known)(**renamed))
+            else:
+                self.body = transformers.AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
+                self.body.resize_token_embeddings(config.vocab_size)
+        except (OSError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise LclError(
+                f"transformers cannot make the text tower {name!r} ({reason}); name an architecture such as bert, "
+                "or a folder that holds a model."
+            ) from None
+        self.width = self.body.config.hidden_size
+
+    def forward(self, tokens: Tokens) -> TextFeatures:
+        x = self.body(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state  # (B, L, d)
+        return TextFeatures(x, mean_over(x, tokens.mask))
+
+
+def mean_over(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of the rows that `mask` keeps. x: (B, L, d), mask: (B, L) bool → (B, d)"""
+    weights = mask[..., None].to(x.dtype)
+    return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def make_language(config: LanguageConfig) -> nn.Module:
+    """The tower that a config describes: a module from Tokens to TextFeatures, with a `width`."""
+    if config.tower == "transformer":
+        return TextTransformer(config.vocab_size, config.context_length, config.width, config.depth, config.heads)
+    return HubTower(config.tower.removeprefix("hf:"), config)

@@ -1,0 +1,115 @@
+"""The pair of towers: projections into one space, a temperature, and how both are kept on disk."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lcl import storage
+from lcl.config import LclError, ModelConfig, from_dict, require, to_dict
+from lcl.language import TextFeatures, make_language
+from lcl.text import Tokenizer, Tokens
+from lcl.vision import ImageFeatures, make_vision
+
+MAX_LOGIT_SCALE = 100.0  # the clamp of CLIP
+
+
+class Embeddings(NamedTuple):
+    """A batch, seen and read. v, t: (B, d), L2-normalised. logit_scale: scalar, exp(τ).
+
+    image, text: the towers' own outputs, for objectives that look at patches and words.
+    """
+
+    v: torch.Tensor
+    t: torch.Tensor
+    logit_scale: torch.Tensor
+    image: ImageFeatures
+    text: TextFeatures
+
+
+class Clip(nn.Module):
+    """An image tower and a text tower that meet in a space of `embed_dim` dimensions."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.vision, self.language = make_vision(config.vision), make_language(config.language)
+        self.image_projection = nn.Linear(self.vision.width, config.embed_dim, bias=False)
+        self.text_projection = nn.Linear(self.language.width, config.embed_dim, bias=False)
+        for projection in (self.image_projection, self.text_projection):
+            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+        self.tau = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's first temperature
+
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """exp(τ), at most MAX_LOGIT_SCALE. Scalar."""
+        return self.tau.exp().clamp(max=MAX_LOGIT_SCALE)
+
+    def embed_image(self, features: ImageFeatures) -> torch.Tensor:
+        """(B, d), L2-normalised."""
+        return F.normalize(self.image_projection(features.pooled), dim=-1)
+
+    def embed_text(self, features: TextFeatures) -> torch.Tensor:
+        """(B, d), L2-normalised."""
+        return F.normalize(self.text_projection(features.pooled), dim=-1)
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W), uint8 or 0 to 1, to embeddings (B, d), L2-normalised."""
+        return self.embed_image(self.vision(images))
+
+    def encode_text(self, tokens: Tokens) -> torch.Tensor:
+        """Tokens to embeddings (B, d), L2-normalised."""
+        return self.embed_text(self.language(tokens))
+
+    def forward(self, images: torch.Tensor, tokens: Tokens) -> Embeddings:
+        image, text = self.vision(images), self.language(tokens)
+        return Embeddings(self.embed_image(image), self.embed_text(text), self.logit_scale, image, text)
+
+
+FORMAT = "lcl-model-1"
+
+
+def save_model(folder: Path, model: Clip, tokenizer: Tokenizer) -> None:
+    """Write `model.safetensors`, and `model.json` with the config and the tokenizer, each atomically."""
+    storage.write_tensors(folder / "model.safetensors", model.state_dict())
+    description = {"format": FORMAT, "model": to_dict(model.config), "tokenizer": tokenizer.to_dict()}
+    storage.write_json(folder / "model.json", description)
+
+
+def load_model(folder: Path, data: str | None = None) -> tuple[Clip, Tokenizer]:
+    """Read what `save_model` wrote, ready to evaluate.
+
+    data: fingerprint of a data set; a model that was trained on another one is refused.
+    Raises LclError when files are missing or damaged, or the weights do not fit the config.
+    """
+    folder = Path(folder)
+    description = storage.read_json(folder / "model.json")
+    require(
+        isinstance(description, dict) and description.get("format") == FORMAT,
+        f"{folder / 'model.json'} describes no model of this library.",
+    )
+    config = from_dict(ModelConfig, description.get("model"))
+    tokenizer = Tokenizer.from_dict(description.get("tokenizer"), str(folder / "model.json"))
+    if data is not None and tokenizer.data != data:
+        raise LclError(
+            f"the model in {folder} belongs to another data set ({tokenizer.data}) than the one at hand ({data}); "
+            "evaluate it on its own, or train one on this data set."
+        )
+    require(
+        tokenizer.vocab_size <= config.language.vocab_size,
+        f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only {config.language.vocab_size}; "
+        "they are not of one training.",
+    )
+    model = Clip(config)
+    weights = storage.read_tensors(folder / "model.safetensors")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        wrong = str(error).splitlines()[1].strip()
+        raise LclError(f"the weights in {folder} are those of another model size ({wrong})") from None
+    return model.eval(), tokenizer

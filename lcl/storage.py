@@ -1,0 +1,86 @@
+"""Files that are whole or not there at all: atomic writes, checksums, safetensors and JSON."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from lcl.config import LclError
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hexadecimal digits that name a JSON-able value: equal values, equal names, on any machine."""
+    return sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())[:16]
+
+
+def _replace(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a temporary file next to `path`, then move it there in one step.
+
+    Raises LclError when the folder cannot be written or the disk is full; the old file is then still there, untouched.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        fill(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # on the disk before the name points at it
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner may read
+        os.replace(temporary, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LclError(
+            f"cannot write {path}: {reason}; what was there before is untouched. Free some space or choose another folder."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, atomically."""
+    _replace(Path(path), lambda temporary: temporary.write_bytes(data))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as readable JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises LclError when the file is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LclError(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise LclError(f"{path} is not readable as JSON ({error}); it may have been cut off.") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors to a safetensors file, atomically; contiguous copies are made where needed."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _replace(Path(path), lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata))
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file. Raises LclError when it is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise LclError(f"{path} does not exist.") from None
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise LclError(f"{path} is not a whole safetensors file ({error}); it may have been cut off.") from error

@@ -1,0 +1,161 @@
+"""Captions to tokens and back to words: a tokenizer trained on the captions, which knows which token is in which word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer as Engine
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+
+from lcl import storage
+from lcl.config import LclError, require
+
+PAD, BEGIN, END, MASK = "[PAD]", "[BEGIN]", "[END]", "[MASK]"
+SPECIAL = (PAD, BEGIN, END, MASK)
+"""Special tokens; their ids are their places here, so padding is 0."""
+
+MAX_WORDS = 1000  # what is longer is no caption
+FORMAT = "lcl-tokenizer-1"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of captions as numbers. L is the length of the batch's longest caption in tokens.
+
+    ids: (B, L) int64; [BEGIN] words… [END] [PAD]….
+    mask: (B, L) bool, true where there is no padding.
+    words: (B, L) int64, which word of its caption a token belongs to (0, 1, …); -1 at special tokens.
+    spans: for every caption, the characters (start, end) of its words; of a caption cut short, of those that are left.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    words: torch.Tensor
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+
+    def to(self, device: torch.device | str) -> Tokens:
+        return Tokens(self.ids.to(device), self.mask.to(device), self.words.to(device), self.spans)
+
+    def __getitem__(self, rows: Sequence[int]) -> Tokens:
+        """Some of the captions, padded no longer than they need."""
+        rows = [int(row) for row in rows]
+        length = int(self.mask[rows].sum(1).max())
+        spans = tuple(self.spans[row] for row in rows)
+        return Tokens(self.ids[rows, :length], self.mask[rows, :length], self.words[rows, :length], spans)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokenizer:
+    """Byte-level BPE within words and punctuation marks: any text has tokens, and none is ever unknown.
+
+    data: fingerprint of the data set whose captions it was trained on.
+    """
+
+    def __init__(self, engine: Engine, data: str):
+        self._engine, self.data = engine, data
+
+    @property
+    def vocab_size(self) -> int:
+        return self._engine.get_vocab_size()
+
+    @property
+    def fingerprint(self) -> str:
+        return storage.fingerprint(self._engine.to_str())
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab_size: int, data: str) -> Tokenizer:
+        """Learn a vocabulary of at most `vocab_size` tokens; equal captions give an equal tokenizer."""
+        require(vocab_size >= 256 + len(SPECIAL), f"a vocabulary of {vocab_size} has no room for the 260 basic tokens.")
+        engine = Engine(models.BPE())
+        engine.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        engine.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        engine.post_processor = processors.TemplateProcessing(
+            single=f"{BEGIN} $A {END}", special_tokens=[(token, SPECIAL.index(token)) for token in (BEGIN, END)]
+        )
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        engine.train_from_iterator(captions, trainer)
+        return cls(engine, data)
+
+    def encode(self, captions: Sequence[str], context_length: int) -> Tokens:
+        """Captions to tokens; what exceeds `context_length` tokens is cut off, [END] is kept.
+
+        Raises LclError for a caption that is empty, longer than MAX_WORDS words, or no text (holds a NUL).
+        """
+        for number, caption in enumerate(captions):
+            check_caption(caption, number)
+        encodings = [self._cut(encoding, context_length) for encoding in self._engine.encode_batch(list(captions))]
+        length = max((len(ids) for ids, _, _ in encodings), default=0)
+        ids, words = torch.zeros(len(captions), length, dtype=torch.long), torch.full((len(captions), length), -1)
+        for row, (row_ids, row_words, _) in enumerate(encodings):
+            ids[row, : len(row_ids)], words[row, : len(row_words)] = torch.tensor(row_ids), torch.tensor(row_words)
+        return Tokens(ids, ids != SPECIAL.index(PAD), words, tuple(spans for _, _, spans in encodings))
+
+    @staticmethod
+    def _cut(encoding, context_length: int) -> tuple[list[int], list[int], tuple[tuple[int, int], ...]]:
+        ids, words = encoding.ids, [-1 if word is None else word for word in encoding.word_ids]
+        if len(ids) > context_length:
+            ids, words = ids[: context_length - 1] + ids[-1:], words[: context_length - 1] + [-1]
+        spans: dict[int, tuple[int, int]] = {}
+        for word, (start, end) in zip(words, encoding.offsets, strict=False):
+            if word >= 0:
+                spans[word] = (spans.get(word, (start, end))[0], end)
+        return ids, words, tuple(spans.values())
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The text of every single token, special tokens as "[PAD]" and so on; a broken character shows as �."""
+        return [
+            SPECIAL[token] if token < len(SPECIAL) else self._engine.decode([token]) for token in (int(i) for i in ids)
+        ]
+
+    def to_dict(self) -> dict:
+        """All of it, as JSON holds it."""
+        return {"format": FORMAT, "data": self.data, "engine": self._engine.to_str()}
+
+    @classmethod
+    def from_dict(cls, value: dict, where: str = "the tokenizer") -> Tokenizer:
+        """The inverse of `to_dict`. Raises LclError when `value` holds no tokenizer of ours."""
+        require(isinstance(value, dict) and value.get("format") == FORMAT, f"{where} is no tokenizer of this library.")
+        try:
+            return cls(Engine.from_str(value["engine"]), str(value["data"]))
+        except Exception as error:  # the engine raises plain Exception
+            raise LclError(f"{where} is damaged ({error}); train it again.") from None
+
+    def save(self, path: Path) -> None:
+        storage.write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path, data: str | None = None) -> Tokenizer:
+        """Read a tokenizer. With `data`, refuse one that was trained on another data set."""
+        tokenizer = cls.from_dict(storage.read_json(path), str(path))
+        if data is not None and tokenizer.data != data:
+            raise LclError(
+                f"{path} belongs to another data set ({tokenizer.data}) than the one at hand ({data}); "
+                "use the tokenizer of this data set, or train again."
+            )
+        return tokenizer
+
+
+def check_caption(caption: str, number: int) -> None:
+    """Raise LclError, with the caption's number, unless it is text that a model can learn from."""
+    require(isinstance(caption, str), f"caption {number} is {type(caption).__name__}, not text.")
+    require("\0" not in caption, f"caption {number} holds a NUL character, so it is no text; repair or remove it.")
+    words = len(caption.split())
+    require(words > 0, f"caption {number} is empty; give it at least one word or remove its pair.")
+    require(words <= MAX_WORDS, f"caption {number} has {words} words; {MAX_WORDS} are the most that a caption may have.")
+
+
+def words_of_span(spans: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
+    """The numbers of the words that lie, in part at least, within the characters `span` = (start, end)."""
+    return [word for word, (start, end) in enumerate(spans) if start < span[1] and end > span[0]]

@@ -1,0 +1,167 @@
+"""Light image towers: a ViT and a small conv tower from scratch, and any model of timm, all with the same two outputs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lcl.config import LclError, VisionConfig, choose
+
+
+class ImageFeatures(NamedTuple):
+    """What an image tower sees.
+
+    patch_tokens: (B, n, d), one a patch, row by row from the top left. pooled: (B, d), one for the whole image.
+    """
+
+    patch_tokens: torch.Tensor
+    pooled: torch.Tensor
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block, for images and text alike: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """x: (B, n, d). mask: (B, n) bool, false where a token is padding that nobody may look at. → (B, n, d)"""
+        x = x + self.attend(self.norm_attention(x), mask)
+        return x + self.mlp(self.norm_mlp(x))
+
+    def attend(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        q, k, v = self.queries_keys_values(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, n, d/h)
+        mask = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, n): the same for every head and query
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class ViT(nn.Module):
+    """A vision transformer: patches, positions, pre-norm blocks; `pooled` is the mean of the patch tokens.
+
+    No class token: the mean costs nothing and keeps the patches, which later chapters match with words, in the loss.
+    """
+
+    def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int):
+        super().__init__()
+        self.width = width
+        self.patches = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+        self.positions = nn.Parameter(0.02 * torch.randn((image_size // patch_size) ** 2, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, images: torch.Tensor) -> ImageFeatures:
+        x = self.patches(normalise(images)).flatten(2).transpose(1, 2) + self.positions  # (B, n, d)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return ImageFeatures(x, x.mean(dim=1))
+
+
+class ConvTower(nn.Module):
+    """A small residual conv tower: from the image to an eighth of its side in three halvings, then `depth` blocks.
+
+    Every 8 × 8 pixels become a patch token; `pooled` is their mean.
+    """
+
+    def __init__(self, width: int, depth: int):
+        super().__init__()
+        self.width = width
+        self.stem = nn.Sequential(
+            _conv(3, width // 4, 3, stride=2),  # (B, d/4, H/2, W/2)
+            _conv(width // 4, width // 2, 3, stride=2),  # (B, d/2, H/4, W/4)
+            ConvBlock(width // 2),
+            _conv(width // 2, width, 3, stride=2),  # (B, d, H/8, W/8)
+        )
+        self.blocks = nn.Sequential(*(ConvBlock(width) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, images: torch.Tensor) -> ImageFeatures:
+        x = normalise(images).contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fast in
+        x = self.blocks(self.stem(x))  # (B, d, H/8, W/8)
+        x = self.norm(x.flatten(2).transpose(1, 2))  # (B, n, d)
+        return ImageFeatures(x, x.mean(dim=1))
+
+
+class ConvBlock(nn.Module):
+    """x + conv(relu(conv(x))), each convolution 3 × 3 and batch-normalised."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first = _conv(width, width, 3)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.norm(self.second(self.first(x))))
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class TimmTower(nn.Module):
+    """Any image model of timm, by name, with random weights or, when online, its pre-trained ones.
+
+    `pooled` is what timm's own pooling gives, `patch_tokens` its unpooled features without class or register tokens.
+    """
+
+    def __init__(self, name: str, image_size: int, pretrained: bool = False):
+        super().__init__()
+        import timm  # takes seconds to import: only those who want it wait
+
+        choose("timm model", name.split(".")[0], timm.list_models())
+        sized = {"img_size": image_size} if "vit" in name or "deit" in name else {}
+        try:
+            self.body = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized)
+        except (TypeError, RuntimeError, ValueError, OSError) as error:
+            raise LclError(f"timm cannot make {name!r} for {image_size} pixels: {error}.") from None
+        self.width = self.body.num_features
+        self.register_buffer("mean", torch.tensor(self.body.default_cfg["mean"])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(self.body.default_cfg["std"])[:, None, None], persistent=False)
+
+    def forward(self, images: torch.Tensor) -> ImageFeatures:
+        features = self.body.forward_features((unit(images) - self.mean) / self.std)  # (B, d, h, w), (B, h, w, d) or (B, n, d)
+        pooled = self.body.forward_head(features, pre_logits=True)  # (B, d)
+        if features.ndim == 3:
+            return ImageFeatures(features[:, self.body.num_prefix_tokens :], pooled)
+        if features.shape[1] != self.width or getattr(self.body, "output_fmt", "NCHW") == "NHWC":
+            features = features.permute(0, 3, 1, 2)
+        patch_tokens = features.flatten(2).transpose(1, 2)  # (B, n, d')
+        if patch_tokens.shape[-1] != pooled.shape[-1]:  # some heads widen the features on the way
+            patch_tokens = self.body.forward_head(
+                features.flatten(2).permute(0, 2, 1).flatten(0, 1)[..., None, None], pre_logits=True
+            ).unflatten(0, (len(pooled), -1))
+        return ImageFeatures(patch_tokens, pooled)
+
+
+def unit(images: torch.Tensor) -> torch.Tensor:
+    """Pixels from 0 to 1: uint8 is divided by 255, floating point taken as it is."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """Pixels from -1 to 1, for the towers from scratch."""
+    return unit(images) * 2 - 1
+
+
+def make_vision(config: VisionConfig) -> nn.Module:
+    """The tower that a config describes: a module from images (B, 3, H, W) to ImageFeatures, with a `width`."""
+    if config.tower == "vit":
+        return ViT(config.image_size, config.patch_size, config.width, config.depth, config.heads)
+    if config.tower == "conv":
+        return ConvTower(config.width, config.depth)
+    return TimmTower(config.tower.removeprefix("timm:"), config.image_size)
