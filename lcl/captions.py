@@ -105,7 +105,7 @@ def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, in
     if not concept.counted:
         start = "some " if rng.random() < 0.4 else ""
     elif count == 1:
-        start = _article(" ".join([*adjectives, name])) + " "
+        start = article(" ".join([*adjectives, name])) + " "
     else:
         start, name = NUMBERS[count] + " ", plural(name)
     start += "".join(f"{adjective} " for adjective in adjectives)
@@ -113,7 +113,8 @@ def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, in
 
 
 @lru_cache(maxsize=None)
-def _article(phrase: str) -> str:
+def article(phrase: str) -> str:
+    """ "a" or "an", as the phrase is spoken: "an hourglass", "a unicorn"."""
     return _english.a(phrase).split()[0]
 
 

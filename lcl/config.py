@@ -76,11 +76,15 @@ class VisionConfig:
     def __post_init__(self):
         if not self.tower.startswith("timm:"):
             choose("image tower", self.tower, ["conv", "vit", "timm:NAME"])
-        require(self.width % self.heads == 0, f"width {self.width} is no multiple of {self.heads} heads.")
+        require(
+            self.tower != "vit" or self.width % self.heads == 0,
+            f"width {self.width} is no multiple of {self.heads} heads.",
+        )
         require(
             self.tower != "vit" or self.image_size % self.patch_size == 0,
             f"image size {self.image_size} is no multiple of patch size {self.patch_size}.",
         )
+        require(self.tower != "conv" or self.width % 4 == 0, f"the conv tower's width {self.width} is no multiple of 4.")
         require(self.depth >= 1, f"an image tower needs at least one layer, not {self.depth}.")
 
 

@@ -277,10 +277,12 @@ class World:
         behind = flat[where]
         flat[where] = colour + (behind * (255 - opacity) + 127) // 255
 
-    def pairs(self, split: str, indices: Iterable[int], single: bool = False) -> Pairs:
-        """The scenes of the given indices with their pictures, on the CPU."""
+    def pairs(
+        self, split: str, indices: Iterable[int], single: bool = False, device: torch.device | str = "cpu"
+    ) -> Pairs:
+        """The scenes of the given indices with their pictures, drawn and kept on `device`."""
         scenes = tuple(self.scene(split, index, single) for index in indices)
-        parts = [self.render(scenes[start : start + 512]) for start in range(0, len(scenes), 512)]
+        parts = [self.render(scenes[start : start + 256], device) for start in range(0, len(scenes), 256)]
         return Pairs(torch.cat(parts), scenes)
 
 

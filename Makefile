@@ -1,0 +1,47 @@
+# lab: open the course · run: train and report · test: unit tests, then every notebook · bench: speed beside peers
+# Each does its own set-up, once. Another Python: make lab PYTHON=python3.12
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+export JUPYTER_PLATFORM_DIRS := 1
+
+.PHONY: lab run test unit notebooks-test bench setup notebooks requirements lint
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "LCL needs Python 3.11, 3.12 or 3.13; install one, or name it: make setup PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+lab: setup
+	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks 00_preflight.ipynb
+
+run: setup
+	$(BIN)/lcl train --profile laptop
+
+test: setup lint unit notebooks-test
+
+lint: setup
+	$(BIN)/ruff check .
+
+unit: setup
+	$(BIN)/pytest tests
+
+notebooks-test: setup
+	LCL_PROFILE=smoke $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n 2 notebooks
+
+bench: setup
+	$(BIN)/lcl bench
+
+# For those who change the course: run every notebook in the laptop profile and keep clean outputs.
+notebooks: setup
+	$(BIN)/python tools/refresh_notebooks.py
+
+# For those who change the dependencies: needs `uv`.
+requirements:
+	{ echo "# made by 'make requirements' from pyproject.toml, for Linux, macOS and Windows, Python 3.11 to 3.13"; echo "-e ."; \
+	  uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml; } > requirements.new
+	mv requirements.new requirements.txt

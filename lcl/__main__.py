@@ -1,0 +1,5 @@
+"""`python -m lcl`, the same as `lcl`."""
+
+from lcl.cli import main
+
+main()

@@ -1,0 +1,134 @@
+"""Speed beside trusted peers: everything in one run, taking turns, because machines are noisy; ratios are what counts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from lcl.config import LanguageConfig, ModelConfig, VisionConfig, get_profile
+from lcl.contrastive import info_nce
+from lcl.model import Clip
+from lcl.runs import processor
+from lcl.scenes import World, open_world
+from lcl.text import Tokens
+from lcl.training import make_optimizer, train_tokenizer
+
+BATCH = 256
+
+
+def seconds(work: Callable[[], object], times: int) -> float:
+    """Seconds for one `work()`: the median of several."""
+    laps = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        laps.append(time.perf_counter() - start)
+    return statistics.median(laps)
+
+
+def take_turns(ours: Callable[[], object], peer: Callable[[], object], repeats: int, times: int = 5) -> list[tuple[float, float]]:
+    """Seconds of ours and of the peer, `repeats` times, after one unmeasured round of each."""
+    ours(), peer()
+    return [(seconds(ours, times), seconds(peer, times)) for _ in range(repeats)]
+
+
+def show(what: str, unit: str, amount: int, laps: Sequence[tuple[float, float]]) -> float:
+    """Print ours, the peer's, and how many times faster ours is, with its range; returns the median ratio."""
+    ours, peer = (statistics.median(column) for column in zip(*laps, strict=True))
+    ratios = sorted(peer / ours for ours, peer in laps)
+    middle = statistics.median(ratios)
+    print(
+        f"{what:58s} {amount / ours:9,.0f} {unit}   peer {amount / peer:9,.0f} {unit}   "
+        f"ratio {middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {len(ratios)} repeats)"
+    )
+    return middle
+
+
+def clip_step(model: Clip, images: torch.Tensor, tokens: Tokens) -> Callable[[], None]:
+    """One step of ours: forward, InfoNCE, backward, AdamW."""
+    optimizer = make_optimizer(model, get_profile("laptop").training)
+
+    def step() -> None:
+        seen = model(images, tokens)
+        loss = info_nce(seen.v, seen.t, seen.logit_scale)["info_nce"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def open_clip_step(config: ModelConfig, images: torch.Tensor, ids: torch.Tensor) -> Callable[[], None]:
+    """The same step with open_clip's towers of the same size, its loss, and the same optimiser."""
+    import open_clip
+
+    vision, language = config.vision, config.language
+    model = open_clip.model.CLIP(
+        config.embed_dim,
+        vision_cfg={
+            "image_size": vision.image_size, "patch_size": vision.patch_size, "width": vision.width,
+            "layers": vision.depth, "head_width": vision.width // vision.heads, "pool_type": "avg",
+        },
+        text_cfg={
+            "context_length": ids.shape[1], "vocab_size": language.vocab_size, "width": language.width,
+            "heads": language.heads, "layers": language.depth,
+        },
+    )  # fmt: skip
+    loss_of = open_clip.ClipLoss()
+    optimizer = make_optimizer(model, get_profile("laptop").training)
+    images = images.float() / 127.5 - 1
+
+    def step() -> None:
+        v, t, logit_scale = model(images, ids)
+        loss = loss_of(v, t, logit_scale)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def padded(tokens: Tokens, length: int) -> Tokens:
+    """The same tokens, padded to a fixed length."""
+    extra = length - tokens.ids.shape[1]
+    pad = torch.nn.functional.pad
+    return Tokens(pad(tokens.ids, (0, extra)), pad(tokens.mask, (0, extra)), pad(tokens.words, (0, extra), value=-1), tokens.spans)
+
+
+def training_step(world: World, repeats: int) -> None:
+    """A step beside open_clip's: ViT, 64 pixels, patches of 16, width 192, depth 4; text of width 192, depth 2."""
+    laptop = get_profile("laptop")
+    config = ModelConfig(VisionConfig("vit", width=192, depth=4, heads=3), LanguageConfig(width=192, depth=2, heads=3))
+    length = config.language.context_length
+    pairs = world.pairs("train", range(BATCH))
+    tokens = train_tokenizer(world, laptop).encode(pairs.captions, length)
+    for what, ours, theirs in (
+        ("training step beside open_clip, each as it pads", tokens, padded(tokens, length)),
+        ("training step beside open_clip, both padded alike", tokens, tokens),
+    ):
+        torch.manual_seed(0)
+        step, peer = clip_step(Clip(config), pairs.images, ours), open_clip_step(config, pairs.images, theirs.ids)
+        show(what, "pairs/s ", BATCH, take_turns(step, peer, repeats))
+
+
+def rendering(world: World, repeats: int) -> None:
+    """The renderer alone, beside drawing the same scenes one by one."""
+    scenes = [world.scene("train", index) for index in range(2048)]
+
+    def batched() -> None:
+        for start in range(0, len(scenes), BATCH):
+            world.render(scenes[start : start + BATCH])
+
+    laps = take_turns(batched, lambda: [world.render([scene]) for scene in scenes], repeats, times=2)
+    show("renderer, 64 pixels, batches of 256, beside one by one", "scenes/s", len(scenes), laps)
+
+
+def main(repeats: int = 3) -> None:
+    """Every benchmark, each a line."""
+    print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; ratio: how many times faster ours is")
+    world = open_world(get_profile("laptop").scenes)
+    rendering(world, repeats)
+    training_step(world, repeats)

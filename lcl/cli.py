@@ -1,0 +1,181 @@
+"""The command line: `lcl data`, `lcl train`, `lcl evaluate`, `lcl bench`. Also as `python -m lcl`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lcl.config import PROFILES, LclError, Profile, get_profile, require
+
+app = typer.Typer(
+    name="lcl",
+    help="Lightweight CLIP Lab: make pairs of pictures and captions, train on them, see what was learned.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ProfileOption = Annotated[str, typer.Option(help=f"How much of everything: {', '.join(PROFILES)}.", envvar="LCL_PROFILE")]
+PicturesOption = Annotated[Path | None, typer.Option(help="A folder of your own drawings with a names.csv.")]
+SeedOption = Annotated[int, typer.Option(help="Of everything random in the training.", min=0)]
+RunsOption = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
+
+
+@app.command()
+def data(
+    profile: ProfileOption = "laptop",
+    pictures: PicturesOption = None,
+    save: Annotated[Path | None, typer.Option(help="Write a sheet of example scenes to this PNG.")] = None,
+) -> None:
+    """Build the picture dictionary if need be, and show what scenes it makes."""
+    from lcl import plots, storage
+    from lcl.scenes import SPLITS, open_world
+
+    chosen = get_profile(profile)
+    started = time.perf_counter()
+    world = open_world(chosen.scenes, pictures)
+    dictionary = world.pictures
+    print(f"{len(dictionary.concepts)} concepts drawn by {len(dictionary.styles)} hands, fingerprint {dictionary.fingerprint}")
+    for style in dictionary.styles:
+        print(f"  {style.name}: {style.credit}; {style.licence}")
+    print(f"{len(world.known)} known and {len(world.unseen)} unseen concepts, data set {world.fingerprint}")
+    for split, meaning in SPLITS.items():
+        if world.concepts(split):
+            print(f"  {split}: {meaning}\n    {world.scene(split, 0).caption!r}")
+    print(f"ready in {time.perf_counter() - started:.1f} s")
+    if save:
+        sheet = plots.annotated_scenes(world.pairs("train", range(16)), world.name)
+        storage.write_bytes(save, plots.to_png(sheet))
+        print(f"wrote {save}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="The method: its objectives and their weights.")] = "clip",
+    profile: ProfileOption = "laptop",
+    name: Annotated[str | None, typer.Option(help="The run's name; without it one is found.")] = None,
+    seed: SeedOption = 0,
+    runs: RunsOption = Path("runs"),
+    pictures: PicturesOption = None,
+    tower: Annotated[str | None, typer.Option(help="Another image tower: conv, vit, or timm:NAME.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
+) -> None:
+    """Train, evaluate on every split, and write runs/NAME/ with metrics.json, the checkpoint and report.html."""
+    from lcl.evaluation import evaluate as measure
+    from lcl.report import table_text, write_report
+    from lcl.runs import free_name, load_run, new_folder, save_run
+    from lcl.scenes import open_world
+    from lcl.training import Training
+
+    chosen = _customised(get_profile(profile), recipe, tower, epochs, batch_size)
+    clock = Clock()
+    world = open_world(chosen.scenes, pictures)
+    training = Training(chosen, world, seed)
+    clock.lap("setting up")
+    folder = new_folder(runs, name or free_name(runs, f"{recipe}-{profile}"))
+    curve = follow(training)
+    clock.lap("training")
+    metrics = measure(training.model, training.tokenizer, world, chosen.evaluation)
+    clock.lap("evaluation")
+    save_run(folder, training, curve, metrics, clock.laps, pictures)
+    report = write_report(load_run(folder), world)
+    print(table_text(metrics))
+    print(f"first loss {curve[0].loss:.3f}, {clock.laps['training'] / 60:.1f} minutes of training; see {report}")
+
+
+def _customised(
+    profile: Profile, recipe: str, tower: str | None, epochs: int | None, batch_size: int | None
+) -> Profile:
+    changes = {"recipe": recipe, "epochs": epochs, "batch_size": batch_size}
+    training = dataclasses.replace(profile.training, **{key: value for key, value in changes.items() if value is not None})
+    vision = dataclasses.replace(profile.model.vision, tower=tower) if tower else profile.model.vision
+    return dataclasses.replace(profile, training=training, model=dataclasses.replace(profile.model, vision=vision))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    pictures: PicturesOption = None,
+) -> None:
+    """Measure a finished run again, on every split, and compare with what it wrote down."""
+    from lcl.evaluation import evaluate as measure
+    from lcl.report import table_text
+    from lcl.runs import load_run
+    from lcl.scenes import open_world
+
+    kept = load_run(run)
+    world = open_world(kept.profile.scenes, pictures or kept.pictures_folder)
+    require(
+        world.fingerprint == kept.tokenizer.data,
+        f"the run in {run} was trained on another data set ({kept.tokenizer.data}) than the one at hand "
+        f"({world.fingerprint}); name its drawings with --pictures, or check the asset packages' versions.",
+    )
+    metrics = measure(kept.model, kept.tokenizer, world, kept.profile.evaluation)
+    print(table_text(metrics))
+    print("equal to metrics.json" if metrics == kept.metrics else "differs from metrics.json: another machine or version")
+
+
+@app.command()
+def bench(repeats: Annotated[int, typer.Option(help="Rounds; peers take turns in each.", min=1)] = 3) -> None:
+    """Measure speed beside trusted peers, in one run, as ratios."""
+    from lcl.bench import main as run_benchmarks
+
+    run_benchmarks(repeats)
+
+
+class Clock:
+    """Seconds by part of the work."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self.laps[part], self._last = now - self._last, now
+
+
+def follow(training) -> list:
+    """Train to the end with a progress bar and an estimate; returns all events."""
+    from tqdm import tqdm
+
+    from lcl.training import Look, Step
+
+    curve, total = [], training.profile.training.steps
+    with tqdm(total=total, unit="step", desc="training", dynamic_ncols=True) as bar:
+        for event in training:
+            curve.append(event)
+            if isinstance(event, Step):
+                bar.update()
+                bar.set_postfix_str(f"loss {event.loss:.3f}, {event.pairs_per_second:.0f} pairs/s", refresh=False)
+            elif isinstance(event, Look):
+                bar.write(
+                    f"step {event.step:5d}: loss {event.loss:.3f} on new scenes, recall@1 among 256: "
+                    f"{100 * event.image_to_text:.0f} % image→text, {100 * event.text_to_image:.0f} % text→image"
+                )
+    return curve
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a mistake of the user's ends in one sentence and exit code 2, ^C in 130."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
+    for noisy in ("httpx", "fontTools", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="replace")  # arrows, on a Windows console too
+    try:
+        app(arguments)
+    except LclError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        sys.exit(130)

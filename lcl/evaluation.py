@@ -1,0 +1,131 @@
+"""What a model has learned: retrieval, zero-shot classification, and for every figure what chance would give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from lcl.captions import article
+from lcl.config import EvalConfig
+from lcl.model import Clip
+from lcl.scenes import SPLITS, Pairs, World
+from lcl.text import Tokenizer
+
+TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
+"""Prompts for a name; a class is represented by the mean of their embeddings (Radford et al. 2021, section 3.1.4)."""
+
+Figure = dict[str, float]
+"""{"value": …, "chance": …}, both from 0 to 1."""
+
+
+@torch.no_grad()
+def embed(model: Clip, tokenizer: Tokenizer, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings of images and captions: two (N, d), L2-normalised, on the CPU. Leaves the model in evaluation mode."""
+    return embed_images(model, pairs.images), embed_texts(model, tokenizer, pairs.captions)
+
+
+@torch.no_grad()
+def embed_images(model: Clip, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+    """images: (N, 3, H, W) uint8 → (N, d), L2-normalised, on the CPU."""
+    model.eval()
+    device = model.tau.device
+    return torch.cat([model.encode_image(batch.to(device)).cpu() for batch in images.split(batch_size)])
+
+
+@torch.no_grad()
+def embed_texts(model: Clip, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+    """texts: N strings → (N, d), L2-normalised, on the CPU."""
+    model.eval()
+    device, context = model.tau.device, model.config.language.context_length
+    batches = (texts[start : start + batch_size] for start in range(0, len(texts), batch_size))
+    return torch.cat([model.encode_text(tokenizer.encode(batch, context).to(device)).cpu() for batch in batches])
+
+
+def ranks(similarity: torch.Tensor) -> torch.Tensor:
+    """For every query, how many candidates come before its own. similarity: (N, N), own on the diagonal → (N,) int64.
+
+    Of equally similar candidates, the one with the smaller number comes first.
+    """
+    own = similarity.diagonal()[:, None]
+    earlier = torch.ones_like(similarity, dtype=torch.bool).tril(-1)
+    return ((similarity > own) | ((similarity == own) & earlier)).sum(1)
+
+
+def recall_at_k(similarity: torch.Tensor, k: int) -> float:
+    """Share of the queries (rows) whose own candidate (same column) is among the k most similar: 0 to 1."""
+    return (ranks(similarity) < k).double().mean().item()
+
+
+def retrieval(v: torch.Tensor, t: torch.Tensor) -> dict[str, Figure]:
+    """recall@1, @5, @10 both ways. v, t: (N, d), row i of one belongs to row i of the other."""
+    similarity, number = v @ t.T, len(v)
+    return {
+        f"{direction}_recall@{k}": {"value": recall_at_k(matrix, k), "chance": min(1.0, k / number)}
+        for direction, matrix in (("image_to_text", similarity), ("text_to_image", similarity.T))
+        for k in (1, 5, 10)
+    }
+
+
+def class_embeddings(model: Clip, tokenizer: Tokenizer, names: Sequence[str]) -> torch.Tensor:
+    """One embedding a name, the normalised mean over TEMPLATES. → (C, d)"""
+    prompts = [template.format(f"{article(name)} {name}") for name in names for template in TEMPLATES]
+    return F.normalize(embed_texts(model, tokenizer, prompts).unflatten(0, (len(names), -1)).mean(1), dim=-1)
+
+
+def top_k_accuracy(scores: torch.Tensor, right: torch.Tensor, k: int) -> Figure:
+    """Share of the rows with a right class among the k best. scores: (N, C); right: (N, C) bool, one or more a row.
+
+    Chance is the mean share of draws of k classes that contain a right one.
+    """
+    number = scores.shape[1]
+    k = min(k, number)
+    hit = right.gather(1, scores.topk(k, dim=1).indices).any(1)
+    misses = [math.comb(number - int(several), k) / math.comb(number, k) for several in right.sum(1)]
+    return {"value": hit.double().mean().item(), "chance": 1 - sum(misses) / len(misses)}
+
+
+def zero_shot(model: Clip, tokenizer: Tokenizer, world: World, split: str, views: int) -> dict[str, Figure]:
+    """Which thing is it? `views` pictures of every concept of a split, among the names of all known (or all unseen).
+
+    Pictures hold one thing; those of `unseen_pairs` hold several, and any thing in the picture is a right answer.
+    """
+    names = world.unseen if split == "unseen_concepts" else world.known
+    single = split != "unseen_pairs"
+    pairs = world.pairs(split, range(views * len(world.concepts(split))), single=single)
+    right = torch.tensor([[concept in scene.concepts for concept in names] for scene in pairs.scenes])  # (N, C)
+    v = embed_images(model, pairs.images)
+    scores = v @ class_embeddings(model, tokenizer, [world.name(concept) for concept in names]).T  # (N, C)
+    figures = {f"zero_shot_top{k}": top_k_accuracy(scores, right, k) for k in (1, 5)}
+    if split == "unseen_concepts":
+        figures["category_top1"] = category_accuracy(model, tokenizer, world, v, pairs)
+    return figures
+
+
+def category_accuracy(model: Clip, tokenizer: Tokenizer, world: World, v: torch.Tensor, pairs: Pairs) -> Figure:
+    """Of what category is it? A category is the mean embedding of the names of its *known* concepts (our reading):
+
+    the name of an unseen concept says nothing to a model that never read it, but its kind may be seen.
+    """
+    concepts = world.pictures.concepts
+    categories = sorted({concepts[concept].category for concept in world.known})
+    classes = class_embeddings(model, tokenizer, [world.name(concept) for concept in world.known])
+    member = torch.tensor([[concepts[c].category == category for c in world.known] for category in categories]).float()
+    prototypes = F.normalize(member @ classes / member.sum(1, keepdim=True), dim=-1)  # (categories, d)
+    right = torch.tensor(
+        [[concepts[scene.things[0].concept].category == category for category in categories] for scene in pairs.scenes]
+    )
+    return top_k_accuracy(v @ prototypes.T, right, 1)
+
+
+def evaluate(model: Clip, tokenizer: Tokenizer, world: World, config: EvalConfig) -> dict[str, dict[str, Figure]]:
+    """Every figure of every split that is not trained on: {split: {figure: {"value", "chance"}}}."""
+    figures: dict[str, dict[str, Figure]] = {}
+    for split in SPLITS:
+        if split == "train" or not world.concepts(split):
+            continue
+        v, t = embed(model, tokenizer, world.pairs(split, range(config.retrieval)))
+        figures[split] = retrieval(v, t) | zero_shot(model, tokenizer, world, split, config.views)
+    return figures

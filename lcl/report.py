@@ -1,0 +1,133 @@
+"""report.html: one self-contained page on what a run learned, and the same table as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from lcl import plots, storage
+from lcl.evaluation import Figure, embed
+from lcl.runs import Run
+from lcl.scenes import SPLITS, World
+from lcl.training import Step
+
+COLUMNS = {
+    "image_to_text_recall@1": "image→text R@1",
+    "image_to_text_recall@5": "R@5",
+    "image_to_text_recall@10": "R@10",
+    "text_to_image_recall@1": "text→image R@1",
+    "text_to_image_recall@5": "R@5",
+    "text_to_image_recall@10": "R@10",
+    "zero_shot_top1": "zero-shot top-1",
+    "zero_shot_top5": "top-5",
+    "category_top1": "category top-1",
+}
+
+
+def _cell(figure: Figure | None) -> str:
+    return "" if figure is None else f"{100 * figure['value']:.1f} ({100 * figure['chance']:.1f})"
+
+
+def table(metrics: dict[str, dict[str, Figure]]) -> list[list[str]]:
+    """Rows of text, the first a header. A cell is "value (chance)" in percent."""
+    rows = [["split", *COLUMNS.values()]]
+    rows += [[split, *(_cell(figures.get(name)) for name in COLUMNS)] for split, figures in metrics.items()]
+    return rows
+
+
+def table_text(metrics: dict[str, dict[str, Figure]]) -> str:
+    """The table for a terminal, turned so that it fits 100 columns: a line a figure, a column a split."""
+    turned = list(map(list, zip(*table(metrics), strict=True)))
+    widths = [max(len(row[column]) for row in turned) for column in range(len(turned[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in turned]
+    return "\n".join([*lines, "percent; in brackets what chance would give"])
+
+
+PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
+img { max-width: 100%; height: auto }
+table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto }
+td, th { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
+td:first-child, th:first-child { text-align: left }
+small, .chance { color: #595959 }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p>{{ summary }}</p>
+<h2>What it learned</h2>
+<table>
+{% for row in rows %}
+<tr>{% for cell in row %}{% if loop.first or outer.first %}<th scope="{{ 'col' if outer.first else 'row' }}">{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+{% endfor %}
+</table>
+<p><small>Percent; in brackets what chance would give.{% for name, meaning in splits.items() %} <b>{{ name }}</b>: {{ meaning }}.{% endfor %}</small></p>
+{% for figure in figures %}
+<h2>{{ figure.title }}</h2>
+<p>{{ figure.text }}</p>
+<img src="{{ figure.source }}" alt="{{ figure.alt }}">
+{% endfor %}
+<h2>Where and with what</h2>
+<table>
+{% for name, value in facts.items() %}
+<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
+{% endfor %}
+</table>
+<p><small>Drawings: {% for style in styles %}{{ style.credit }} ({{ style.licence }}){{ "; " if not loop.last }}{% endfor %}.</small></p>
+</body>
+</html>
+""".replace("{% for row in rows %}", "{% for row in rows %}{% set outer = loop %}"))
+
+
+def write_report(run: Run, world: World) -> Path:
+    """Write report.html into the run's folder; returns its path. It needs no network and no other file."""
+    training, seconds = run.profile.training, run.provenance["seconds"]
+    pairs = world.pairs("new_scenes", range(run.profile.evaluation.retrieval))
+    v, t = embed(run.model, run.tokenizer, pairs)
+    similarity = v @ t.T
+    first = next(event.loss for event in run.curve if isinstance(event, Step))
+    figures = [
+        _figure("Loss", plots.loss_curve(run.curve, training.batch_size),
+                f"The first loss was {first:.3f}; a guess among {training.batch_size} gives ln {training.batch_size} = "
+                f"{math.log(training.batch_size):.3f}.", "Training and validation loss by step, and recall@1 by step."),
+        _figure("Images and captions", plots.similarity_matrix(similarity[:24, :24], labels=pairs.captions[:24]),
+                "Two dozen new scenes. Every image should be nearest to its own caption: a bright diagonal.",
+                "Matrix of cosine similarities of 24 images and 24 captions."),
+        _figure("Retrieval", plots.retrieved_images(pairs.captions[:8], range(8), similarity.T[:8], pairs.images),
+                f"For eight captions the five nearest of {len(pairs)} new images; the right one is framed.",
+                "Eight captions, each with the five images that the model finds nearest."),
+    ]  # fmt: skip
+    machine = run.provenance["machine"]
+    facts = {
+        "seed": run.seed,
+        "steps": training.steps,
+        "batch size": training.batch_size,
+        "pairs": training.pairs,
+        "parameters": f"{sum(p.numel() for p in run.model.parameters()):,}",
+        "commit": run.provenance["commit"] or "unknown",
+        "machine": f"{machine['processor']}, {machine['threads']} threads, {machine['accelerator'] or 'no accelerator'}",
+        "torch": run.provenance["packages"]["torch"],
+    } | {f"seconds: {part}": value for part, value in seconds.items()}
+    summary = (
+        f"Recipe {training.recipe}, profile {run.profile.name}: {training.steps} steps of {training.batch_size} pairs "
+        f"in {seconds['training'] / 60:.1f} minutes."
+    )
+    page = PAGE.render(
+        title=f"Run {run.folder.name}", summary=summary, rows=table(run.metrics), figures=figures, facts=facts,
+        splits={split: meaning for split, meaning in SPLITS.items() if split in run.metrics}, styles=world.pictures.styles,
+    )  # fmt: skip
+    storage.write_bytes(run.folder / "report.html", page.encode())
+    return run.folder / "report.html"
+
+
+def _figure(title: str, figure, text: str, alt: str) -> dict[str, str]:
+    return {"title": title, "source": plots.to_data_url(figure), "text": text, "alt": alt}

@@ -1,0 +1,169 @@
+"""A run's folder: metrics.json, the checkpoint and the curve, and where and with what they were made."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from lcl import storage
+from lcl.config import LclError, Profile, from_dict, require, to_dict
+from lcl.evaluation import Figure
+from lcl.model import Clip, load_model, save_model
+from lcl.pictures import PACKAGES
+from lcl.text import Tokenizer
+from lcl.training import Event, Look, Step, Training
+
+FORMAT = "lcl-run-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run as read from its folder. See `save_run` for what is in it."""
+
+    folder: Path
+    profile: Profile
+    seed: int
+    pictures_folder: str | None
+    metrics: dict[str, dict[str, Figure]]
+    curve: list[Event]
+    provenance: dict
+    model: Clip
+    tokenizer: Tokenizer
+
+
+def new_folder(runs: Path, name: str) -> Path:
+    """Make `runs/name`, which must not exist yet. Raises LclError if it does, or if the name is no plain file name."""
+    require(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", name) is not None,
+        f"{name!r} is no name for a run; use up to 64 letters, digits, dots, dashes and underscores.",
+    )
+    folder = Path(runs) / name
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise LclError(f"{folder} exists already and is never overwritten; choose another --name or remove it.") from None
+    except OSError as error:
+        raise LclError(f"cannot make the folder {folder}: {error.strerror}; choose another place.") from None
+    return folder
+
+
+def free_name(runs: Path, stem: str) -> str:
+    """The first of stem, stem-2, stem-3, … that names no run yet."""
+    number, name = 1, stem
+    while (Path(runs) / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def provenance() -> dict:
+    """Where and with what something was made: versions, commit, machine."""
+    packages = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", *PACKAGES)
+    return {
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {package: importlib.metadata.version(package) for package in packages},
+        "machine": {
+            "system": platform.system(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def commit() -> str | None:
+    """The checked-out commit, with "+changes" if files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "*.py") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def save_run(
+    folder: Path,
+    training: Training,
+    curve: Sequence[Event],
+    metrics: dict[str, dict[str, Figure]],
+    seconds: dict[str, float],
+    pictures_folder: Path | None = None,
+) -> None:
+    """Write the checkpoint, then metrics.json, which says that the run is complete.
+
+    metrics.json: `metrics` are functions of profile, seed and machine, the same bits each time; `seconds` (how long
+    each part took) and `provenance` are not.
+    """
+    save_model(folder, training.model, training.tokenizer)
+    losses = [[event.step, event.loss, event.logit_scale] for event in curve if isinstance(event, Step)]
+    looks = [dataclasses.astuple(event) for event in curve if isinstance(event, Look)]
+    storage.write_json(folder / "curve.json", {"steps": losses, "looks": looks})
+    storage.write_json(
+        folder / "metrics.json",
+        {
+            "format": FORMAT,
+            "seed": training.seed,
+            "steps": len(losses),
+            "first_loss": losses[0][1],
+            "last_loss": losses[-1][1],
+            "metrics": metrics,
+            "profile": to_dict(training.profile),
+            "data": training.world.fingerprint,
+            "pictures": str(pictures_folder) if pictures_folder else None,
+            "seconds": {part: round(value, 1) for part, value in seconds.items()},
+            "provenance": provenance(),
+        },
+    )
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run. Raises LclError when the folder holds none, or one that did not finish."""
+    folder = Path(folder)
+    require(folder.is_dir(), f"there is no run in {folder}; `lcl train --name NAME` makes one.")
+    require(
+        (folder / "metrics.json").exists(),
+        f"{folder} has no metrics.json: its training did not finish. Train again under another name.",
+    )
+    found = storage.read_json(folder / "metrics.json")
+    require(isinstance(found, dict) and found.get("format") == FORMAT, f"{folder / 'metrics.json'} is not of this library.")
+    try:
+        model, tokenizer = load_model(folder, data=found["data"])
+        profile = from_dict(Profile, found["profile"])
+        curve = list(_curve(storage.read_json(folder / "curve.json"), profile))
+        return Run(
+            folder, profile, found["seed"], found["pictures"], found["metrics"], curve,
+            found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise LclError(f"the run in {folder} is damaged ({error!r} is missing or wrong); train again.") from None
+
+
+def _curve(kept: dict, profile: Profile) -> Iterator[Event]:
+    for step, loss, scale in kept["steps"]:
+        yield Step(step, profile.training.steps, loss, {}, 0.0, 0.0, scale, 0.0, 0.0)
+    for look in kept["looks"]:
+        yield Look(*look)

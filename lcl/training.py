@@ -1,0 +1,179 @@
+"""The training loop. It yields events: notebooks plot them, the command line prints them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from lcl.config import LclError, Profile, TrainConfig, choose, require
+from lcl.evaluation import embed, recall_at_k
+from lcl.model import Clip
+from lcl.recipes import get_recipe
+from lcl.scenes import Pairs, World
+from lcl.text import Tokenizer, Tokens
+
+CHUNK = 32_768  # scenes in memory at a time; at 64 pixels 0.4 GB
+TOKENIZER_PAIRS = 16_384  # captions that the tokenizer is trained on
+WATCHED = 256  # scenes that are looked at during training; never those of the final evaluation
+WATCHED_FROM = 1_000_000_000  # … because they are counted from here
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees. images: (B, 3, H, W) uint8. tokens: of the captions. indices: of the scenes, (B,) int64."""
+
+    images: torch.Tensor
+    tokens: Tokens
+    indices: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimiser step was made. losses: the parts by name. seconds_left: an estimate for all steps still to come."""
+
+    step: int  # 1 … total
+    total: int
+    loss: float
+    losses: dict[str, float]
+    learning_rate: float
+    gradient_norm: float  # before clipping
+    logit_scale: float
+    pairs_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at scenes that are not trained on. loss: InfoNCE in batches of the training's size."""
+
+    step: int
+    loss: float
+    image_to_text: float  # recall@1 among WATCHED scenes
+    text_to_image: float
+
+
+Event = Step | Look
+
+
+class Training:
+    """One run: iterate over it to train, read `model` and `tokenizer` at any time.
+
+    Everything random follows from `seed`: the same seed on the same machine gives the same bits.
+    Raises LclError when the loss stops being a finite number, with the step and the batch's scenes.
+    """
+
+    def __init__(self, profile: Profile, world: World, seed: int = 0, device: str | None = None):
+        require(
+            profile.model.vision.image_size == profile.scenes.size == world.config.size,
+            f"the model sees {profile.model.vision.image_size} pixels, the scenes have {world.config.size}; make them equal.",
+        )
+        self.profile, self.world, self.seed = profile, world, seed
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.recipe = get_recipe(profile.training.recipe)
+        self.tokenizer = train_tokenizer(world, profile)
+        torch.manual_seed(seed)
+        self.model = Clip(profile.model).to(self.device, memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.model, profile.training)
+
+    def __iter__(self) -> Iterator[Event]:
+        config, model, optimizer = self.profile.training, self.model, self.optimizer
+        context = self.profile.model.language.context_length
+        watched = self.world.pairs("new_scenes", range(WATCHED_FROM, WATCHED_FROM + WATCHED))
+        step, busy = 0, 0.0
+        model.train()
+        for batch in batches(self.world, self.tokenizer, config, context, self.seed, self.device):
+            started = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+
+            seen = model(batch.images, batch.tokens)
+            loss, parts = self.recipe.loss(seen)
+            if not torch.isfinite(loss):
+                raise LclError(
+                    f"the loss is {loss.item()} at step {step + 1}, on the scenes {batch.indices.tolist()}; "
+                    "lower the learning rate, or look at these scenes."
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+
+            step, busy = step + 1, busy + time.perf_counter() - started
+            yield Step(
+                step,
+                config.steps,
+                loss.item(),
+                {name: part.item() for name, part in parts.items()},
+                optimizer.param_groups[0]["lr"],
+                norm.item(),
+                seen.logit_scale.item(),
+                config.batch_size * step / busy,
+                (config.steps - step) * busy / step,
+            )
+            if step % config.evaluate_every == 0 or step == config.steps:
+                yield self._look(step, watched)
+                model.train()
+        model.eval()
+
+    def _look(self, step: int, watched: Pairs) -> Look:
+        v, t = embed(self.model, self.tokenizer, watched)
+        s = v @ t.T
+        logits, size = self.model.logit_scale.item() * s, min(self.profile.training.batch_size, len(s))
+        blocks = [logits[i : i + size, i : i + size] for i in range(0, len(s) - size + 1, size)]
+        loss = sum(-(b.log_softmax(0) + b.log_softmax(1)).diagonal().mean().item() / 2 for b in blocks) / len(blocks)
+        return Look(step, loss, recall_at_k(s, 1), recall_at_k(s.T, 1))
+
+
+def train_tokenizer(world: World, profile: Profile) -> Tokenizer:
+    """The tokenizer of a world: trained on captions of its split `train` alone."""
+    captions = [world.scene("train", i).caption for i in range(min(profile.training.pairs, TOKENIZER_PAIRS))]
+    return Tokenizer.train(captions, profile.model.language.vocab_size, world.fingerprint)
+
+
+def batches(
+    world: World, tokenizer: Tokenizer, config: TrainConfig, context: int, seed: int, device: str
+) -> Iterator[Batch]:
+    """The batches of all epochs, in an order that is a function of (seed, epoch) alone.
+
+    A data set of up to CHUNK scenes is drawn once and stays in memory; a larger one is drawn chunk by chunk,
+    shuffled between and within chunks.
+    """
+    starts = range(0, config.pairs, CHUNK)
+    kept: tuple[Pairs, Tokens] | None = None
+    for epoch in range(config.epochs):
+        shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        carried: list[int] = []
+        left = config.pairs // config.batch_size  # batches of this epoch; the last pairs that fill none wait for the next
+        for number in torch.randperm(len(starts), generator=shuffle).tolist():
+            indices = range(starts[number], min(starts[number] + CHUNK, config.pairs))
+            if kept is None or len(starts) > 1:
+                pairs = world.pairs("train", indices, device=device)
+                kept = (pairs, tokenizer.encode(pairs.captions, context))
+            pairs, tokens = kept
+            order = torch.randperm(len(pairs), generator=shuffle)
+            for rows in order.split(config.batch_size):
+                if len(rows) == config.batch_size and left > 0:
+                    yield Batch(pairs.images[rows.to(device)], tokens[rows].to(device), rows + indices.start)
+                    left -= 1
+
+
+def make_optimizer(model: Clip, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; matrices and kernels decay, vectors and scalars (biases, norms, temperature) do not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), eps=1e-6, fused=True)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Rises linearly over the warm-up, then falls as half a cosine to zero. step: 0 … steps - 1."""
+    warmup = config.warmup * config.steps
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (config.steps - warmup)))
