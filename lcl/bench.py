@@ -1,4 +1,4 @@
-"""Speed beside trusted peers: everything in one run, taking turns, because machines are noisy; ratios are what counts."""
+"""Speed beside trusted peers: all in one run, taking turns, because machines are noisy; ratios are what counts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def seconds(work: Callable[[], object], times: int) -> float:
     return statistics.median(laps)
 
 
-def take_turns(ours: Callable[[], object], peer: Callable[[], object], repeats: int, times: int = 5) -> list[tuple[float, float]]:
+def take_turns(
+    ours: Callable[[], object], peer: Callable[[], object], repeats: int, times: int = 5
+) -> list[tuple[float, float]]:
     """Seconds of ours and of the peer, `repeats` times, after one unmeasured round of each."""
     ours(), peer()
     return [(seconds(ours, times), seconds(peer, times)) for _ in range(repeats)]
@@ -95,7 +97,9 @@ def padded(tokens: Tokens, length: int) -> Tokens:
     """The same tokens, padded to a fixed length."""
     extra = length - tokens.ids.shape[1]
     pad = torch.nn.functional.pad
-    return Tokens(pad(tokens.ids, (0, extra)), pad(tokens.mask, (0, extra)), pad(tokens.words, (0, extra), value=-1), tokens.spans)
+    return Tokens(
+        pad(tokens.ids, (0, extra)), pad(tokens.mask, (0, extra)), pad(tokens.words, (0, extra), value=-1), tokens.spans
+    )
 
 
 def training_step(world: World, repeats: int) -> None:
@@ -128,7 +132,9 @@ def rendering(world: World, repeats: int) -> None:
 
 def main(repeats: int = 3) -> None:
     """Every benchmark, each a line."""
-    print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; ratio: how many times faster ours is")
+    print(
+        f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; ratio: how many times faster ours is"
+    )
     world = open_world(get_profile("laptop").scenes)
     rendering(world, repeats)
     training_step(world, repeats)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import inflect
@@ -32,7 +32,7 @@ GROUNDS = {
 }
 """For every kind of ground, how captions speak of it; {} is its colour."""
 
-SMALL, LARGE = 0.28, 0.6  # a thing whose longer side is below or above this share of the canvas is small or large
+SMALL, LARGE = 0.32, 0.6  # a thing whose longer side is below or above this share of the canvas is small or large
 
 
 class Mention(NamedTuple):
@@ -52,7 +52,9 @@ def compose(
     Only `rng.random()` is drawn on: its sequence is the same in every version of Python.
     """
     order = sorted(range(len(mentions)), key=lambda _: rng.random())
-    relation = _relation(rng, [mentions[index] for index in order]) if len(mentions) > 1 and rng.random() < 0.6 else None
+    relation = (
+        _relation(rng, [mentions[index] for index in order]) if len(mentions) > 1 and rng.random() < 0.6 else None
+    )
     text, spans = _pick(rng, LEADS), {}
 
     def say(index: int) -> None:
@@ -76,7 +78,7 @@ def compose(
     for joiner, index in zip(joiners, rest, strict=False):
         text += joiner
         say(index)
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         text += " " + _pick(rng, GROUNDS[ground]).format(ground_colour)
     if rng.random() < 0.3:
         text = text[0].upper() + text[1:]
@@ -112,13 +114,13 @@ def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, in
     return start + name, len(start), len(start) + len(name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def article(phrase: str) -> str:
     """ "a" or "an", as the phrase is spoken: "an hourglass", "a unicorn"."""
     return _english.a(phrase).split()[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def plural(name: str) -> str:
     """ "wolf" → "wolves", "pair of jeans" → "pairs of jeans"."""
     return _english.plural_noun(name)

@@ -22,7 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ProfileOption = Annotated[str, typer.Option(help=f"How much of everything: {', '.join(PROFILES)}.", envvar="LCL_PROFILE")]
+ProfileOption = Annotated[
+    str, typer.Option(help=f"How much of everything: {', '.join(PROFILES)}.", envvar="LCL_PROFILE")
+]
 PicturesOption = Annotated[Path | None, typer.Option(help="A folder of your own drawings with a names.csv.")]
 SeedOption = Annotated[int, typer.Option(help="Of everything random in the training.", min=0)]
 RunsOption = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
@@ -42,7 +44,9 @@ def data(
     started = time.perf_counter()
     world = open_world(chosen.scenes, pictures)
     dictionary = world.pictures
-    print(f"{len(dictionary.concepts)} concepts drawn by {len(dictionary.styles)} hands, fingerprint {dictionary.fingerprint}")
+    print(
+        f"{len(dictionary.concepts)} concepts drawn by {len(dictionary.styles)} hands, fingerprint {dictionary.fingerprint}"
+    )
     for style in dictionary.styles:
         print(f"  {style.name}: {style.credit}; {style.licence}")
     print(f"{len(world.known)} known and {len(world.unseen)} unseen concepts, data set {world.fingerprint}")
@@ -95,7 +99,9 @@ def _customised(
     profile: Profile, recipe: str, tower: str | None, epochs: int | None, batch_size: int | None
 ) -> Profile:
     changes = {"recipe": recipe, "epochs": epochs, "batch_size": batch_size}
-    training = dataclasses.replace(profile.training, **{key: value for key, value in changes.items() if value is not None})
+    training = dataclasses.replace(
+        profile.training, **{key: value for key, value in changes.items() if value is not None}
+    )
     vision = dataclasses.replace(profile.model.vision, tower=tower) if tower else profile.model.vision
     return dataclasses.replace(profile, training=training, model=dataclasses.replace(profile.model, vision=vision))
 
@@ -120,7 +126,9 @@ def evaluate(
     )
     metrics = measure(kept.model, kept.tokenizer, world, kept.profile.evaluation)
     print(table_text(metrics))
-    print("equal to metrics.json" if metrics == kept.metrics else "differs from metrics.json: another machine or version")
+    print(
+        "equal to metrics.json" if metrics == kept.metrics else "differs from metrics.json: another machine or version"
+    )
 
 
 @app.command()

@@ -84,7 +84,9 @@ class VisionConfig:
             self.tower != "vit" or self.image_size % self.patch_size == 0,
             f"image size {self.image_size} is no multiple of patch size {self.patch_size}.",
         )
-        require(self.tower != "conv" or self.width % 4 == 0, f"the conv tower's width {self.width} is no multiple of 4.")
+        require(
+            self.tower != "conv" or self.width % 4 == 0, f"the conv tower's width {self.width} is no multiple of 4."
+        )
         require(self.depth >= 1, f"an image tower needs at least one layer, not {self.depth}.")
 
 
@@ -176,9 +178,7 @@ def _profiles() -> dict[str, Profile]:
     smoke = Profile(
         "smoke",
         SceneConfig(known=32, unseen=8),
-        ModelConfig(
-            VisionConfig(width=96, depth=1), LanguageConfig(vocab_size=512, width=96, depth=1), embed_dim=64
-        ),
+        ModelConfig(VisionConfig(width=96, depth=1), LanguageConfig(vocab_size=512, width=96, depth=1), embed_dim=64),
         TrainConfig(pairs=1024, epochs=2, batch_size=64, evaluate_every=16),
         EvalConfig(retrieval=128, views=2),
     )

@@ -16,7 +16,9 @@ def info_nce(v: torch.Tensor, t: torch.Tensor, logit_scale: torch.Tensor) -> dic
     logit_scale: scalar, 1 / temperature. Returns {"info_nce": scalar}, between 0 and, for a guess, ln B.
     Raises LclError for a batch of one: it has no negatives, so its loss is zero and its gradient too.
     """
-    require(len(v) >= 2, "a batch of one has no negatives, so InfoNCE is zero and teaches nothing; use 2 or more pairs.")
+    require(
+        len(v) >= 2, "a batch of one has no negatives, so InfoNCE is zero and teaches nothing; use 2 or more pairs."
+    )
     s = logit_scale * v @ t.T  # (B, B)
     own = torch.arange(len(s), device=s.device)  # (B,)
     return {"info_nce": (F.cross_entropy(s, own) + F.cross_entropy(s.T, own)) / 2}

@@ -1,4 +1,4 @@
-"""Short text towers: a pre-norm transformer from scratch, and any encoder of transformers, with the same two outputs."""
+"""Short text towers: a pre-norm transformer from scratch and any encoder of transformers, with the same outputs."""
 
 from __future__ import annotations
 

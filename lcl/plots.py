@@ -114,7 +114,9 @@ def loss_curve(curve: Sequence[Event], batch_size: int) -> Figure:
     return figure
 
 
-def similarity_matrix(similarity: torch.Tensor, title: str = "Cosine similarity", labels: Sequence[str] | None = None) -> Figure:
+def similarity_matrix(
+    similarity: torch.Tensor, title: str = "Cosine similarity", labels: Sequence[str] | None = None
+) -> Figure:
     """Images down, captions across; the right pairs lie on the diagonal. similarity: (N, N), -1 to 1."""
     wide = 8.5 if labels else 4.6
     figure = Figure(figsize=(wide, 4), layout="constrained")
@@ -145,7 +147,9 @@ def softmax_rows(similarity: torch.Tensor, logit_scale: float) -> Figure:
     return figure
 
 
-def retrieved_images(queries: Sequence[str], own: Sequence[int], similarity: torch.Tensor, images: torch.Tensor, k: int = 5) -> Figure:
+def retrieved_images(
+    queries: Sequence[str], own: Sequence[int], similarity: torch.Tensor, images: torch.Tensor, k: int = 5
+) -> Figure:
     """For every caption the k best images, the right one framed.
 
     queries: Q captions; own: the number of each one's image. similarity: (Q, N), to images (N, 3, H, W) uint8.
@@ -160,7 +164,11 @@ def retrieved_images(queries: Sequence[str], own: Sequence[int], similarity: tor
             cell.imshow(as_pixels(images[best]), interpolation="nearest")
             cell.set(xticks=[], yticks=[])
             right = best == own[row]
-            cell.set_title(f"{'right: ' if right else ''}{similarity[row, best]:.2f}", fontsize=8, color=GREEN if right else "black")
+            cell.set_title(
+                f"{'right: ' if right else ''}{similarity[row, best]:.2f}",
+                fontsize=8,
+                color=GREEN if right else "black",
+            )
             for side in cell.spines.values():
                 side.set(color=GREEN if right else "white", lw=4 if right else 0)
     return figure
@@ -174,7 +182,9 @@ def bars(values: dict[str, dict[str, float]], ylabel: str, log: bool = False) ->
     width = 0.8 / len(names)
     for number, name in enumerate(names):
         places = [position + (number - (len(names) - 1) / 2) * width for position in range(len(values))]
-        drawn = axes.bar(places, [group[name] for group in values.values()], width, label=name, color=CYCLE[number % len(CYCLE)])
+        drawn = axes.bar(
+            places, [group[name] for group in values.values()], width, label=name, color=CYCLE[number % len(CYCLE)]
+        )
         axes.bar_label(drawn, fmt="%.3g", fontsize=7)
     axes.set_xticks(range(len(values)), list(values), fontsize=8)
     axes.set(ylabel=ylabel, yscale="log" if log else "linear")

@@ -36,8 +36,7 @@ class Recipe:
 
 
 RECIPES = {
-    recipe.name: recipe
-    for recipe in (Recipe("clip", {"info_nce": 1.0}, "Radford et al. 2021, arXiv 2103.00020"),)
+    recipe.name: recipe for recipe in (Recipe("clip", {"info_nce": 1.0}, "Radford et al. 2021, arXiv 2103.00020"),)
 }
 
 

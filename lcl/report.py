@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -46,14 +45,16 @@ def table_text(metrics: dict[str, dict[str, Figure]]) -> str:
     return "\n".join([*lines, "percent; in brackets what chance would give"])
 
 
-PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>
+PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+    """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 img { max-width: 100%; height: auto }
 table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto }
 td, th { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
@@ -67,10 +68,17 @@ small, .chance { color: #595959 }
 <h2>What it learned</h2>
 <table>
 {% for row in rows %}
-<tr>{% for cell in row %}{% if loop.first or outer.first %}<th scope="{{ 'col' if outer.first else 'row' }}">{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+<tr>
+{% for cell in row %}
+{% if outer.first %}<th scope="col">{{ cell }}</th>{% elif loop.first %}<th scope="row">{{ cell }}</th>
+{% else %}<td>{{ cell }}</td>{% endif %}
+{% endfor %}
+</tr>
 {% endfor %}
 </table>
-<p><small>Percent; in brackets what chance would give.{% for name, meaning in splits.items() %} <b>{{ name }}</b>: {{ meaning }}.{% endfor %}</small></p>
+<p><small>Percent; in brackets what chance would give.
+{% for name, meaning in splits.items() %}<b>{{ name }}</b>: {{ meaning }}.
+{% endfor %}</small></p>
 {% for figure in figures %}
 <h2>{{ figure.title }}</h2>
 <p>{{ figure.text }}</p>
@@ -82,10 +90,12 @@ small, .chance { color: #595959 }
 <tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}
 </table>
-<p><small>Drawings: {% for style in styles %}{{ style.credit }} ({{ style.licence }}){{ "; " if not loop.last }}{% endfor %}.</small></p>
+<p><small>Drawings: {% for style in styles %}{{ style.credit }} ({{ style.licence }}){{ "; " if not loop.last }}
+{%- endfor %}.</small></p>
 </body>
 </html>
-""".replace("{% for row in rows %}", "{% for row in rows %}{% set outer = loop %}"))
+""".replace("{% for row in rows %}", "{% for row in rows %}{% set outer = loop %}")
+)
 
 
 def write_report(run: Run, world: World) -> Path:

@@ -50,7 +50,9 @@ def new_folder(runs: Path, name: str) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise LclError(f"{folder} exists already and is never overwritten; choose another --name or remove it.") from None
+        raise LclError(
+            f"{folder} exists already and is never overwritten; choose another --name or remove it."
+        ) from None
     except OSError as error:
         raise LclError(f"cannot make the folder {folder}: {error.strerror}; choose another place.") from None
     return folder
@@ -149,7 +151,9 @@ def load_run(folder: Path) -> Run:
         f"{folder} has no metrics.json: its training did not finish. Train again under another name.",
     )
     found = storage.read_json(folder / "metrics.json")
-    require(isinstance(found, dict) and found.get("format") == FORMAT, f"{folder / 'metrics.json'} is not of this library.")
+    require(
+        isinstance(found, dict) and found.get("format") == FORMAT, f"{folder / 'metrics.json'} is not of this library."
+    )
     try:
         model, tokenizer = load_model(folder, data=found["data"])
         profile = from_dict(Profile, found["profile"])

@@ -31,11 +31,13 @@ SPLITS = {
     "unseen_concepts": "things that training never showed or named",
 }
 
-HELD_OUT_DRAWINGS = 0.25  # share of the known concepts whose first, and another such share whose second drawing is held out
+HELD_OUT_DRAWINGS = (
+    0.25  # share of the known concepts whose first, and another such share whose second drawing is held out
+)
 HELD_OUT_PAIRS = 0.1  # share of the pairs of known concepts
 MAX_OVERLAP = 0.1  # of the smaller box's area
-COUNTS = (0.15, 0.35, 0.30, 0.20)  # how often a scene has 1, 2, 3, 4 things
-SIZES = ((0.40, 0.85), (0.30, 0.55), (0.26, 0.45), (0.22, 0.40))  # of the canvas, when there are 1, 2, 3, 4 things
+COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often a scene has 1, 2, 3, 4 things
+SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, when there are 1, 2, 3, 4 things
 LEVELS = 12  # drawings are kept in so many sizes
 GAIN = (0.86, 1.09)  # a thing's brightness; `pictures.main_colour` holds over this range
 TAIL = 20  # how often the concept of rank r is drawn: 1 / (r + TAIL), a long tail as on the web
@@ -114,7 +116,9 @@ class World:
     def __init__(self, config: SceneConfig, pictures: Pictures):
         self.config, self.pictures = config, pictures
         wanted, available = config.known + config.unseen, len(pictures.concepts)
-        require(wanted <= available, f"{wanted} concepts are asked for, but the pictures hold {available}; ask for fewer.")
+        require(
+            wanted <= available, f"{wanted} concepts are asked for, but the pictures hold {available}; ask for fewer."
+        )
         self.fingerprint = fingerprint([asdict(config), pictures.fingerprint])
 
         rng = random.Random(f"world/{config.seed}")
@@ -143,7 +147,9 @@ class World:
         }
         self._held_pairs = sorted(map(sorted, self.held_pairs))
         tail = list(accumulate(1 / (rank + TAIL) for rank in range(len(self.known))))
-        drawn_anew = tuple(concept for concept in self.known if any((s, concept) in self.held_drawings for s in range(styles)))
+        drawn_anew = tuple(
+            concept for concept in self.known if any((s, concept) in self.held_drawings for s in range(styles))
+        )
         self._choices = {split: (self.known, tail) for split in ("train", "new_scenes", "unseen_pairs")}
         for split, concepts in (("unseen_drawings", drawn_anew), ("unseen_concepts", self.unseen)):
             self._choices[split] = (concepts, list(range(1, len(concepts) + 1)))
@@ -259,7 +265,9 @@ class World:
                 self._paste(flat, level, placed, side, device)
         return canvas.to(torch.uint8)
 
-    def _paste(self, flat: torch.Tensor, level: int, placed: Sequence[tuple[int, Thing]], side: int, device: str) -> None:
+    def _paste(
+        self, flat: torch.Tensor, level: int, placed: Sequence[tuple[int, Thing]], side: int, device: str
+    ) -> None:
         """Lay g drawings of one size over their scenes. flat: the canvas (B·3·H·W) int32, changed in place."""
         size = self.sizes[level]
         numbers = torch.tensor(
@@ -311,7 +319,9 @@ def _shrink(drawings: torch.Tensor, size: int) -> torch.Tensor:
     opacity = flat[:, 3:]
     flat = torch.cat([(flat[:, :3] * opacity + 127) // 255, opacity], dim=1).to(torch.uint8)
     small = F.interpolate(flat, size=(size, size), mode="bilinear", antialias=True)  # (style·concept, 4, size, size)
-    small[:, :3] = torch.minimum(small[:, :3], small[:, 3:])  # rounding must not make a colour brighter than its opacity
+    small[:, :3] = torch.minimum(
+        small[:, :3], small[:, 3:]
+    )  # rounding must not make a colour brighter than its opacity
     return small.unflatten(0, (styles, concepts))
 
 

@@ -1,4 +1,4 @@
-"""Captions to tokens and back to words: a tokenizer trained on the captions, which knows which token is in which word."""
+"""Captions to tokens and back to words: a tokenizer trained on captions, which knows the word of every token."""
 
 from __future__ import annotations
 
@@ -153,7 +153,9 @@ def check_caption(caption: str, number: int) -> None:
     require("\0" not in caption, f"caption {number} holds a NUL character, so it is no text; repair or remove it.")
     words = len(caption.split())
     require(words > 0, f"caption {number} is empty; give it at least one word or remove its pair.")
-    require(words <= MAX_WORDS, f"caption {number} has {words} words; {MAX_WORDS} are the most that a caption may have.")
+    require(
+        words <= MAX_WORDS, f"caption {number} has {words} words; {MAX_WORDS} are the most that a caption may have."
+    )
 
 
 def words_of_span(spans: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:

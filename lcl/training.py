@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lcl.config import LclError, Profile, TrainConfig, choose, require
+from lcl.config import LclError, Profile, TrainConfig, require
 from lcl.evaluation import embed, recall_at_k
 from lcl.model import Clip
 from lcl.recipes import get_recipe
@@ -146,8 +146,9 @@ def batches(
     kept: tuple[Pairs, Tokens] | None = None
     for epoch in range(config.epochs):
         shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        carried: list[int] = []
-        left = config.pairs // config.batch_size  # batches of this epoch; the last pairs that fill none wait for the next
+        left = (
+            config.pairs // config.batch_size
+        )  # batches of this epoch; the last pairs that fill none wait for the next
         for number in torch.randperm(len(starts), generator=shuffle).tolist():
             indices = range(starts[number], min(starts[number] + CHUNK, config.pairs))
             if kept is None or len(starts) > 1:

@@ -1,0 +1,172 @@
+"""Files are whole or not there at all, whatever goes wrong on the way."""
+
+import errno
+import os
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lcl import storage
+from lcl.config import LclError
+
+TENSORS = {"weights": torch.arange(4000.0).reshape(40, 100), "bias": torch.tensor([1, 2, 3], dtype=torch.uint8)}
+WRITERS = {
+    "bytes": lambda path: storage.write_bytes(path, b"new" * 4000),
+    "json": lambda path: storage.write_json(path, list(range(4000))),
+    "tensors": lambda path: storage.write_tensors(path, TENSORS),
+}
+writers = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+
+
+def refused(write, path):
+    """`write(path)` must raise one sentence that names the path."""
+    with pytest.raises(LclError) as error:
+        write(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+@writers
+def test_a_write_leaves_one_file_that_others_may_read(tmp_path, write):
+    path = tmp_path / "new" / "folder" / "file"
+    write(path)
+    assert os.listdir(path.parent) == ["file"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@writers
+@pytest.mark.parametrize("step", ["replace", "fsync", "chmod"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, write, step):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        assert "No space left on device" in refused(write, path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+    write(path)
+    assert path.read_bytes() != b"old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on the size of a file are Unix's")
+@writers
+def test_a_write_that_truly_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_path, write):
+    import resource
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # no file may grow beyond 4 kB
+    try:
+        refused(write, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+@writers
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, write):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+@writers
+def test_a_folder_that_cannot_be_is_named(tmp_path, write):
+    (tmp_path / "file").write_bytes(b"old")
+    refused(write, tmp_path / "file" / "inside")
+    (tmp_path / "folder").mkdir()
+    refused(write, tmp_path / "folder")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"] and (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only to the superuser")
+@writers
+def test_a_read_only_folder_is_left_alone(tmp_path, write):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    tmp_path.chmod(0o555)
+    try:
+        refused(write, path)
+    finally:
+        tmp_path.chmod(0o755)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_what_is_no_json_is_refused_before_the_file_is_touched(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(TypeError):
+        storage.write_json(path, {1, 2})
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_json_comes_back_as_it_went(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    storage.write_json(path, value)
+    assert storage.read_json(path) == value
+
+
+@given(st.dictionaries(st.text(), st.integers(), min_size=2))
+def test_a_fingerprint_knows_values_not_their_order(value):
+    assert storage.fingerprint(value) == storage.fingerprint(dict(reversed(value.items())))
+    assert storage.fingerprint(value) != storage.fingerprint(value | {next(iter(value)): 0.5})
+    assert len(storage.fingerprint(value)) == 16
+
+
+def test_tensors_come_back_as_they_went_even_views(tmp_path):
+    tensors = TENSORS | {"turned": TENSORS["weights"].T}
+    storage.write_tensors(tmp_path / "t", tensors)
+    read = storage.read_tensors(tmp_path / "t")
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor)
+
+
+@pytest.mark.parametrize("read", [storage.read_json, storage.read_tensors])
+def test_a_missing_file_is_said_to_be_missing(tmp_path, read):
+    assert "does not exist" in refused(read, tmp_path / "nothing")
+    refused(read, tmp_path)  # a folder is no file
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.999])
+def test_a_tensor_file_that_was_cut_off_is_refused(tmp_path, share):
+    path = tmp_path / "t"
+    storage.write_tensors(path, TENSORS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert "cut off" in refused(storage.read_tensors, path)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"a": [1, 2', b"nonsense", b'"\xff\xfe"', b"\x80\x04\x95"])
+def test_a_json_file_that_is_damaged_is_refused(tmp_path, text):
+    (tmp_path / "j").write_bytes(text)
+    assert "cut off" in refused(storage.read_json, tmp_path / "j")
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_are_mistaken_for_tensors(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "noise"
+    path.write_bytes(data)
+    refused(storage.read_tensors, path)

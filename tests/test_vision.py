@@ -1,0 +1,143 @@
+"""Image towers: the same two outputs from every one, each image on its own, and blocks like PyTorch's."""
+
+import pytest
+import torch
+from torch import nn
+
+from lcl.config import LclError, VisionConfig
+from lcl.vision import Block, make_vision
+
+SMALL = {"width": 48, "depth": 1, "heads": 3}
+TOWERS = {
+    "conv": VisionConfig("conv", **SMALL),
+    "vit": VisionConfig("vit", **SMALL),
+    **{
+        f"timm:{name}": VisionConfig(f"timm:{name}")
+        for name in ("resnet18", "mobilenetv2_100", "vit_tiny_patch16_224", "deit_tiny_patch16_224")
+    },
+}
+AWKWARD = ("mobilenetv3_small_050", "efficientvit_b0", "pit_ti_224", "levit_128s", "visformer_tiny")
+"""Models of timm whose head widens the features, whose size is fixed, or whose name misleads."""
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def tower(request):
+    """Every tower, ready to evaluate, its weights moved a little so that none is zero at the start."""
+    torch.manual_seed(0)
+    made = make_vision(TOWERS[request.param]).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return made
+
+
+def pictures(number: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(256, (number, 3, 64, 64), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+@torch.no_grad()
+def test_every_tower_gives_patches_and_one_pooled_vector(tower):
+    seen = tower(pictures(3))
+    assert seen.patch_tokens.shape == (3, seen.patch_tokens.shape[1], tower.width)
+    assert seen.patch_tokens.shape[1] >= 4
+    assert seen.pooled.shape == (3, tower.width)
+    assert seen.patch_tokens.isfinite().all() and seen.pooled.isfinite().all()
+
+
+@torch.no_grad()
+def test_bytes_and_numbers_from_0_to_1_are_the_same_picture(tower):
+    images = pictures(2)
+    for from_bytes, from_floats in zip(tower(images), tower(images.float() / 255), strict=True):
+        torch.testing.assert_close(from_bytes, from_floats)
+
+
+@torch.no_grad()
+def test_an_image_is_seen_the_same_in_any_company(tower):
+    images, other = pictures(3), pictures(3, seed=1)
+    other[1] = images[1]
+    alone, together, elsewhere = tower(images[1:2]), tower(images), tower(other)
+    for a, b, c in zip(alone, together, elsewhere, strict=True):
+        torch.testing.assert_close(a[0], b[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(b[1], c[1], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_different_images_look_different(tower):
+    pooled = tower(pictures(2)).pooled
+    assert (pooled[0] - pooled[1]).abs().max() > 1e-4
+
+
+def test_gradients_reach_every_parameter(tower):
+    seen = tower(pictures(4))
+    loss = sum((out * torch.randn(out.shape, generator=torch.Generator().manual_seed(2))).sum() for out in seen)
+    names, parameters = zip(*tower.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    assert [name for name, g in zip(names, gradients, strict=True) if g is None or not g.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_model_of_timm_works_or_is_refused_in_a_sentence(name):
+    try:
+        made = make_vision(VisionConfig(f"timm:{name}")).eval()
+    except LclError as error:
+        assert name in str(error)
+        return
+    with torch.no_grad():
+        seen = made(pictures(2))
+    assert seen.pooled.shape == (2, made.width)
+    assert seen.patch_tokens.ndim == 3 and seen.patch_tokens.shape[::2] == (2, made.width)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_block_is_pytorchs_pre_norm_encoder_layer(heads):
+    torch.manual_seed(heads)
+    ours = Block(32, heads)
+    peer = nn.TransformerEncoderLayer(32, heads, 128, dropout=0, activation="gelu", batch_first=True, norm_first=True)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for to, source in (
+            (peer.norm1, ours.norm_attention), (peer.norm2, ours.norm_mlp), (peer.self_attn.out_proj, ours.out),
+            (peer.linear1, ours.mlp[0]), (peer.linear2, ours.mlp[2]),
+        ):  # fmt: skip
+            to.load_state_dict(source.state_dict())
+        peer.self_attn.in_proj_weight.copy_(ours.queries_keys_values.weight)
+        peer.self_attn.in_proj_bias.copy_(ours.queries_keys_values.bias)
+    x, mask = torch.randn(3, 7, 32), torch.arange(7) < torch.tensor([[7], [4], [1]])
+    torch.testing.assert_close(ours(x), peer(x), rtol=1e-5, atol=1e-5)
+    masked = peer(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(ours(x, mask)[mask], masked[mask], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(ours(x)[1, :4], ours(x, mask)[1, :4], atol=1e-3)
+
+
+@torch.no_grad()
+def test_without_blocks_a_patch_token_of_the_vit_depends_on_its_own_patch_alone():
+    tower = make_vision(TOWERS["vit"]).eval()
+    tower.blocks = nn.ModuleList()
+    images = pictures(1)
+    for row, column in ((0, 0), (0, 3), (2, 1), (3, 3)):
+        changed = images.clone()
+        changed[:, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] ^= 255
+        moved = (tower(images).patch_tokens - tower(changed).patch_tokens).abs().amax((0, 2)) > 0
+        assert moved.nonzero().flatten().tolist() == [4 * row + column]
+
+
+@torch.no_grad()
+def test_patch_tokens_of_the_conv_tower_run_row_by_row():
+    tower = make_vision(TOWERS["conv"]).eval()
+    images = pictures(1)
+    side = round(tower(images).patch_tokens.shape[1] ** 0.5)
+    changed = images.clone()
+    changed[:, :, :8, -8:] ^= 255  # the corner at the top right
+    moved = (tower(images).patch_tokens - tower(changed).patch_tokens).abs().amax((0, 2))
+    assert moved[side - 1] > 0
+    assert moved[side * (side - 1)] == 0  # the corner at the bottom left
+
+
+@pytest.mark.parametrize(
+    ("tower", "near"), [("vitt", "vit"), ("cnov", "conv"), ("timm:resnet81", "resnet18"), ("timm:", "timm model")]
+)
+def test_an_unknown_tower_is_refused_with_the_near_names(tower, near):
+    with pytest.raises(LclError, match=near) as refusal:
+        make_vision(VisionConfig(tower))
+    assert len(str(refusal.value)) < 200 and "\n" not in str(refusal.value)
