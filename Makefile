@@ -28,7 +28,7 @@ lint: setup
 	$(BIN)/ruff check .
 
 unit: setup
-	$(BIN)/pytest tests
+	$(BIN)/pytest -n 2 tests
 
 notebooks-test: setup
 	LCL_PROFILE=smoke $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n 2 notebooks

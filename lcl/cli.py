@@ -75,7 +75,7 @@ def train(
     """Train, evaluate on every split, and write runs/NAME/ with metrics.json, the checkpoint and report.html."""
     from lcl.evaluation import evaluate as measure
     from lcl.report import table_text, write_report
-    from lcl.runs import free_name, load_run, new_folder, save_run
+    from lcl.runs import free_name, load_run, new_run, save_run
     from lcl.scenes import open_world
     from lcl.training import Training
 
@@ -84,12 +84,12 @@ def train(
     world = open_world(chosen.scenes, pictures)
     training = Training(chosen, world, seed)
     clock.lap("setting up")
-    folder = new_folder(runs, name or free_name(runs, f"{recipe}-{profile}"))
-    curve = follow(training)
-    clock.lap("training")
-    metrics = measure(training.model, training.tokenizer, world, chosen.evaluation)
-    clock.lap("evaluation")
-    save_run(folder, training, curve, metrics, clock.laps, pictures)
+    with new_run(runs, name or free_name(runs, f"{recipe}-{profile}")) as folder:
+        curve = follow(training)
+        clock.lap("training")
+        metrics = measure(training.model, training.tokenizer, world, chosen.evaluation)
+        clock.lap("evaluation")
+        save_run(folder, training, curve, metrics, clock.laps, pictures)
     report = write_report(load_run(folder), world)
     print(table_text(metrics))
     print(f"first loss {curve[0].loss:.3f}, {clock.laps['training'] / 60:.1f} minutes of training; see {report}")

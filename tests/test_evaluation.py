@@ -1,0 +1,169 @@
+"""Evaluation against brute force, clip_benchmark and scikit-learn; what chance gives, against a simulation."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import top_k_accuracy_score
+
+from lcl.config import EvalConfig, LanguageConfig, ModelConfig, VisionConfig, get_profile
+from lcl.evaluation import (
+    class_embeddings,
+    embed,
+    embed_images,
+    embed_texts,
+    evaluate,
+    ranks,
+    recall_at_k,
+    retrieval,
+    top_k_accuracy,
+)
+from lcl.model import Clip
+from lcl.scenes import SPLITS
+from lcl.training import train_tokenizer
+
+TINY = ModelConfig(VisionConfig(width=32, depth=1), LanguageConfig(vocab_size=400, width=32, depth=1, heads=2), 32)
+SMALL = EvalConfig(retrieval=64, views=2)
+
+
+def random_scores(rows: int, columns: int, seed: int) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def untrained(seed: int) -> Clip:
+    torch.manual_seed(seed)
+    return Clip(TINY)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_world):
+    smoke = get_profile("smoke")
+    training = dataclasses.replace(smoke.training, pairs=256)
+    return train_tokenizer(small_world, dataclasses.replace(smoke, model=TINY, training=training))
+
+
+@pytest.fixture(scope="module")
+def measured(small_world, tokenizer):
+    """The figures of three untrained models."""
+    return [evaluate(untrained(seed), tokenizer, small_world, SMALL) for seed in range(3)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 2**31), st.sampled_from([0, 1, 9]))
+def test_ranks_and_recall_are_those_of_a_stable_sort(number, seed, decimals):
+    similarity = random_scores(number, number, seed).round(decimals=decimals)  # few decimals: many ties
+    order = np.argsort(-similarity.numpy(), axis=1, kind="stable")
+    brute = [order[row].tolist().index(row) for row in range(number)]
+    assert ranks(similarity).tolist() == brute
+    for k in (1, 2, 5, 10):
+        assert recall_at_k(similarity, k) == pytest.approx(sum(rank < k for rank in brute) / number)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_recall_is_that_of_clip_benchmark(seed):
+    v, t = F.normalize(random_scores(2 * 80, 16, seed).unflatten(0, (2, 80)), dim=-1)
+    scores, own = t @ v.T, torch.eye(80, dtype=torch.bool)
+    found = retrieval(v, t)
+    for k in (1, 5, 10):
+        for name, matrix in (("text_to_image", scores), ("image_to_text", scores.T)):
+            peer = zeroshot_retrieval.batchify(zeroshot_retrieval.recall_at_k, matrix, own, 32, "cpu", k=k)
+            assert found[f"{name}_recall@{k}"]["value"] == pytest.approx((peer > 0).double().mean().item())
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_top_k_accuracy_is_that_of_clip_benchmark_and_scikit_learn(seed, k):
+    scores = random_scores(200, 12, seed)
+    target = torch.randint(12, (200,), generator=torch.Generator().manual_seed(seed + 100))
+    ours = top_k_accuracy(scores, F.one_hot(target, 12).bool(), k)
+    assert ours["value"] == pytest.approx(zeroshot_classification.accuracy(scores, target, (k,))[0])
+    assert ours["value"] == pytest.approx(top_k_accuracy_score(target, scores, k=k, labels=range(12)))
+    assert ours["chance"] == pytest.approx(k / 12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 20])
+def test_chance_with_several_right_answers_is_what_random_scores_reach(k):
+    right = torch.rand(300, 9, generator=torch.Generator().manual_seed(0)) < 0.2
+    right[torch.arange(300), torch.arange(300) % 9] = True
+    figures = [top_k_accuracy(random_scores(300, 9, seed), right, k) for seed in range(60)]
+    mean = sum(figure["value"] for figure in figures) / len(figures)
+    assert mean == pytest.approx(figures[0]["chance"], abs=4 * math.sqrt(0.25 / (300 * 60)))
+    assert len({figure["chance"] for figure in figures}) == 1
+
+
+def test_chance_of_retrieval_is_what_random_embeddings_reach():
+    draws = [retrieval(random_scores(50, 8, seed), random_scores(50, 8, seed + 1000)) for seed in range(60)]
+    for name, figure in draws[0].items():
+        mean = sum(draw[name]["value"] for draw in draws) / len(draws)
+        assert mean == pytest.approx(figure["chance"], abs=4 * math.sqrt(0.25 / (50 * 60)))
+
+
+def test_chance_never_exceeds_one_among_few():
+    found = retrieval(torch.eye(3), torch.eye(3))
+    assert found["image_to_text_recall@1"]["chance"] == pytest.approx(1 / 3)
+    assert found["image_to_text_recall@10"] == {"value": 1.0, "chance": 1.0}
+
+
+def test_of_equal_candidates_the_smaller_number_comes_first():
+    assert ranks(torch.zeros(6, 6)).tolist() == [0, 1, 2, 3, 4, 5]
+    same = F.normalize(torch.ones(20, 4), dim=-1)  # a collapsed model is no better than chance
+    for figure in retrieval(same, same).values():
+        assert figure["value"] == pytest.approx(figure["chance"])
+
+
+def test_a_perfect_model_gets_everything_right_and_a_reversed_one_nothing():
+    eye = torch.eye(30)
+    assert {figure["value"] for figure in retrieval(eye, eye).values()} == {1.0}
+    assert {figure["value"] for figure in retrieval(eye, -eye).values()} == {0.0}
+    right = torch.rand(40, 7, generator=torch.Generator().manual_seed(1)) < 0.3
+    right[:, 0] |= ~right.any(1)
+    assert top_k_accuracy(right.double(), right, 1)["value"] == 1.0
+    assert top_k_accuracy(-right[:, :3].double(), right[:, :3] & False, 1) == {"value": 0.0, "chance": 0.0}
+
+
+def test_embeddings_do_not_depend_on_the_batch_size_or_on_the_mode_before(small_world, tokenizer):
+    model, pairs = untrained(0), small_world.pairs("new_scenes", range(20))
+    v, t = embed(model.train(), tokenizer, pairs)
+    assert not model.training
+    assert v.shape == t.shape == (20, 32) and v.device.type == "cpu"
+    torch.testing.assert_close(v.norm(dim=1), torch.ones(20))
+    torch.testing.assert_close(embed_images(model, pairs.images, 7), v, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embed_texts(model, tokenizer, pairs.captions, 7), t, rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_is_embedded_on_its_own_with_length_one(tokenizer):
+    model = untrained(0)
+    names = ["wolf", "apple", "pair of glasses"]
+    classes = class_embeddings(model, tokenizer, names)
+    assert classes.shape == (3, 32)
+    torch.testing.assert_close(classes.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(class_embeddings(model, tokenizer, names[1:2])[0], classes[1], rtol=1e-4, atol=1e-5)
+
+
+def test_every_split_but_train_is_measured_with_value_and_chance(measured):
+    for figures in measured:
+        assert list(figures) == [split for split in SPLITS if split != "train"]
+        for split, found in figures.items():
+            assert len(found) == 8 + (split == "unseen_concepts")
+            for figure in found.values():
+                assert figure.keys() == {"value", "chance"}
+                assert 0 <= figure["value"] <= 1 and 0 < figure["chance"] <= 1
+
+
+def test_an_untrained_model_does_about_as_well_as_chance(measured):
+    for split in measured[0]:
+        for name in measured[0][split]:
+            values = [figures[split][name]["value"] for figures in measured]
+            chance = measured[0][split][name]["chance"]
+            room = 0.35 if name == "category_top1" else 0.15  # few things, and an untrained model likes the same few
+            assert sum(values) / len(values) == pytest.approx(chance, abs=room), (split, name)
+
+
+def test_measuring_twice_gives_the_same_bits(measured, small_world, tokenizer):
+    assert evaluate(untrained(0), tokenizer, small_world, SMALL) == measured[0]

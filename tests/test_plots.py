@@ -1,0 +1,116 @@
+"""Plots: pure functions to a Figure with its axes named, as PNG, and nothing left behind in pyplot."""
+
+import base64
+import inspect
+
+import matplotlib.pyplot
+import numpy as np
+import pytest
+import torch
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+
+from lcl import plots
+from lcl.training import Look, Step
+
+SIMILARITY = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+CURVE = [
+    *(Step(step, 6, 4 / step, {"info_nce": 4 / step}, 1e-3, 1.0, 14.0, 100.0, 1.0) for step in range(1, 7)),
+    Look(3, 2.0, 0.1, 0.2),
+    Look(6, 1.0, 0.3, 0.4),
+]
+
+
+@pytest.fixture(scope="module")
+def pairs(few_world):
+    return few_world.pairs("train", range(8))
+
+
+PLOTS = {
+    "grid": lambda pairs, world: plots.grid(pairs.images, pairs.captions, columns=3),
+    "grid without titles": lambda pairs, world: plots.grid(pairs.images),
+    "annotated_scenes": lambda pairs, world: plots.annotated_scenes(pairs, world.name),
+    "loss_curve": lambda pairs, world: plots.loss_curve(CURVE, 64),
+    "loss_curve without looks": lambda pairs, world: plots.loss_curve(CURVE[:6], 64),
+    "similarity_matrix": lambda pairs, world: plots.similarity_matrix(SIMILARITY),
+    "similarity_matrix with labels": lambda pairs, world: plots.similarity_matrix(SIMILARITY, labels=pairs.captions),
+    "softmax_rows": lambda pairs, world: plots.softmax_rows(SIMILARITY, 14.3),
+    "retrieved_images": lambda pairs, world: plots.retrieved_images(
+        pairs.captions[:3], range(3), SIMILARITY[:3], pairs.images
+    ),
+    "bars": lambda pairs, world: plots.bars({"a": {"ours": 1.0, "peer": 2.0}, "b": {"ours": 3.0, "peer": 4.0}}, "s"),
+    "bars in a log scale": lambda pairs, world: plots.bars({"a": {"ours": 1.0}, "b": {"ours": 300.0}}, "s", log=True),
+}
+
+
+@pytest.fixture(params=PLOTS)
+def figure(request, pairs, few_world):
+    return PLOTS[request.param](pairs, few_world)
+
+
+def is_number(text: str) -> bool:
+    return any(character.isdigit() for character in text)
+
+
+def unnamed(axis: Axis) -> bool:
+    """Does an axis show numbers and not say of what?"""
+    numbers = any(is_number(label.get_text()) for label in axis.get_ticklabels())
+    return numbers and not axis.get_label_text()
+
+
+def test_every_plot_is_tried_here():
+    public = {
+        name
+        for name, function in inspect.getmembers(plots, inspect.isfunction)
+        if function.__module__ == plots.__name__
+        and not name.startswith("_")
+        and inspect.signature(function).return_annotation in ("Figure", Figure)
+    }
+    assert public == {name.split()[0] for name in PLOTS}
+
+
+def test_a_plot_is_a_figure_and_becomes_a_png(figure):
+    assert isinstance(figure, Figure) and figure.axes
+    png = plots.to_png(figure, dpi=40)
+    assert png.startswith(b"\x89PNG\r\n\x1a\n") and len(png) > 1000
+    kind, data = plots.to_data_url(figure).split(",")
+    assert kind == "data:image/png;base64" and base64.b64decode(data, validate=True).startswith(b"\x89PNG")
+
+
+def test_axes_that_show_numbers_say_of_what(figure):
+    figure.draw_without_rendering()
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes for axes in shown if unnamed(axes.xaxis) or unnamed(axes.yaxis)] == []
+
+
+def test_nothing_is_left_behind_in_pyplot(figure):
+    plots.to_png(figure, dpi=40)
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_pixels_keep_their_colours_and_places():
+    image = torch.arange(3 * 2 * 4, dtype=torch.uint8).reshape(3, 2, 4)
+    shown = plots.as_pixels(image)
+    assert shown.shape == (2, 4, 3) and shown.dtype == np.uint8
+    assert shown[1, 2].tolist() == image[:, 1, 2].tolist()
+
+
+def test_the_loss_curve_shows_the_losses_and_the_line_of_a_guess():
+    left = plots.loss_curve(CURVE, 64).axes[0]
+    lines = [line.get_ydata() for line in left.lines]
+    assert any(list(line) == [event.loss for event in CURVE[:6]] for line in lines)
+    assert any(list(line) == [2.0, 1.0] for line in lines)
+    assert any(np.allclose(line, np.log(64)) for line in lines)
+
+
+def test_the_title_of_softmax_rows_gives_the_loss_of_the_batch():
+    title = plots.softmax_rows(torch.zeros(8, 8), 10.0).axes[0].get_title()
+    assert title.count("2.08") == 2  # ln 8, twice: a guess is what it shows
+
+
+def test_retrieved_images_are_the_nearest_and_the_right_one_is_marked(pairs):
+    similarity = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2, -0.5, 0.0, 0.4]])
+    cells = plots.retrieved_images(["a query"], [3], similarity, pairs.images, k=3).axes[1:]
+    assert [cell.get_title() for cell in cells] == ["0.90", "right: 0.80", "0.40"]
+    for cell, number in zip(cells, (1, 3, 7), strict=True):
+        assert np.array_equal(cell.images[0].get_array(), plots.as_pixels(pairs.images[number]))

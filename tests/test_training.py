@@ -1,0 +1,194 @@
+"""Training: it begins at a guess, it learns, it repeats itself bit for bit, and every pair has its turn."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from lcl import training
+from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, TrainConfig, VisionConfig, get_profile
+from lcl.model import Clip
+from lcl.training import Look, Step, Training, batches, learning_rate, make_optimizer
+
+TINY = dataclasses.replace(
+    get_profile("smoke"),
+    model=ModelConfig(VisionConfig(width=32, depth=1), LanguageConfig(vocab_size=400, width=32, depth=1, heads=2), 32),
+    training=TrainConfig(pairs=256, epochs=6, batch_size=32, learning_rate=3e-3, evaluate_every=20),
+    evaluation=EvalConfig(retrieval=32, views=1),
+)
+
+
+def with_training(**changes):
+    """The tiny profile with another TrainConfig."""
+    return dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, **changes))
+
+
+@pytest.fixture(scope="module")
+def finished(small_world):
+    """A tiny training of 48 steps, and its events."""
+    made = Training(TINY, small_world, seed=0, device="cpu")
+    return made, list(made)
+
+
+def test_the_loss_falls_clearly_below_a_guess(finished):
+    steps = [event for event in finished[1] if isinstance(event, Step)]
+    assert steps[0].loss > 0.9 * math.log(32)
+    assert sum(step.loss for step in steps[-8:]) / 8 < 0.8 * math.log(32)
+
+
+def test_the_loss_falls_on_new_scenes_too(finished):
+    looks = [event for event in finished[1] if isinstance(event, Look)]
+    assert looks[-1].loss < 0.9 * math.log(32)
+    assert looks[-1].image_to_text > 2 / training.WATCHED and looks[-1].text_to_image > 2 / training.WATCHED
+
+
+def test_events_are_every_step_in_turn_and_looks_where_they_belong(finished):
+    events = finished[1]
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [step.step for step in steps] == list(range(1, TINY.training.steps + 1))
+    assert {step.total for step in steps} == {TINY.training.steps} == {48}
+    assert [event.step for event in events if isinstance(event, Look)] == [20, 40, 48]
+    for number, event in enumerate(events):
+        assert not isinstance(event, Look) or events[number - 1].step == event.step
+    assert [step.learning_rate for step in steps] == [learning_rate(TINY.training, n) for n in range(48)]
+    for step in steps:
+        assert step.loss == pytest.approx(sum(step.losses.values()))  # the recipe `clip` weighs its one part with 1
+        assert step.gradient_norm > 0 and step.pairs_per_second > 0 and 1 <= step.logit_scale <= 100
+    assert steps[-1].seconds_left == 0 < steps[0].seconds_left
+
+
+def test_a_look_leaves_the_model_in_training_and_the_end_in_evaluation(small_world):
+    made = Training(with_training(epochs=1, evaluate_every=4), small_world, device="cpu")
+    modes = [made.model.training for event in made if isinstance(event, Step)]
+    assert modes == [True] * 8 and not made.model.training
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", ["smoke", "laptop"])
+def test_the_first_loss_is_that_of_a_guess(name, seed, request):
+    profile = get_profile(name)
+    size = profile.training.batch_size
+    first = dataclasses.replace(profile, training=dataclasses.replace(profile.training, pairs=size, epochs=1))
+    made = Training(first, request.getfixturevalue("small_world" if name == "smoke" else "world"), seed, "cpu")
+    batch = next(batches(made.world, made.tokenizer, first.training, first.model.language.context_length, seed, "cpu"))
+    with torch.no_grad():
+        loss, _ = made.recipe.loss(made.model.train()(batch.images, batch.tokens))
+    assert loss.item() == pytest.approx(math.log(size), rel=0.02)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(small_world):
+    def run(seed):
+        made = Training(with_training(epochs=1), small_world, seed, "cpu")
+        return [event.loss for event in made], made.model.state_dict()
+
+    (losses, weights), (again, same), (others, _) = run(3), run(3), run(4)
+    assert losses == again
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    assert losses[0] != others[0]
+
+
+def test_training_does_not_hang_on_what_was_random_before(small_world):
+    def first_loss(noise):
+        torch.manual_seed(noise)
+        return next(iter(Training(TINY, small_world, 0, "cpu"))).loss
+
+    assert first_loss(1) == first_loss(2)
+
+
+def drawn(world, made, seed=0, **changes):
+    """The indices of every batch, in the order of training."""
+    config = dataclasses.replace(TINY.training, **changes)
+    return [batch.indices.tolist() for batch in batches(world, made.tokenizer, config, 48, seed, "cpu")]
+
+
+def joined(lists):
+    return [index for one in lists for index in one]
+
+
+def test_a_batch_holds_the_pictures_and_captions_of_its_indices(few_world, finished):
+    config = TrainConfig(pairs=24, epochs=1, batch_size=8)
+    for batch in batches(few_world, finished[0].tokenizer, config, 48, 0, "cpu"):
+        pairs = few_world.pairs("train", batch.indices.tolist())
+        assert torch.equal(batch.images, pairs.images)
+        assert torch.equal(batch.tokens.ids, finished[0].tokenizer.encode(pairs.captions, 48).ids)
+
+
+@pytest.mark.parametrize("chunk", [10_000, 32, 40])
+@pytest.mark.parametrize("pairs", [96, 100])
+def test_every_epoch_shows_each_pair_at_most_once_in_as_many_steps_as_planned(
+    few_world, finished, monkeypatch, chunk, pairs
+):
+    monkeypatch.setattr(training, "CHUNK", chunk)
+    config = {"pairs": pairs, "epochs": 2, "batch_size": 16}
+    seen = drawn(few_world, finished[0], **config)
+    assert [len(batch) for batch in seen] == [16] * len(seen)
+    assert len(seen) == TrainConfig(**config).steps == 12
+    for epoch in (joined(seen[:6]), joined(seen[6:])):
+        assert len(set(epoch)) == 96 and set(epoch) <= set(range(pairs))
+
+
+def test_chunks_that_batches_fill_show_what_one_piece_shows(few_world, finished, monkeypatch):
+    whole = joined(drawn(few_world, finished[0], pairs=96, epochs=1, batch_size=16))
+    monkeypatch.setattr(training, "CHUNK", 32)
+    chunked = joined(drawn(few_world, finished[0], pairs=96, epochs=1, batch_size=16))
+    assert sorted(chunked) == sorted(whole) == list(range(96))
+    assert [sorted({index // 32 for index in chunked[start : start + 32]}) for start in (0, 32, 64)] != [[0], [1], [2]]
+    assert all(len({index // 32 for index in chunked[start : start + 32]}) == 1 for start in (0, 32, 64))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone(few_world, finished):
+    made, common = finished[0], {"pairs": 64, "batch_size": 16}
+    three = drawn(few_world, made, **common, epochs=3)
+    assert three[:4] == drawn(few_world, made, **common, epochs=1)
+    torch.rand(5)
+    assert three == drawn(few_world, made, **common, epochs=3)
+    assert joined(three) == joined(drawn(few_world, made, pairs=64, batch_size=8, epochs=3))
+    first, second, third = three[:4], three[4:8], three[8:]
+    assert first != second != third != first
+    assert first != drawn(few_world, made, **common, epochs=1, seed=1)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("epochs", [1, 50])
+def test_the_learning_rate_rises_peaks_and_ends_near_zero(warmup, epochs):
+    config = TrainConfig(pairs=40, epochs=epochs, batch_size=2, warmup=warmup)
+    rates = [learning_rate(config, step) for step in range(config.steps)]
+    top = rates.index(max(rates))
+    assert top == pytest.approx(warmup * config.steps, abs=1)
+    assert 0.6 * config.learning_rate < max(rates) <= config.learning_rate
+    assert all(a < b for a, b in zip(rates[:top], rates[1 : top + 1], strict=True))
+    assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
+    assert 0 < rates[-1] < 0.03 * config.learning_rate
+    if epochs == 50:
+        assert rates[-1] < 1e-4 * config.learning_rate and max(rates) > 0.99 * config.learning_rate
+
+
+@pytest.mark.parametrize("tower", ["conv", "vit", "timm:resnet18"])
+def test_vectors_and_scalars_do_not_decay_and_nothing_is_left_out(tower):
+    vision = VisionConfig(tower, width=48, depth=1)
+    model = Clip(dataclasses.replace(TINY.model, vision=vision))
+    optimizer = make_optimizer(model, TINY.training)
+    decaying = [p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]]
+    resting = [p for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]]
+    assert sorted(map(id, decaying + resting)) == sorted(map(id, model.parameters()))
+    assert {p.ndim for p in resting} == {0, 1}
+    assert min(p.ndim for p in decaying) == 2
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, TINY.training.weight_decay}
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(small_world):
+    made = Training(TINY, small_world, device="cpu")
+    events = iter(made)
+    for _ in range(3):
+        next(events)
+    next(made.model.vision.parameters()).data[0] = torch.nan
+    with pytest.raises(LclError, match=r"nan at step 4, on the scenes \[\d+, "):
+        next(events)
+
+
+def test_a_world_of_another_size_than_the_models_is_refused(small_world):
+    vision = dataclasses.replace(TINY.model.vision, image_size=128)
+    other = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, vision=vision))
+    with pytest.raises(LclError, match="128 pixels.* 64"):
+        Training(other, small_world)
