@@ -17,7 +17,7 @@ setup: .venv/ready
 	@touch $@
 
 lab: setup
-	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks 00_preflight.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_preflight.ipynb
 
 run: setup
 	$(BIN)/lcl train --profile laptop

@@ -1,6 +1,7 @@
 """The command line: what it writes, what it prints, and that a mistake ends in one sentence and exit code 2."""
 
 import contextlib
+import functools
 import hashlib
 import html
 import io
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from lcl import cli
+from lcl import cli, scenes
 from lcl.report import table, table_text
 
 ROOT = Path(__file__).resolve().parent.parent
+open_once = functools.cache(scenes.open_world)
 
 
 @dataclass
@@ -54,9 +56,10 @@ def lcl(*arguments) -> Result:
 
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch, tmp_path):
-    """Every command runs in an empty folder, with no profile set."""
+    """Every command runs in an empty folder, with no profile set, and opens a world that was opened before at once."""
     monkeypatch.delenv("LCL_PROFILE", raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scenes, "open_world", open_once)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,8 @@ def is_one_sentence(text: str) -> bool:
 def test_help_says_what_a_command_does(command):
     result = lcl(*command, "--help")
     assert result.code == 0 and result.err == ""
-    assert "Usage: lcl" in result.out and "--help" in result.out
+    assert result.out.startswith("Usage: ") and "--help" in result.out
+    assert all(name in result.out for name in command)
 
 
 def test_it_runs_as_a_module():
@@ -135,7 +139,7 @@ def test_an_unknown_command_or_option_is_refused_with_the_near_one(arguments, ne
 )
 def test_a_number_that_makes_no_sense_is_refused(arguments, tmp_path):
     refusal = lcl("train", "--profile", "smoke", *arguments).refusal
-    assert str(arguments[1]) in refusal and len(refusal) < 400
+    assert (str(arguments[1]) in refusal or arguments[0] in refusal) and len(refusal) < 400
     assert list(tmp_path.iterdir()) == []
 
 

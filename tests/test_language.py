@@ -58,9 +58,7 @@ def test_padding_changes_nothing(tokenizer, tower):
         alone = tower(tokenizer.encode([caption], 64))
         length = alone.token_features.shape[1]
         torch.testing.assert_close(alone.pooled[0], together.pooled[row], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(
-            alone.token_features[0], together.token_features[row, :length], rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(alone.token_features[0], together.token_features[row, :length], rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -118,6 +118,13 @@ def test_decoding_gives_the_words_back(tokenizer, captions):
     assert tokenizer.decode(range(len(SPECIAL))) == list(SPECIAL)
 
 
+def test_decoding_a_token_gives_its_letters_not_its_bytes():
+    learned = Tokenizer.train(["a café über 狗"] * 9, 300, "some data")
+    ids = learned.encode(["Café über 狗"], CONTEXT).ids[0]
+    assert learned.decode(ids) == [BEGIN, "café", "über", "狗", END]
+    assert learned.decode(Tokenizer.train(["dog"], 260, "").encode(["é"], CONTEXT).ids[0, 1:2]) == ["\ufffd"]
+
+
 def squeezed(text):
     return "".join(text.split())
 

@@ -12,8 +12,7 @@ TOWERS = {
     "conv": VisionConfig("conv", **SMALL),
     "vit": VisionConfig("vit", **SMALL),
     **{
-        f"timm:{name}": VisionConfig(f"timm:{name}")
-        for name in ("resnet18", "mobilenetv2_100", "vit_tiny_patch16_224")
+        f"timm:{name}": VisionConfig(f"timm:{name}") for name in ("resnet18", "mobilenetv2_100", "vit_tiny_patch16_224")
     },
 }
 AWKWARD = ("deit_tiny_patch16_224", "mobilenetv3_small_050", "efficientvit_b0", "pit_ti_224", "levit_128s")
@@ -140,4 +139,4 @@ def test_patch_tokens_of_the_conv_tower_run_row_by_row():
 def test_an_unknown_tower_is_refused_with_the_near_names(tower, near):
     with pytest.raises(LclError, match=near) as refusal:
         make_vision(VisionConfig(tower))
-    assert len(str(refusal.value)) < 300 and "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 600 and "\n" not in str(refusal.value)
