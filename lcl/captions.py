@@ -14,7 +14,13 @@ from lcl.pictures import COLOURS, Concept
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom lie one pixel outside
 
 _english = inflect.engine()
-NUMBERS = {2: "two", 3: "three", 4: "four"}
+IRREGULAR = {
+    "burrito": "burritos", "bento": "bentos", "golf": "golfs", "leaf fluttering in wind": "leaves fluttering in wind",
+    "hammer and wrench": "hammers and wrenches", "hammer and pick": "hammers and picks", "nut and bolt": "nuts and bolts",
+    "bow and arrow": "bows and arrows", "fork and knife": "forks and knives", "couch and lamp": "couches and lamps",
+    "fork and knife with plate": "forks and knives with plate", "plate with cutlery": "plates with cutlery",
+}  # fmt: skip
+NUMBERS = {2: "two", 3: "three"}
 LEADS = ("", "", "", "a picture of ", "an image of ", "a drawing of ", "a scene with ")
 RELATIONS = {
     "left of": ("left of", "to the left of"),
@@ -23,8 +29,8 @@ RELATIONS = {
     "below": ("below", "under"),
 }
 GROUNDS = {
-    "solid": ("on a {} background", "on {}", "against a {} background"),
-    "gradient": ("on a {} background", "on a shaded {} background"),
+    "solid": ("on {a} background", "on {}", "against {a} background"),
+    "gradient": ("on {a} background", "on a shaded {} background"),
     "stripes": ("on a striped {} background", "on {} stripes"),
     "checks": ("on a checked {} background", "on {} checks"),
     "dots": ("on a dotted {} background", "on {} dots"),
@@ -69,7 +75,7 @@ def compose(
         text += f" {_pick(rng, RELATIONS[words])} "
         say(order[second])
         rest = [index for position, index in enumerate(order) if position not in (first, second)]
-        joiners = [_pick(rng, (", with ", " and ", ", and "))] + [" and "] * 3
+        joiners = [_pick(rng, (", with ", ", and "))] + [" and "] * 3
     else:
         say(order[0])
         rest = order[1:]
@@ -79,7 +85,7 @@ def compose(
         text += joiner
         say(index)
     if rng.random() < 0.3:
-        text += " " + _pick(rng, GROUNDS[ground]).format(ground_colour)
+        text += " " + _pick(rng, GROUNDS[ground]).format(ground_colour, a=f"{article(ground_colour)} {ground_colour}")
     if rng.random() < 0.3:
         text = text[0].upper() + text[1:]
     if rng.random() < 0.3:
@@ -123,7 +129,7 @@ def article(phrase: str) -> str:
 @cache
 def plural(name: str) -> str:
     """ "wolf" → "wolves", "pair of jeans" → "pairs of jeans"."""
-    return _english.plural_noun(name)
+    return IRREGULAR.get(name) or _english.plural_noun(name)
 
 
 def holds(relation: str, first: Sequence[Box], second: Sequence[Box]) -> bool:

@@ -32,6 +32,13 @@ def require(condition: bool, message: str) -> None:
         raise LclError(message)
 
 
+def positive(config: Any, *names: str) -> None:
+    """Raise LclError unless these numbers of a config are finite and more than 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(math.isfinite(value) and value > 0, f"{name} must be a positive number, not {value}.")
+
+
 def data_folder() -> Path:
     """Where generated data lives: $LCL_DATA, else `data/` beside the library, else `data/` where you are."""
     if folder := os.environ.get("LCL_DATA"):
@@ -76,6 +83,7 @@ class VisionConfig:
     def __post_init__(self):
         if not self.tower.startswith("timm:"):
             choose("image tower", self.tower, ["conv", "vit", "timm:NAME"])
+        positive(self, "image_size", "width", "depth", "heads", "patch_size")
         require(
             self.tower != "vit" or self.width % self.heads == 0,
             f"width {self.width} is no multiple of {self.heads} heads.",
@@ -104,6 +112,8 @@ class LanguageConfig:
     def __post_init__(self):
         if not self.tower.startswith("hf:"):
             choose("text tower", self.tower, ["transformer", "hf:NAME"])
+        positive(self, "width", "heads")
+        require(self.vocab_size >= 260, f"a vocabulary of {self.vocab_size} has no room for the 260 basic tokens.")
         require(self.width % self.heads == 0, f"width {self.width} is no multiple of {self.heads} heads.")
         require(1 <= self.depth <= 12, f"a text tower has 1 to 12 layers, not {self.depth}.")
         require(self.context_length >= 8, f"a context of {self.context_length} tokens is too short for a caption.")
@@ -116,6 +126,9 @@ class ModelConfig:
     vision: VisionConfig = VisionConfig()
     language: LanguageConfig = LanguageConfig()
     embed_dim: int = 128
+
+    def __post_init__(self):
+        positive(self, "embed_dim")
 
 
 @dataclass(frozen=True)
@@ -144,9 +157,9 @@ class TrainConfig:
             f"{self.pairs} pairs do not fill a single batch of {self.batch_size}; lower the batch size.",
         )
         require(self.epochs >= 1, f"training needs at least one epoch, not {self.epochs}.")
-        for name in ("learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            require(math.isfinite(value) and value > 0, f"{name} must be a positive number, not {value}.")
+        positive(self, "learning_rate", "clip_norm", "temperature_rate", "evaluate_every")
+        require(0 <= self.weight_decay < math.inf, f"weight_decay must be 0 or more, not {self.weight_decay}.")
+        require(0 <= self.beta2 < 1, f"beta2 must be at least 0 and less than 1, not {self.beta2}.")
         require(0 <= self.warmup < 1, f"warmup is a share of the steps, at least 0 and less than 1, not {self.warmup}.")
 
     @property
@@ -161,6 +174,9 @@ class EvalConfig:
 
     retrieval: int = 1000
     views: int = 4
+
+    def __post_init__(self):
+        positive(self, "retrieval", "views")
 
 
 @dataclass(frozen=True)
@@ -225,7 +241,10 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
         else:
             allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             allowed = (*allowed, int) if float in allowed else allowed  # JSON writes 1.0 and 1 alike
-            require(isinstance(value, allowed), f"{kind.__name__}.{name} cannot be {value!r}.")
+            fits = isinstance(value, allowed) and (
+                bool in allowed or not isinstance(value, bool)
+            )  # True is an int, too
+            require(fits, f"{kind.__name__}.{name} cannot be {value!r}.")
         parsed[name] = value
     try:
         return kind(**parsed)

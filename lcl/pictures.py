@@ -58,7 +58,10 @@ RENAMED = {
     "performing arts": "pair of theatre masks", "scissors": "pair of scissors", "shopping bags": "pair of shopping bags",
     "shorts": "pair of shorts", "skis": "pair of skis", "socks": "pair of socks", "sparkles": "burst of sparkles",
     "admission tickets": "pair of admission tickets", "sunglasses": "pair of sunglasses",
-    "woman's clothes": "blouse", "zzz": "snore",
+    "woman's clothes": "blouse", "flower playing cards": "deck of flower playing cards",
+    "prayer beads": "string of prayer beads", "bookmark tabs": "set of bookmark tabs",
+    "card index dividers": "set of card index dividers", "luggage": "suitcase", "foggy": "foggy city",
+    "locked": "lock", "unlocked": "open lock", "locked with key": "lock with key", "locked with pen": "lock with pen",
 }  # fmt: skip
 
 # Aliases that mislead: a joke, a feeling, a part for the whole.
@@ -73,7 +76,9 @@ REJECTED_ALIASES = {
     "rice scene", "aerial", "bamboo", "dolls", "japanese dolls", "tickets", "cooking", "earth asia",
     "wind blowing face", "sunny",
     "partly sunny", "unlock", "barber", "city sunrise", "womans clothes", "woman's clothes", "no bell", "mans shoe",
-    "womans hat", "womans boot", "womans sandal", "rescue worker helmet", "rescue workers helmet", "clinking glasses",
+    "womans hat", "hot springs", "nesting dolls", "clinking beer mugs", "house buildings", "hourglass done", "vhs",
+    "luggage", "magnifying glass tilted left", "womans boot", "womans sandal", "rescue worker helmet",
+    "rescue workers helmet", "clinking glasses", "golf", "soccer", "locked", "unlocked", "foggy",
 }  # fmt: skip
 
 # What one cannot count in a caption: "some popcorn", never "two popcorns".
@@ -103,9 +108,9 @@ SHADES = {
     "blue": [(35, 60, 120), (150, 205, 245), (90, 120, 150)],
     "purple": [(95, 60, 110), (190, 150, 220)],
     "pink": [(220, 110, 160), (250, 200, 205)],
-    "grey": [(85, 90, 95), (195, 200, 205)],
+    "grey": [(85, 90, 95), (180, 185, 190)],
     "black": [(45, 48, 52)],
-    "white": [(228, 230, 234)],
+    "white": [(225, 228, 232)],
 }
 
 
@@ -144,13 +149,20 @@ class Pictures:
 
 
 def colour_name(rgb: torch.Tensor) -> torch.Tensor:
-    """Index into COLOURS of the nearest named colour or shade of it. rgb: (..., 3), 0 to 255 → (...) int64.
+    """Index into COLOURS of the nearest named colour or shade of it. rgb: (..., 3), 0 to 255 → (...) int64."""
+    r, g, b = (rgb.long() >> 3).unbind(-1)
+    return _colour_table()[r, g, b]
+
+
+@cache
+def _colour_table() -> torch.Tensor:
+    """The name of every colour, in steps of 8: (32, 32, 32) int64.
 
     Nearest in hue, saturation and value on a cone, where a dark or pale colour is closer to black or white than to
     its own pure hue, as people name colours.
     """
 
-    def on_cone(rgb):
+    def on_cone(rgb: torch.Tensor) -> torch.Tensor:
         rgb = rgb.float() / 255
         value, chroma = rgb.amax(-1), rgb.amax(-1) - rgb.amin(-1)
         centred = rgb - rgb.mean(-1, keepdim=True)  # direction: hue; length: chroma
@@ -159,27 +171,35 @@ def colour_name(rgb: torch.Tensor) -> torch.Tensor:
 
     known = [(number, shade) for number, name in enumerate(COLOURS) for shade in [COLOURS[name], *SHADES.get(name, ())]]
     numbers, shades = torch.tensor([number for number, _ in known]), torch.tensor([shade for _, shade in known])
-    return numbers[(on_cone(rgb)[..., None, :] - on_cone(shades)).square().sum(-1).argmin(-1)]
+    steps = torch.arange(32) * 8 + 4
+    every = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1)  # (32, 32, 32, 3)
+    return numbers[(on_cone(every)[..., None, :] - on_cone(shades)).square().sum(-1).argmin(-1)]
 
 
 def main_colour(drawing: torch.Tensor, share: float = 0.6) -> str | None:
     """The colour that people would give a drawing, or None if it has no single one.
 
     drawing: (4, S, S) uint8. A colour counts if it covers at least `share` of what is drawn, outlines (near black)
-    aside, and still does when the drawing is made a little darker or lighter.
+    aside, and still leads when the drawing is shrunk (thin lines mix with their neighbours) or its brightness changes.
     """
-    rgb, opaque = drawing[:3].permute(1, 2, 0), drawing[3] > 127
+    opacity = drawing[3:].float()
+    premultiplied = torch.cat([drawing[:3].float() * opacity / 255, opacity])[None]
     found = set()
-    for gain in (0.85, 1.0, 1.1):
-        names = colour_name((rgb[opaque] * gain).clamp(max=255))
-        counts = torch.bincount(names, minlength=len(COLOURS))
-        black = list(COLOURS).index("black")
-        if counts[black] < 0.75 * counts.sum():
-            counts[black] = 0
-        if counts.sum() == 0 or counts.max() < share * counts.sum():
-            return None
-        found.add(list(COLOURS)[int(counts.argmax())])
-    return found.pop() if len(found) == 1 else None
+    for part in (1.0, 0.5, 0.28):
+        size = round(part * drawing.shape[-1])
+        small = torch.nn.functional.interpolate(premultiplied, size=(size, size), mode="bilinear", antialias=True)[0]
+        rgb = small[:3, small[3] > 250].T  # (opaque pixels, 3)
+        for gain in (0.85, 0.9, 0.95, 1.0, 1.05, 1.1):
+            counts = torch.bincount(colour_name((rgb * gain).clamp(max=255)), minlength=len(COLOURS))
+            black = list(COLOURS).index("black")
+            if counts[black] < 0.75 * counts.sum():
+                counts[black] = 0
+            if counts.sum() == 0 or counts.max() < (share if part == 1 else 0.5) * counts.sum():
+                return None
+            found.add(list(COLOURS)[int(counts.argmax())])
+            if len(found) > 1:
+                return None
+    return found.pop()
 
 
 def load_pictures(size: int, folder: Path | None = None) -> Pictures:
@@ -208,12 +228,15 @@ def _load_installed(size: int, cache_folder: Path) -> Pictures:
     pictures = _build(size)
     storage.write_tensors(path.with_suffix(".safetensors"), {"drawings": pictures.drawings})
     description = asdict(pictures) | {"drawings": storage.sha256(pictures.drawings.numpy().tobytes())}
-    storage.write_json(path.with_suffix(".json"), description)
+    storage.write_json(path.with_suffix(".json"), description | {"checksum": storage.fingerprint(description)})
     return pictures
 
 
 def _read_cache(path: Path) -> Pictures:
     description = storage.read_json(path.with_suffix(".json"))
+    require(isinstance(description, dict), f"{path}.json is no description of pictures")
+    checksum = description.pop("checksum", None)
+    require(checksum == storage.fingerprint(description), f"{path}.json fails its checksum")
     drawings = storage.read_tensors(path.with_suffix(".safetensors"))["drawings"]
     require(storage.sha256(drawings.numpy().tobytes()) == description["drawings"], f"{path} fails its checksum")
     concepts = tuple(
@@ -345,7 +368,12 @@ def read_folder(folder: Path, size: int) -> Pictures:
             f"{folder} has no readable names.csv ({error}); it needs one with the columns file and name."
         ) from None
     concepts, styles, drawn = {}, {}, {}
-    for line, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise LclError(f"{folder / 'names.csv'}, line {reader.reader.line_num}: {error}.") from None
+    for line, row in rows:
         row = {
             column: (value or "").strip()
             for column, value in row.items()
@@ -385,5 +413,5 @@ def _read_drawing(folder: Path, name: str, size: int, where: str) -> np.ndarray:
             return _fit(image, size)
     except LclError as error:
         raise error if str(error).startswith(where) else LclError(f"{where}: {error}") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise LclError(f"{where}: {name} is not a readable PNG or SVG drawing ({error}).") from None

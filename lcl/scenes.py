@@ -127,7 +127,10 @@ class World:
         self._hold_out(rng)
 
         self.sizes = _sizes(config.size)
-        self._drawings = {"cpu": [_shrink(pictures.drawings, size) for size in self.sizes]}
+        used = self.known + self.unseen
+        self._rows = {concept: row for row, concept in enumerate(used)}  # where a concept's drawings stand below
+        drawings = pictures.drawings[:, list(used)]
+        self._drawings = {"cpu": [_shrink(drawings, size) for size in self.sizes]}
         self._bounds = [_bounds(drawings[:, :, 3]) for drawings in self._drawings["cpu"]]
 
     def _hold_out(self, rng: random.Random) -> None:
@@ -150,7 +153,8 @@ class World:
         drawn_anew = tuple(
             concept for concept in self.known if any((s, concept) in self.held_drawings for s in range(styles))
         )
-        self._choices = {split: (self.known, tail) for split in ("train", "new_scenes", "unseen_pairs")}
+        self._choices = {split: (self.known, tail) for split in ("train", "new_scenes")}
+        self._choices["unseen_pairs"] = (self.known if self.held_pairs else (), tail)
         for split, concepts in (("unseen_drawings", drawn_anew), ("unseen_concepts", self.unseen)):
             self._choices[split] = (concepts, list(range(1, len(concepts) + 1)))
 
@@ -180,6 +184,8 @@ class World:
         rng = random.Random(f"{self.config.seed}/{split}/{index}/{single}")
         chosen = [concepts[index % len(concepts)]] if single else self._draw_concepts(rng, split, concepts, cumulative)
         placed = self._place(rng, split, chosen)
+        while split == "unseen_pairs" and not single and not set(chosen[:2]) <= {thing["concept"] for thing in placed}:
+            placed = self._place(rng, split, chosen)  # the pair is what this split is for: both must find room
         ground = self._ground(rng, placed)
         order = list(dict.fromkeys(thing["concept"] for thing in placed))
         groups = [[thing for thing in placed if thing["concept"] == concept] for concept in order]
@@ -227,7 +233,7 @@ class World:
                     level -= 1  # a smaller one finds room more easily
                 size = self.sizes[level]
                 left, top = (int(rng.random() * (side - size + 1)) for _ in range(2))
-                x0, y0, x1, y1 = self._bounds[level][style][concept]
+                x0, y0, x1, y1 = self._bounds[level][style][self._rows[concept]]
                 if flipped:
                     x0, x1 = size - x1, size - x0
                 box = (left + x0, top + y0, left + x1, top + y1)
@@ -254,6 +260,8 @@ class World:
         side, device = self.config.size, str(device)
         if device not in self._drawings:
             self._drawings[device] = [drawings.to(device) for drawings in self._drawings["cpu"]]
+        if not scenes:
+            return torch.empty(0, 3, side, side, dtype=torch.uint8, device=device)
         canvas = _draw_grounds([scene.ground for scene in scenes], side, device)  # (B, 3, H, W) int32
         flat = canvas.view(-1)
         for layer in range(max((len(scene.things) for scene in scenes), default=0)):
@@ -271,7 +279,8 @@ class World:
         """Lay g drawings of one size over their scenes. flat: the canvas (B·3·H·W) int32, changed in place."""
         size = self.sizes[level]
         numbers = torch.tensor(
-            [(row, t.style, t.concept, t.left, t.top, t.flipped, t.gain) for row, t in placed], device=device
+            [(row, t.style, self._rows[t.concept], t.left, t.top, t.flipped, t.gain) for row, t in placed],
+            device=device,
         )  # (g, 7)
         row, style, concept, left, top, flipped, gain = numbers.T
         drawn = self._drawings[device][level][style, concept].int()  # (g, 4, s, s), premultiplied
@@ -290,7 +299,7 @@ class World:
     ) -> Pairs:
         """The scenes of the given indices with their pictures, drawn and kept on `device`."""
         scenes = tuple(self.scene(split, index, single) for index in indices)
-        parts = [self.render(scenes[start : start + 256], device) for start in range(0, len(scenes), 256)]
+        parts = [self.render(scenes[start : start + 256], device) for start in range(0, max(len(scenes), 1), 256)]
         return Pairs(torch.cat(parts), scenes)
 
 
@@ -327,7 +336,8 @@ def _shrink(drawings: torch.Tensor, size: int) -> torch.Tensor:
 
 def _bounds(opacity: torch.Tensor) -> list[list[Box]]:
     """The smallest box around what is opaque (over half). (style, concept, s, s) uint8 → [style][concept] boxes."""
-    opaque = opacity > 127
+    most = opacity.amax((-2, -1), keepdim=True)  # of a hair-thin drawing, shrunk, nothing is over half opaque
+    opaque = opacity > torch.where(most > 127, 127, most // 2)
 
     def ends(lines: torch.Tensor) -> torch.Tensor:  # (style, concept, s) bool → first and last + 1: (style, concept, 2)
         size = lines.shape[-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer as Engine
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from lcl import storage
 from lcl.config import LclError, require
@@ -58,6 +58,7 @@ class Tokenizer:
 
     def __init__(self, engine: Engine, data: str):
         self._engine, self.data = engine, data
+        engine.encode_special_tokens = True  # "[PAD]" in a caption is text like any other
 
     @property
     def vocab_size(self) -> int:
@@ -76,6 +77,7 @@ class Tokenizer:
         engine.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
+        engine.decoder = decoders.ByteLevel()
         engine.post_processor = processors.TemplateProcessing(
             single=f"{BEGIN} $A {END}", special_tokens=[(token, SPECIAL.index(token)) for token in (BEGIN, END)]
         )
@@ -95,7 +97,10 @@ class Tokenizer:
         """
         for number, caption in enumerate(captions):
             check_caption(caption, number)
-        encodings = [self._cut(encoding, context_length) for encoding in self._engine.encode_batch(list(captions))]
+        encodings = [
+            self._cut(encoding, caption, context_length)
+            for encoding, caption in zip(self._engine.encode_batch(list(captions)), captions, strict=True)
+        ]
         length = max((len(ids) for ids, _, _ in encodings), default=0)
         ids, words = torch.zeros(len(captions), length, dtype=torch.long), torch.full((len(captions), length), -1)
         for row, (row_ids, row_words, _) in enumerate(encodings):
@@ -103,13 +108,15 @@ class Tokenizer:
         return Tokens(ids, ids != SPECIAL.index(PAD), words, tuple(spans for _, _, spans in encodings))
 
     @staticmethod
-    def _cut(encoding, context_length: int) -> tuple[list[int], list[int], tuple[tuple[int, int], ...]]:
+    def _cut(encoding, caption: str, context_length: int) -> tuple[list[int], list[int], tuple[tuple[int, int], ...]]:
         ids, words = encoding.ids, [-1 if word is None else word for word in encoding.word_ids]
         if len(ids) > context_length:
             ids, words = ids[: context_length - 1] + ids[-1:], words[: context_length - 1] + [-1]
         spans: dict[int, tuple[int, int]] = {}
         for word, (start, end) in zip(words, encoding.offsets, strict=False):
             if word >= 0:
+                while end < len(caption) and not caption[end].isspace() and encoding.char_to_token(end) is None:
+                    end += 1  # an accent that NFC melted into its letter
                 spans[word] = (spans.get(word, (start, end))[0], end)
         return ids, words, tuple(spans.values())
 
@@ -151,6 +158,8 @@ def check_caption(caption: str, number: int) -> None:
     """Raise LclError, with the caption's number, unless it is text that a model can learn from."""
     require(isinstance(caption, str), f"caption {number} is {type(caption).__name__}, not text.")
     require("\0" not in caption, f"caption {number} holds a NUL character, so it is no text; repair or remove it.")
+    broken = any("\ud800" <= letter <= "\udfff" for letter in caption)
+    require(not broken, f"caption {number} holds half a character, so it is no text; repair or remove it.")
     words = len(caption.split())
     require(words > 0, f"caption {number} is empty; give it at least one word or remove its pair.")
     require(

@@ -11,7 +11,9 @@ from lcl.config import SceneConfig, get_profile
 from lcl.pictures import Pictures, load_pictures
 from lcl.scenes import SPLITS, Scene, Thing, World, open_world
 
-torch.set_num_threads(1)  # tests run side by side, a process a core (pytest -n 2); more threads would only get in the way
+torch.set_num_threads(
+    1
+)  # tests run side by side, a process a core (pytest -n 2); more threads would only get in the way
 
 settings.register_profile("lcl", deadline=None, derandomize=True)  # a slow machine is no failure
 settings.load_profile("lcl")

@@ -129,7 +129,9 @@ def squeezed(text):
     return "".join(text.split())
 
 
-scripts = st.text(st.sampled_from("aZ éÅßİ.,-'’_19\t\n👩\u200d🚀🏽🇫🇷كلبשלום狗犬ไก่कुत्ता\u0301\u0327\u1100\u1161"), min_size=1)
+scripts = st.text(
+    st.sampled_from("aZ éÅßİ.,-'’_19\t\n👩\u200d🚀🏽🇫🇷كلبשלום狗犬ไก่कुत्ता\u0301\u0327\u1100\u1161"), min_size=1
+)
 
 
 @given(st.text(min_size=1, max_size=40) | scripts)
