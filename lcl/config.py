@@ -195,7 +195,7 @@ def _profiles() -> dict[str, Profile]:
     smoke = Profile(
         "smoke",
         SceneConfig(known=32, unseen=8),
-        ModelConfig(VisionConfig(width=64, depth=1), LanguageConfig(vocab_size=512, width=64, depth=1), embed_dim=64),
+        ModelConfig(VisionConfig(width=64, depth=1), LanguageConfig(vocab_size=512, width=64, depth=1), embed_dim=128),
         TrainConfig(pairs=1024, epochs=2, batch_size=64, evaluate_every=16),
         EvalConfig(retrieval=128, views=2),
     )

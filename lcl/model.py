@@ -16,7 +16,7 @@ from lcl.language import TextFeatures, make_language
 from lcl.text import Tokenizer, Tokens
 from lcl.vision import ImageFeatures, make_vision
 
-FIRST_LOGIT_SCALE = 4.0  # lower than CLIP's 1/0.07: a new model has no opinions, so its first loss is close to ln B
+FIRST_LOGIT_SCALE = 3.0  # lower than CLIP's 1/0.07: a new model has no opinions, so its first loss is close to ln B
 MAX_LOGIT_SCALE = 100.0  # the clamp of CLIP
 
 
