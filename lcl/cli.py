@@ -37,10 +37,11 @@ def data(
     save: Annotated[Path | None, typer.Option(help="Write a sheet of example scenes to this PNG.")] = None,
 ) -> None:
     """Build the picture dictionary if need be, and show what scenes it makes."""
+    chosen = get_profile(profile)
+
     from lcl import plots, storage
     from lcl.scenes import SPLITS, open_world
 
-    chosen = get_profile(profile)
     started = time.perf_counter()
     world = open_world(chosen.scenes, pictures)
     dictionary = world.pictures
@@ -73,18 +74,21 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
 ) -> None:
     """Train, evaluate on every split, and write runs/NAME/ with metrics.json, the checkpoint and report.html."""
+    chosen = _customised(get_profile(profile), recipe, tower, epochs, batch_size)  # refuse at once, before torch loads
+
     from lcl.evaluation import evaluate as measure
+    from lcl.recipes import get_recipe
     from lcl.report import table_text, write_report
     from lcl.runs import free_name, load_run, new_run, save_run
     from lcl.scenes import open_world
     from lcl.training import Training
 
-    chosen = _customised(get_profile(profile), recipe, tower, epochs, batch_size)
-    clock = Clock()
-    world = open_world(chosen.scenes, pictures)
-    training = Training(chosen, world, seed)
-    clock.lap("setting up")
+    get_recipe(recipe)
     with new_run(runs, name or free_name(runs, f"{recipe}-{profile}")) as folder:
+        clock = Clock()
+        world = open_world(chosen.scenes, pictures)
+        training = Training(chosen, world, seed)
+        clock.lap("setting up")
         curve = follow(training)
         clock.lap("training")
         metrics = measure(training.model, training.tokenizer, world, chosen.evaluation)
@@ -178,7 +182,8 @@ def main(arguments: list[str] | None = None) -> None:
     for noisy in ("httpx", "fontTools", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="replace")  # arrows, on a Windows console too
+        if hasattr(stream, "reconfigure"):  # arrows, on a Windows console too
+            stream.reconfigure(encoding="utf-8", errors="replace")
     try:
         app(arguments)
     except LclError as error:

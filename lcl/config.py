@@ -22,7 +22,8 @@ def choose(what: str, name: str, names: Iterable[str]) -> str:
     if name in names:
         return name
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {', '.join(names)}."
+    known = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {known}."
     raise LclError(f"there is no {what} {name!r}; {hint}")
 
 

@@ -82,7 +82,8 @@ def top_k_accuracy(scores: torch.Tensor, right: torch.Tensor, k: int) -> Figure:
     """
     number = scores.shape[1]
     k = min(k, number)
-    hit = right.gather(1, scores.topk(k, dim=1).indices).any(1)
+    best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]  # stable: of equals, the first class
+    hit = right.gather(1, best).any(1)
     misses = [math.comb(number - int(several), k) / math.comb(number, k) for several in right.sum(1)]
     return {"value": hit.double().mean().item(), "chance": 1 - sum(misses) / len(misses)}
 

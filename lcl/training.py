@@ -142,24 +142,21 @@ def batches(
     A data set of up to CHUNK scenes is drawn once and stays in memory; a larger one is drawn chunk by chunk,
     shuffled between and within chunks.
     """
-    starts = range(0, config.pairs, CHUNK)
+    chunk = max(CHUNK // config.batch_size, 1) * config.batch_size  # so that only the last chunk leaves pairs over
+    starts = range(0, config.pairs, chunk)
     kept: tuple[Pairs, Tokens] | None = None
     for epoch in range(config.epochs):
         shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        left = (
-            config.pairs // config.batch_size
-        )  # batches of this epoch; the last pairs that fill none wait for the next
         for number in torch.randperm(len(starts), generator=shuffle).tolist():
-            indices = range(starts[number], min(starts[number] + CHUNK, config.pairs))
+            indices = range(starts[number], min(starts[number] + chunk, config.pairs))
             if kept is None or len(starts) > 1:
                 pairs = world.pairs("train", indices, device=device)
                 kept = (pairs, tokenizer.encode(pairs.captions, context))
             pairs, tokens = kept
             order = torch.randperm(len(pairs), generator=shuffle)
             for rows in order.split(config.batch_size):
-                if len(rows) == config.batch_size and left > 0:
+                if len(rows) == config.batch_size:
                     yield Batch(pairs.images[rows.to(device)], tokens[rows].to(device), rows + indices.start)
-                    left -= 1
 
 
 def make_optimizer(model: Clip, config: TrainConfig) -> torch.optim.AdamW:

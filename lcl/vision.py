@@ -127,29 +127,37 @@ class TimmTower(nn.Module):
         import timm  # takes seconds to import: only those who want it wait
 
         choose("timm model", name.split(".")[0], timm.list_models())
-        sized = {"img_size": image_size} if "vit" in name or "deit" in name else {}
         try:
-            self.body = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized)
-        except (TypeError, RuntimeError, ValueError, OSError) as error:
-            raise LclError(f"timm cannot make {name!r} for {image_size} pixels: {error}.") from None
-        self.width = self.body.num_features
-        self.register_buffer("mean", torch.tensor(self.body.default_cfg["mean"])[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(self.body.default_cfg["std"])[:, None, None], persistent=False)
+            self.body = self._make(timm, name, image_size, pretrained)
+            default = self.body.default_cfg
+            self.register_buffer("mean", torch.tensor(default["mean"])[:, None, None], persistent=False)
+            self.register_buffer("std", torch.tensor(default["std"])[:, None, None], persistent=False)
+            with torch.no_grad():  # some models find out only now that they cannot
+                seen = self.eval()(torch.zeros(1, 3, image_size, image_size))
+        except (TypeError, RuntimeError, ValueError, OSError, AssertionError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise LclError(f"timm cannot make {name!r} for {image_size} pixels: {reason}.") from None
+        self.train()
+        self.width = seen.pooled.shape[-1]  # some heads widen the features
+
+    @staticmethod
+    def _make(timm, name: str, image_size: int, pretrained: bool) -> nn.Module:
+        try:  # models with positions or windows want to know the size
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
+        except TypeError:  # … the others do not take it
+            return timm.create_model(name, pretrained=pretrained, num_classes=0)
 
     def forward(self, images: torch.Tensor) -> ImageFeatures:
-        features = self.body.forward_features(
-            (unit(images) - self.mean) / self.std
-        )  # (B, d, h, w), (B, h, w, d) or (B, n, d)
+        features = self.body.forward_features((unit(images) - self.mean) / self.std)
         pooled = self.body.forward_head(features, pre_logits=True)  # (B, d)
-        if features.ndim == 3:
-            return ImageFeatures(features[:, self.body.num_prefix_tokens :], pooled)
-        if features.shape[1] != self.width or getattr(self.body, "output_fmt", "NCHW") == "NHWC":
+        if features.ndim == 3:  # (B, n, d)
+            return ImageFeatures(features[:, getattr(self.body, "num_prefix_tokens", 0) :], pooled)
+        if features.shape[1] != self.body.num_features:  # (B, h, w, d)
             features = features.permute(0, 3, 1, 2)
         patch_tokens = features.flatten(2).transpose(1, 2)  # (B, n, d')
-        if patch_tokens.shape[-1] != pooled.shape[-1]:  # some heads widen the features on the way
-            patch_tokens = self.body.forward_head(
-                features.flatten(2).permute(0, 2, 1).flatten(0, 1)[..., None, None], pre_logits=True
-            ).unflatten(0, (len(pooled), -1))
+        if patch_tokens.shape[-1] != pooled.shape[-1]:
+            patch_tokens = self.body.forward_head(patch_tokens.flatten(0, 1)[..., None, None], pre_logits=True)
+            patch_tokens = patch_tokens.unflatten(0, (len(pooled), -1))
         return ImageFeatures(patch_tokens, pooled)
 
 
