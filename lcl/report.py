@@ -57,7 +57,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 img { max-width: 100%; height: auto }
 table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto }
-td, th { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
+td, th { white-space: nowrap; padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
 td:first-child, th:first-child { text-align: left }
 small, .chance { color: #595959 }
 </style>
