@@ -5,7 +5,6 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 export JUPYTER_PLATFORM_DIRS := 1
-export OMP_WAIT_POLICY ?= passive# threads that wait sleep, so that a busy browser does not slow training tenfold
 
 .PHONY: lab run test unit notebooks-test bench setup notebooks requirements lint
 

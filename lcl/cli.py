@@ -36,7 +36,10 @@ def data(
     pictures: PicturesOption = None,
     save: Annotated[Path | None, typer.Option(help="Write a sheet of example scenes to this PNG.")] = None,
 ) -> None:
-    """Build the picture dictionary if need be, and show what scenes it makes."""
+    """Show the pictures, and an example of every split.
+
+    The first call draws the picture dictionary, which takes seconds.
+    """
     chosen = get_profile(profile)
 
     from lcl import plots, storage
@@ -73,7 +76,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
 ) -> None:
-    """Train, evaluate on every split, and write runs/NAME/ with metrics.json, the checkpoint and report.html."""
+    """Train, evaluate, and write runs/NAME/.
+
+    The folder holds metrics.json, the checkpoint, and report.html, a page to look at.
+    """
     chosen = _customised(get_profile(profile), recipe, tower, epochs, batch_size)  # refuse at once, before torch loads
 
     from lcl.evaluation import evaluate as measure
@@ -115,7 +121,10 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     pictures: PicturesOption = None,
 ) -> None:
-    """Measure a finished run again, on every split, and compare with what it wrote down."""
+    """Measure a finished run again.
+
+    On every split, and compared with what it wrote down.
+    """
     from lcl.evaluation import evaluate as measure
     from lcl.report import table_text
     from lcl.runs import load_run
@@ -137,7 +146,7 @@ def evaluate(
 
 @app.command()
 def bench(repeats: Annotated[int, typer.Option(help="Rounds; peers take turns in each.", min=1)] = 3) -> None:
-    """Measure speed beside trusted peers, in one run, as ratios."""
+    """Measure speed beside trusted peers."""
     from lcl.bench import main as run_benchmarks
 
     run_benchmarks(repeats)

@@ -40,7 +40,7 @@ COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often a scene has 1, 2, 3, 4 things
 SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, when there are 1, 2, 3, 4 things
 LEVELS = 12  # drawings are kept in so many sizes
 GAIN = (0.86, 1.09)  # a thing's brightness; `pictures.main_colour` holds over this range
-TAIL = 20  # how often the concept of rank r is drawn: 1 / (r + TAIL), a long tail as on the web
+TAIL = 30  # how often the concept of rank r is drawn: 1 / (r + TAIL), a long tail as on the web
 
 
 @dataclass(frozen=True)
