@@ -120,6 +120,11 @@ def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, in
     return start + name, len(start), len(start) + len(name)
 
 
+def one(concept: Concept) -> str:
+    """A concept as a prompt names it: "an apple", and "popcorn" where one does not count."""
+    return f"{article(concept.name)} {concept.name}" if concept.counted else concept.name
+
+
 @cache
 def article(phrase: str) -> str:
     """ "a" or "an", as the phrase is spoken: "an hourglass", "a unicorn"."""

@@ -86,6 +86,10 @@ class VisionConfig:
             choose("image tower", self.tower, ["conv", "vit", "timm:NAME"])
         positive(self, "image_size", "width", "depth", "heads", "patch_size")
         require(
+            self.image_size <= 1024 and self.width <= 4096 and self.depth <= 64,
+            f"{self.image_size} pixels, width {self.width}, depth {self.depth}: that is no lightweight tower any more.",
+        )
+        require(
             self.tower != "vit" or self.width % self.heads == 0,
             f"width {self.width} is no multiple of {self.heads} heads.",
         )
@@ -114,6 +118,8 @@ class LanguageConfig:
         if not self.tower.startswith("hf:"):
             choose("text tower", self.tower, ["transformer", "hf:NAME"])
         positive(self, "width", "heads")
+        require(self.width <= 4096, f"width {self.width}: that is no lightweight tower any more.")
+        require(self.vocab_size <= 1_000_000, f"a vocabulary of {self.vocab_size} tokens is more than a million.")
         require(self.vocab_size >= 260, f"a vocabulary of {self.vocab_size} has no room for the 260 basic tokens.")
         require(self.width % self.heads == 0, f"width {self.width} is no multiple of {self.heads} heads.")
         require(1 <= self.depth <= 12, f"a text tower has 1 to 12 layers, not {self.depth}.")
@@ -130,6 +136,7 @@ class ModelConfig:
 
     def __post_init__(self):
         positive(self, "embed_dim")
+        require(self.embed_dim <= 8192, f"a space of {self.embed_dim} dimensions is not light; use 8192 or fewer.")
 
 
 @dataclass(frozen=True)

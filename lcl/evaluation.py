@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from lcl.captions import article
-from lcl.config import EvalConfig
+from lcl.captions import one
+from lcl.config import EvalConfig, require
 from lcl.model import Clip
+from lcl.pictures import Concept
 from lcl.scenes import SPLITS, Pairs, World
 from lcl.text import Tokenizer
 
@@ -49,9 +50,18 @@ def ranks(similarity: torch.Tensor) -> torch.Tensor:
 
     Of equally similar candidates, the one with the smaller number comes first.
     """
+    check_finite(similarity)
     own = similarity.diagonal()[:, None]
     earlier = torch.ones_like(similarity, dtype=torch.bool).tril(-1)
     return ((similarity > own) | ((similarity == own) & earlier)).sum(1)
+
+
+def check_finite(scores: torch.Tensor) -> None:
+    """Raise LclError for NaN or infinity: comparisons with NaN are all false, and would pass for a perfect model."""
+    require(
+        bool(torch.isfinite(scores).all()),
+        "the embeddings hold values that are not finite numbers, so nothing can be measured; the model is damaged.",
+    )
 
 
 def recall_at_k(similarity: torch.Tensor, k: int) -> float:
@@ -69,10 +79,10 @@ def retrieval(v: torch.Tensor, t: torch.Tensor) -> dict[str, Figure]:
     }
 
 
-def class_embeddings(model: Clip, tokenizer: Tokenizer, names: Sequence[str]) -> torch.Tensor:
-    """One embedding a name, the normalised mean over TEMPLATES. → (C, d)"""
-    prompts = [template.format(f"{article(name)} {name}") for name in names for template in TEMPLATES]
-    return F.normalize(embed_texts(model, tokenizer, prompts).unflatten(0, (len(names), -1)).mean(1), dim=-1)
+def class_embeddings(model: Clip, tokenizer: Tokenizer, concepts: Sequence[Concept]) -> torch.Tensor:
+    """One embedding a concept, the normalised mean over TEMPLATES. → (C, d)"""
+    prompts = [template.format(one(concept)) for concept in concepts for template in TEMPLATES]
+    return F.normalize(embed_texts(model, tokenizer, prompts).unflatten(0, (len(concepts), -1)).mean(1), dim=-1)
 
 
 def top_k_accuracy(scores: torch.Tensor, right: torch.Tensor, k: int) -> Figure:
@@ -80,6 +90,7 @@ def top_k_accuracy(scores: torch.Tensor, right: torch.Tensor, k: int) -> Figure:
 
     Chance is the mean share of draws of k classes that contain a right one.
     """
+    check_finite(scores)
     number = scores.shape[1]
     k = min(k, number)
     best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]  # stable: of equals, the first class
@@ -98,7 +109,8 @@ def zero_shot(model: Clip, tokenizer: Tokenizer, world: World, split: str, views
     pairs = world.pairs(split, range(views * len(world.concepts(split))), single=single)
     right = torch.tensor([[concept in scene.concepts for concept in names] for scene in pairs.scenes])  # (N, C)
     v = embed_images(model, pairs.images)
-    scores = v @ class_embeddings(model, tokenizer, [world.name(concept) for concept in names]).T  # (N, C)
+    classes = class_embeddings(model, tokenizer, [world.pictures.concepts[concept] for concept in names])  # (C, d)
+    scores = v @ classes.T  # (N, C)
     figures = {f"zero_shot_top{k}": top_k_accuracy(scores, right, k) for k in (1, 5)}
     if split == "unseen_concepts":
         figures["category_top1"] = category_accuracy(model, tokenizer, world, v, pairs)
@@ -106,19 +118,24 @@ def zero_shot(model: Clip, tokenizer: Tokenizer, world: World, split: str, views
 
 
 def category_accuracy(model: Clip, tokenizer: Tokenizer, world: World, v: torch.Tensor, pairs: Pairs) -> Figure:
-    """Of what category is it? A category is the mean embedding of the names of its *known* concepts (our reading):
+    """Of what category is it? The mean over the categories, so that always saying the largest one is worth no more.
 
-    the name of an unseen concept says nothing to a model that never read it, but its kind may be seen.
+    A category is the mean embedding of its *known* concepts' names (our reading): a model may see the kind of a thing
+    whose own name it never read. v: (N, d), of pictures of one thing each.
     """
     concepts = world.pictures.concepts
     categories = sorted({concepts[concept].category for concept in world.known})
-    classes = class_embeddings(model, tokenizer, [world.name(concept) for concept in world.known])
+    classes = class_embeddings(model, tokenizer, [concepts[concept] for concept in world.known])  # (known, d)
     member = torch.tensor([[concepts[c].category == category for c in world.known] for category in categories]).float()
     prototypes = F.normalize(member @ classes / member.sum(1, keepdim=True), dim=-1)  # (categories, d)
-    right = torch.tensor(
-        [[concepts[scene.things[0].concept].category == category for category in categories] for scene in pairs.scenes]
-    )
-    return top_k_accuracy(v @ prototypes.T, right, 1)
+    guessed = (v @ prototypes.T).argmax(1)  # (N,)
+    shown = [concepts[scene.things[0].concept].category for scene in pairs.scenes]
+    shares = [
+        (guessed[torch.tensor([name == category for name in shown])] == number).double().mean().item()
+        for number, category in enumerate(categories)
+        if category in shown
+    ]
+    return {"value": sum(shares) / len(shares), "chance": 1 / len(categories)}
 
 
 def evaluate(model: Clip, tokenizer: Tokenizer, world: World, config: EvalConfig) -> dict[str, dict[str, Figure]]:

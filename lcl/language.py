@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from lcl.config import LanguageConfig, LclError
-from lcl.text import Tokens
+from lcl.config import LanguageConfig, LclError, require
+from lcl.text import BEGIN, END, PAD, SPECIAL, Tokens
 from lcl.vision import Block
 
 
@@ -46,8 +46,10 @@ class TextTransformer(nn.Module):
 class HubTower(nn.Module):
     """Any encoder of transformers, by architecture name or local folder, reading this library's tokens.
 
-    The name of an architecture ("bert", "distilbert", …) makes a fresh, small one of that kind; anything else is
-    loaded, as safetensors only, from a folder or from what is already downloaded.
+    The name of an architecture ("bert", "distilbert", "roberta", …) makes a fresh, small one of that kind; anything
+    else is loaded, as safetensors only, from a folder or from what is already downloaded. Our tokens' numbers meet
+    rows of *its* embedding table that meant something else: the table is learned anew, the blocks bring what they know.
+    Raises LclError for a model that reads no padded captions of `context_length` tokens, or needs a decoder.
     """
 
     def __init__(self, name: str, config: LanguageConfig):
@@ -62,7 +64,11 @@ class HubTower(nn.Module):
                     "num_hidden_layers": config.depth,
                     "num_attention_heads": config.heads,
                     "intermediate_size": 4 * config.width,
-                    "max_position_embeddings": config.context_length,
+                    "max_position_embeddings": config.context_length + 2,  # some count from 2
+                    **{
+                        f"{name}_token_id": SPECIAL.index(token)
+                        for name, token in (("pad", PAD), ("bos", BEGIN), ("eos", END))
+                    },
                 }
                 known = transformers.CONFIG_MAPPING[name]()
                 renamed = {known.attribute_map.get(key, key): value for key, value in settings.items()}
@@ -72,13 +78,27 @@ class HubTower(nn.Module):
             else:
                 self.body = transformers.AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
                 self.body.resize_token_embeddings(config.vocab_size)
-        except (OSError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            require(not self.body.config.is_encoder_decoder, "it is an encoder and a decoder")
+            ids = torch.full((1, config.context_length), len(SPECIAL))  # a full caption: some find out only now
+            self.width = self.body.config.hidden_size
+            with torch.no_grad():
+                self.eval()(Tokens(ids, torch.ones_like(ids, dtype=torch.bool), ids, ((),)))
+            self.train()
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AssertionError,
+            IndexError,
+            RuntimeError,
+            AttributeError,
+            LclError,
+        ) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise LclError(
                 f"transformers cannot make the text tower {name!r} ({reason}); name an architecture such as bert, "
                 "or a folder that holds a model."
             ) from None
-        self.width = self.body.config.hidden_size
 
     def forward(self, tokens: Tokens) -> TextFeatures:
         x = self.body(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state  # (B, L, d)

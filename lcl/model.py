@@ -76,9 +76,15 @@ FORMAT = "lcl-model-1"
 
 
 def save_model(folder: Path, model: Clip, tokenizer: Tokenizer) -> None:
-    """Write `model.safetensors`, and `model.json` with the config and the tokenizer, each atomically."""
+    """Write `model.safetensors`, then `model.json` with config, tokenizer and the weights' checksum, each atomically."""
     storage.write_tensors(folder / "model.safetensors", model.state_dict())
-    description = {"format": FORMAT, "model": to_dict(model.config), "tokenizer": tokenizer.to_dict()}
+    checksum = storage.sha256((folder / "model.safetensors").read_bytes())
+    description = {
+        "format": FORMAT,
+        "weights": checksum,
+        "model": to_dict(model.config),
+        "tokenizer": tokenizer.to_dict(),
+    }
     storage.write_json(folder / "model.json", description)
 
 
@@ -106,11 +112,15 @@ def load_model(folder: Path, data: str | None = None) -> tuple[Clip, Tokenizer]:
         f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only {config.language.vocab_size}; "
         "they are not of one training.",
     )
-    model = Clip(config)
     weights = storage.read_tensors(folder / "model.safetensors")
+    model = Clip(config)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         wrong = str(error).splitlines()[1].strip()
         raise LclError(f"the weights in {folder} are those of another model size ({wrong})") from None
+    require(
+        storage.sha256((folder / "model.safetensors").read_bytes()) == description.get("weights"),
+        f"the weights in {folder} are not those that its model.json describes; copy both files from one training.",
+    )
     return model.eval(), tokenizer

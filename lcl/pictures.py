@@ -217,7 +217,8 @@ def load_pictures(size: int, folder: Path | None = None) -> Pictures:
 def _load_installed(size: int, cache_folder: Path) -> Pictures:
     check_packages()
     code = storage.sha256(Path(__file__).read_bytes())
-    key = storage.fingerprint({"packages": PACKAGES, "size": size, "code": code})
+    drawn_with = {package: importlib.metadata.version(package) for package in ("resvg-py", "pillow")}
+    key = storage.fingerprint({"packages": PACKAGES | drawn_with, "size": size, "code": code})
     path = cache_folder / f"pictures-{size}-{key}"
     if path.with_suffix(".json").exists():
         try:
@@ -289,10 +290,13 @@ def _build(size: int) -> Pictures:
         if known.category in CATEGORIES and entry and all(drawn):
             name = _plain(entry["en"])
             if not SKIPPED.fullmatch(name):
-                synonyms = tuple(dict.fromkeys(map(_plain, entry.get("alias", []))))
+                short = name in RENAMED and " of " not in RENAMED[name]  # then people use the longer name, too
+                aliases = dict.fromkeys([name] * short + [_plain(alias) for alias in entry.get("alias", [])])
                 concepts.append({
                     "name": RENAMED.get(name, name),
-                    "synonyms": (name, *synonyms) if name in RENAMED and " of " not in RENAMED[name] else synonyms,
+                    "synonyms": tuple(
+                        a for a in aliases if a not in REJECTED_ALIASES and not re.search(r"\d| face$", a)
+                    ),
                     "category": CATEGORIES[known.category],
                     "counted": name not in UNCOUNTED,
                 })  # fmt: skip
@@ -312,16 +316,15 @@ def _plain(name: str) -> str:
 
 
 def _keep_unambiguous(concepts: list[dict]) -> None:
-    """Drop synonyms that mislead or that two things share, so that every name has one meaning."""
+    """Drop synonyms that two things share, so that every name has one meaning."""
     names = {concept["name"] for concept in concepts}
     shared = [synonym for concept in concepts for synonym in concept["synonyms"]]
     for concept in concepts:
         concept["synonyms"] = tuple(
             synonym
             for synonym in concept["synonyms"]
-            if synonym not in names | REJECTED_ALIASES
+            if synonym not in names
             and shared.count(synonym) == 1
-            and not re.search(r"\d| face$", synonym)
             and synonym.replace(" ", "") != concept["name"].replace("-", "").replace(" ", "")
         )
 
@@ -382,7 +385,8 @@ def read_folder(folder: Path, size: int) -> Pictures:
         where = f"{folder / 'names.csv'}, line {line}"
         require(bool(row.get("file") and row.get("name")), f"{where}: every line needs a file and a name.")
         name, style = row["name"].lower(), row.get("style") or "drawings"
-        require(len(name) <= 80 and name.isprintable(), f"{where}: the name is longer than 80 letters or not readable.")
+        readable = all(len(word) <= 80 and word.isprintable() for word in (name, *row.get("synonyms", "").split(";")))
+        require(readable, f"{where}: a name or synonym is longer than 80 letters or not readable.")
         require((style, name) not in drawn, f"{where}: {style} draws {name!r} a second time; keep one of them.")
         concepts.setdefault(name, {
             "name": name,
@@ -402,9 +406,9 @@ def read_folder(folder: Path, size: int) -> Pictures:
 
 
 def _read_drawing(folder: Path, name: str, size: int, where: str) -> np.ndarray:
-    path = (folder / name).resolve()
-    require(path.is_relative_to(folder.resolve()), f"{where}: {name} lies outside the folder; move it inside.")
     try:
+        path = (folder / name).resolve()
+        require(path.is_relative_to(folder.resolve()), f"{where}: {name} lies outside the folder; move it inside.")
         require(path.stat().st_size <= MAX_DRAWING_BYTES, f"{where}: {name} is larger than 10 MB.")
         if path.suffix.lower() == ".svg":
             return _render_svg(path.read_text(encoding="utf-8"), size)

@@ -15,13 +15,13 @@ from lcl.training import Step
 
 COLUMNS = {
     "image_to_text_recall@1": "image→text R@1",
-    "image_to_text_recall@5": "R@5",
-    "image_to_text_recall@10": "R@10",
+    "image_to_text_recall@5": "image→text R@5",
+    "image_to_text_recall@10": "image→text R@10",
     "text_to_image_recall@1": "text→image R@1",
-    "text_to_image_recall@5": "R@5",
-    "text_to_image_recall@10": "R@10",
+    "text_to_image_recall@5": "text→image R@5",
+    "text_to_image_recall@10": "text→image R@10",
     "zero_shot_top1": "zero-shot top-1",
-    "zero_shot_top5": "top-5",
+    "zero_shot_top5": "zero-shot top-5",
     "category_top1": "category top-1",
 }
 
@@ -57,7 +57,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 img { max-width: 100%; height: auto }
 table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto }
-td, th { white-space: nowrap; padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
+td { white-space: nowrap }
+td, th { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
 td:first-child, th:first-child { text-align: left }
 small, .chance { color: #595959 }
 </style>

@@ -84,7 +84,7 @@ def provenance() -> dict:
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": {package: importlib.metadata.version(package) for package in packages},
+        "packages": {package: version(package) for package in packages},
         "machine": {
             "system": platform.system(),
             "processor": processor(),
@@ -93,6 +93,14 @@ def provenance() -> dict:
             "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
+
+
+def version(package: str) -> str | None:
+    """The installed version; None where the package is missing, as art may be where one draws oneself."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:
@@ -145,7 +153,7 @@ def save_run(
             "metrics": metrics,
             "profile": to_dict(training.profile),
             "data": training.world.fingerprint,
-            "pictures": str(pictures_folder) if pictures_folder else None,
+            "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
             "provenance": provenance(),
         },
@@ -165,6 +173,7 @@ def load_run(folder: Path) -> Run:
         isinstance(found, dict) and found.get("format") == FORMAT, f"{folder / 'metrics.json'} is not of this library."
     )
     try:
+        require(isinstance(found["pictures"], str | None), f"{folder / 'metrics.json'} names no folder of pictures.")
         model, tokenizer = load_model(folder, data=found["data"])
         profile = from_dict(Profile, found["profile"])
         curve = list(_curve(storage.read_json(folder / "curve.json"), profile))

@@ -28,7 +28,7 @@ SPLITS = {
     "new_scenes": "new scenes of known drawings",
     "unseen_drawings": "known things, drawn by a hand that training never showed for them",
     "unseen_pairs": "known things that training never showed together",
-    "unseen_concepts": "things that training never showed or named",
+    "unseen_concepts": 'things that training never showed, and named at most in part ("pig" in "pig nose")',
 }
 
 HELD_OUT_DRAWINGS = (

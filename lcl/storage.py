@@ -11,7 +11,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from lcl.config import LclError
+from lcl.config import LclError, require
 
 
 def sha256(data: bytes) -> str:
@@ -38,7 +38,7 @@ def _replace(path: Path, fill: Callable[[Path], None]) -> None:
         fill(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # on the disk before the name points at it
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner may read
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner may read
         os.replace(temporary, path)
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -48,6 +48,12 @@ def _replace(path: Path, fill: Callable[[Path], None]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # there is no way to read it but to set it
+    os.umask(mask)
+    return mask
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -60,13 +66,18 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+MAX_JSON_BYTES = 64_000_000
+
+
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises LclError when the file is missing or damaged."""
+    """Read JSON. Raises LclError when the file is missing, damaged, or larger than MAX_JSON_BYTES."""
     try:
+        size = Path(path).stat().st_size
+        require(size <= MAX_JSON_BYTES, f"{path} has {size} bytes, more than any file of this library.")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LclError(f"{path} does not exist.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LclError(f"{path} is not readable as JSON ({error}); it may have been cut off.") from error
 
 

@@ -62,7 +62,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return self._engine.get_vocab_size()
+        """One more than the largest id."""
+        return max(self._engine.get_vocab().values(), default=-1) + 1
 
     @property
     def fingerprint(self) -> str:

