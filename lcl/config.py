@@ -145,7 +145,7 @@ class TrainConfig:
 
     recipe: str = "clip"
     pairs: int = 16_384
-    epochs: int = 9
+    epochs: int = 8
     batch_size: int = 128
     learning_rate: float = 2e-3  # peak
     weight_decay: float = 0.1  # of matrices; vectors and scalars decay not at all
