@@ -189,5 +189,5 @@ def bars(values: dict[str, dict[str, float]], ylabel: str, log: bool = False) ->
     axes.set_xticks(range(len(values)), list(values), fontsize=8)
     axes.set(ylabel=ylabel, yscale="log" if log else "linear")
     if len(names) > 1:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
     return figure
