@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import mean, stdev
 
 import jinja2
 
@@ -142,3 +143,18 @@ def write_report(run: Run, world: World) -> Path:
 
 def _figure(title: str, figure, text: str, alt: str) -> dict[str, str]:
     return {"title": title, "source": plots.to_data_url(figure), "text": text, "alt": alt}
+
+
+def summary_markdown(runs: Sequence[dict[str, dict[str, Figure]]]) -> str:
+    """The metrics of several seeds as a Markdown table: "mean ± standard deviation (chance)", in percent."""
+    rows = [["split", *COLUMNS.values()]]
+    for split in runs[0]:
+        row = [f"`{split}`"]
+        for name in COLUMNS:
+            found = [100 * metrics[split][name]["value"] for metrics in runs if name in metrics[split]]
+            chance = [100 * metrics[split][name]["chance"] for metrics in runs if name in metrics[split]]
+            row.append(f"{mean(found):.1f} ± {stdev(found):.1f} ({chance[0]:.1f})" if found else "")
+        rows.append(row)
+    turned = list(zip(*rows, strict=True))
+    lines = ["| " + " | ".join(row) + " |" for row in turned]
+    return "\n".join([lines[0], "|---" + "|---:" * (len(turned[0]) - 1) + "|", *lines[1:]])
