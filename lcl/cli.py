@@ -88,8 +88,10 @@ def train(
     from lcl.runs import free_name, load_run, new_run, save_run
     from lcl.scenes import open_world
     from lcl.training import Training
+    from lcl.vision import make_vision
 
     get_recipe(recipe)
+    make_vision(chosen.model.vision)  # an unknown tower, too, is refused before anything is drawn
     with new_run(runs, name or free_name(runs, f"{recipe}-{profile}")) as folder:
         clock = Clock()
         world = open_world(chosen.scenes, pictures)
