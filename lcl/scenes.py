@@ -36,7 +36,7 @@ HELD_OUT_DRAWINGS = (
 )
 HELD_OUT_PAIRS = 0.1  # share of the pairs of known concepts
 MAX_OVERLAP = 0.1  # of the smaller box's area
-COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often a scene has 1, 2, 3, 4 things
+COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often 1, 2, 3, 4 things are wanted; one without room is left out
 SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, when there are 1, 2, 3, 4 things
 LEVELS = 12  # drawings are kept in so many sizes
 GAIN = (0.86, 1.09)  # a thing's brightness; `pictures.main_colour` holds over this range

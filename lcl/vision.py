@@ -73,7 +73,8 @@ class ConvTower(nn.Module):
     """A small residual conv tower: from the image to an eighth of its side in three halvings, then `depth` blocks.
 
     Every 8 × 8 pixels become a patch token. `pooled` is their maximum, feature by feature: a scene holds a cat if any
-    patch does. (With the mean, which asks how much of the scene is cat, it learned several times more slowly.)
+    patch does. The mean would ask how much of the scene is cat. (Our choice, after one trial with one seed: when all
+    scenes had been shown once, the maximum had 11 % recall@1 among 1,000 new scenes, the mean 4 %.)
     """
 
     def __init__(self, width: int, depth: int):
