@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from lcl.config import LanguageConfig, LclError, require
+from lcl.layers import Block, pack, unpack
 from lcl.text import BEGIN, END, PAD, SPECIAL, Tokens
-from lcl.vision import Block
 
 
 class TextFeatures(NamedTuple):
@@ -19,10 +21,16 @@ class TextFeatures(NamedTuple):
     pooled: torch.Tensor
 
 
+Inject = Mapping[int, Callable[[torch.Tensor], torch.Tensor]]
+"""What to do to the tokens after a block, by the block's number from 1: how an image enters the text.
+
+The tokens come packed, (T, d); see `layers.pack`."""
+
+
 class TextTransformer(nn.Module):
     """Token and position embeddings, 1 to 12 pre-norm blocks; `pooled` is the mean over all tokens but padding.
 
-    Attention looks both ways, and never at padding: the same blocks will guess masked words in chapter 6.
+    Attention looks both ways, and never at padding: the same blocks guess masked words in chapter 6.
     """
 
     def __init__(self, vocab_size: int, context_length: int, width: int, depth: int, heads: int):
@@ -35,11 +43,14 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
 
-    def forward(self, tokens: Tokens) -> TextFeatures:
+    def forward(self, tokens: Tokens, inject: Inject | None = None) -> TextFeatures:
         x = self.tokens(tokens.ids) + self.positions[: tokens.ids.shape[1]]  # (B, L, d)
-        for block in self.blocks:
+        x = pack(x, tokens.mask)  # (T, d): half of a batch is padding, and need not be computed
+        for number, block in enumerate(self.blocks, start=1):
             x = block(x, tokens.mask)
-        x = self.norm(x)
+            if inject and number in inject:
+                x = inject[number](x)
+        x = unpack(self.norm(x), tokens.mask)  # (B, L, d)
         return TextFeatures(x, mean_over(x, tokens.mask))
 
 
@@ -81,6 +92,9 @@ class HubTower(nn.Module):
             require(not self.body.config.is_encoder_decoder, "it is an encoder and a decoder")
             ids = torch.full((1, config.context_length), len(SPECIAL))  # a full caption: some find out only now
             self.width = self.body.config.hidden_size
+            depth = self.body.config.num_hidden_layers
+            lists = [module for module in self.body.modules() if isinstance(module, nn.ModuleList)]
+            self._blocks = [next(iter(stack for stack in lists if len(stack) == depth), ())]  # in a list: not ours twice
             with torch.no_grad():
                 self.eval()(Tokens(ids, torch.ones_like(ids, dtype=torch.bool), ids, ((),)))
             self.train()
@@ -100,9 +114,36 @@ class HubTower(nn.Module):
                 "or a folder that holds a model."
             ) from None
 
-    def forward(self, tokens: Tokens) -> TextFeatures:
-        x = self.body(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state  # (B, L, d)
+    @property
+    def tokens(self) -> nn.Module:
+        """The table of token embeddings."""
+        return self.body.get_input_embeddings()
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks in order; empty for an architecture that keeps them in a way of its own."""
+        return self._blocks[0]
+
+    def forward(self, tokens: Tokens, inject: Inject | None = None) -> TextFeatures:
+        with contextlib.ExitStack() as hooks:  # the blocks are not ours: what is injected hangs on them for this call
+            for number, change in (inject or {}).items():
+                hooks.enter_context(_hooked(self.blocks[number - 1], change, tokens.mask))
+            x = self.body(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state  # (B, L, d)
         return TextFeatures(x, mean_over(x, tokens.mask))
+
+
+@contextlib.contextmanager
+def _hooked(block: nn.Module, change: Callable[[torch.Tensor], torch.Tensor], mask: torch.Tensor) -> Iterator[None]:
+    def after(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> torch.Tensor | tuple:
+        x = output[0] if isinstance(output, tuple) else output  # (B, L, d)
+        x = unpack(change(pack(x, mask)), mask)
+        return (x, *output[1:]) if isinstance(output, tuple) else x
+
+    handle = block.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def mean_over(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -112,7 +153,7 @@ def mean_over(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def make_language(config: LanguageConfig) -> nn.Module:
-    """The tower that a config describes: a module from Tokens to TextFeatures, with a `width`."""
+    """The tower that a config describes: a module from Tokens to TextFeatures, with a `width` and `blocks`."""
     if config.tower == "transformer":
         return TextTransformer(config.vocab_size, config.context_length, config.width, config.depth, config.heads)
     return HubTower(config.tower.removeprefix("hf:"), config)

@@ -9,42 +9,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl.config import LclError, VisionConfig, choose
+from lcl.layers import Block
 
 
 class ImageFeatures(NamedTuple):
     """What an image tower sees.
 
     patch_tokens: (B, n, d), one a patch, row by row from the top left. pooled: (B, d), one for the whole image.
+    stages: patches as they are after each of the tower's blocks, the last before the final norm; each (B, n, d).
     """
 
     patch_tokens: torch.Tensor
     pooled: torch.Tensor
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block, for images and text alike: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.norm_attention = nn.LayerNorm(width)
-        self.queries_keys_values = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """x: (B, n, d). mask: (B, n) bool, false where a token is padding that nobody may look at. → (B, n, d)"""
-        x = x + self.attend(self.norm_attention(x), mask)
-        return x + self.mlp(self.norm_mlp(x))
-
-    def attend(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        q, k, v = (
-            self.queries_keys_values(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # (B, h, n, d/h)
-        mask = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, n): the same for every head and query
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+    stages: tuple[torch.Tensor, ...]
 
 
 class ViT(nn.Module):
@@ -63,10 +40,12 @@ class ViT(nn.Module):
 
     def forward(self, images: torch.Tensor) -> ImageFeatures:
         x = self.patches(normalise(images)).flatten(2).transpose(1, 2) + self.positions  # (B, n, d)
+        stages = []
         for block in self.blocks:
             x = block(x)
+            stages.append(x)
         x = self.norm(x)
-        return ImageFeatures(x, x.mean(dim=1))
+        return ImageFeatures(x, x.mean(dim=1), tuple(stages))
 
 
 class ConvTower(nn.Module):
@@ -86,14 +65,17 @@ class ConvTower(nn.Module):
             ConvBlock(width // 2),
             _conv(width // 2, width, 3, stride=2),  # (B, d, H/8, W/8)
         )
-        self.blocks = nn.Sequential(*(ConvBlock(width) for _ in range(depth)))
+        self.blocks = nn.ModuleList(ConvBlock(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, images: torch.Tensor) -> ImageFeatures:
         x = normalise(images).contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fast in
-        x = self.blocks(self.stem(x))  # (B, d, H/8, W/8)
-        x = x.flatten(2).transpose(1, 2)  # (B, n, d)
-        return ImageFeatures(self.norm(x), self.norm(x.amax(dim=1)))
+        x, stages = self.stem(x), []  # (B, d, H/8, W/8)
+        for block in self.blocks:
+            x = block(x)
+            stages.append(x.flatten(2).transpose(1, 2))  # (B, n, d)
+        x = stages[-1]
+        return ImageFeatures(self.norm(x), self.norm(x.amax(dim=1)), tuple(stages))
 
 
 class ConvBlock(nn.Module):
@@ -120,7 +102,8 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
 class TimmTower(nn.Module):
     """Any image model of timm, by name, with random weights or, when online, its pre-trained ones.
 
-    `pooled` is what timm's own pooling gives, `patch_tokens` its unpooled features without class or register tokens.
+    `pooled` is what timm's own pooling gives, `patch_tokens` its unpooled features without class or register tokens;
+    they are its only stage.
     """
 
     def __init__(self, name: str, image_size: int, pretrained: bool = False):
@@ -152,14 +135,15 @@ class TimmTower(nn.Module):
         features = self.body.forward_features((unit(images) - self.mean) / self.std)
         pooled = self.body.forward_head(features, pre_logits=True)  # (B, d)
         if features.ndim == 3:  # (B, n, d)
-            return ImageFeatures(features[:, getattr(self.body, "num_prefix_tokens", 0) :], pooled)
+            patch_tokens = features[:, getattr(self.body, "num_prefix_tokens", 0) :]
+            return ImageFeatures(patch_tokens, pooled, (patch_tokens,))
         if features.shape[1] != self.body.num_features:  # (B, h, w, d)
             features = features.permute(0, 3, 1, 2)
         patch_tokens = features.flatten(2).transpose(1, 2)  # (B, n, d')
         if patch_tokens.shape[-1] != pooled.shape[-1]:
             patch_tokens = self.body.forward_head(patch_tokens.flatten(0, 1)[..., None, None], pre_logits=True)
             patch_tokens = patch_tokens.unflatten(0, (len(pooled), -1))
-        return ImageFeatures(patch_tokens, pooled)
+        return ImageFeatures(patch_tokens, pooled, (patch_tokens,))
 
 
 def unit(images: torch.Tensor) -> torch.Tensor:

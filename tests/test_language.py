@@ -7,6 +7,7 @@ import torch
 
 from lcl.config import LanguageConfig, LclError
 from lcl.language import make_language, mean_over
+from lcl.layers import pack, unpack
 from lcl.text import Tokenizer
 
 CAPTIONS = [
@@ -94,3 +95,101 @@ def test_an_unknown_hub_model_is_refused_in_one_sentence(name, monkeypatch):
 def test_an_unknown_text_tower_is_refused_with_the_near_name():
     with pytest.raises(LclError, match="did you mean transformer"):
         dataclasses.replace(SMALL, tower="transfomer")
+
+
+# --- what is injected
+
+
+def far(tower):
+    """The tower with weights far from their start, so that every block does something."""
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return tower
+
+
+INJECTED = ("transformer", "hf:bert", "hf:distilbert", "hf:roberta", "hf:mpnet")
+
+
+@pytest.fixture(scope="module", params=INJECTED)
+def deep(request):
+    """Towers of three blocks."""
+    torch.manual_seed(0)
+    return far(make_language(dataclasses.replace(SMALL, depth=3, tower=request.param)).eval())
+
+
+@torch.no_grad()
+def test_every_tower_shows_its_blocks_in_order(tokenizer, deep):
+    tokens, order = tokenizer.encode(CAPTIONS, 64), []
+    assert len(deep.blocks) == 3
+    deep(tokens, {number: lambda x, number=number: order.append(number) or x for number in (3, 1, 2)})
+    assert order == [1, 2, 3]
+
+
+@torch.no_grad()
+def test_injecting_nothing_changes_nothing(tokenizer, deep):
+    tokens = tokenizer.encode(CAPTIONS, 64)
+    plain, kept = deep(tokens), deep(tokens, {1: lambda x: x, 3: lambda x: x})
+    torch.testing.assert_close(kept.pooled, plain.pooled, rtol=1e-5, atol=1e-6)
+    at = tokens.mask
+    torch.testing.assert_close(kept.token_features[at], plain.token_features[at], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_what_is_injected_comes_packed_and_arrives_after_the_block_it_names(tokenizer, deep):
+    tokens, seen = tokenizer.encode(CAPTIONS, 64), {}
+
+    def look(number):
+        def change(x):
+            seen[number] = x.clone()
+            return x + 0.5 * torch.arange(32.0).sin() if number == 2 else x
+
+        return change
+
+    plain = deep(tokens).pooled
+    moved = deep(tokens, {number: look(number) for number in (1, 2, 3)}).pooled
+    changed = dict(seen)
+    deep(tokens, {number: lambda x, number=number: seen.update({number: x.clone()}) or x for number in (1, 2, 3)})
+    assert all(x.shape == (int(tokens.mask.sum()), 32) for x in seen.values())
+    for number, same in ((1, True), (2, True), (3, False)):  # block 3 is the first to read what came after block 2
+        assert torch.allclose(changed[number], seen[number], rtol=1e-4, atol=1e-5) == same
+    assert (moved - plain).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_what_is_injected_into_one_caption_reaches_no_other(tokenizer, deep):
+    tokens = tokenizer.encode(CAPTIONS, 64)
+    bump = torch.zeros(*tokens.ids.shape, 32)
+    bump[1, 2] = torch.arange(32.0).sin()
+    plain = deep(tokens).pooled
+    moved = (deep(tokens, {1: lambda x: x + pack(bump, tokens.mask)}).pooled - plain).abs().amax(1) > 1e-5
+    assert moved.tolist() == [False, True, False, False]
+
+
+@torch.no_grad()
+def test_nothing_stays_injected_after_the_call_even_if_it_failed(tokenizer, deep):
+    tokens = tokenizer.encode(CAPTIONS, 64)
+    plain = deep(tokens).pooled
+
+    def fail(x):
+        raise ZeroDivisionError
+
+    deep(tokens, {2: lambda x: 2 * x})
+    with pytest.raises(ZeroDivisionError):
+        deep(tokens, {1: lambda x: 3 * x, 2: fail})
+    assert torch.equal(deep(tokens).pooled, plain)
+
+
+def test_gradients_reach_what_was_injected(tokenizer, deep):
+    tokens = tokenizer.encode(CAPTIONS, 64)
+    gift = torch.zeros(int(tokens.mask.sum()), 32, requires_grad=True)
+    read = deep(tokens, {1: lambda x: x + gift})
+    (gradient,) = torch.autograd.grad((read.pooled * torch.arange(32.0).cos()).sum(), gift)
+    assert gradient.isfinite().all() and (unpack(gradient, tokens.mask).abs().sum((1, 2)) > 0).all()
+
+
+@torch.no_grad()
+def test_features_at_padding_are_zero_in_the_tower_from_scratch(tokenizer):
+    tokens = tokenizer.encode(CAPTIONS, 64)
+    read = make_language(SMALL)(tokens)
+    assert (read.token_features[~tokens.mask] == 0).all() and (~tokens.mask).any()

@@ -1,11 +1,12 @@
-"""Image towers: the same two outputs from every one, each image on its own, and blocks like PyTorch's."""
+"""Image towers: the same outputs from every one, each image on its own, and blocks like PyTorch's."""
 
 import pytest
 import torch
 from torch import nn
 
 from lcl.config import LclError, VisionConfig
-from lcl.vision import Block, make_vision
+from lcl.layers import Block, pack
+from lcl.vision import ImageFeatures, make_vision
 
 SMALL = {"width": 48, "depth": 1, "heads": 3}
 TOWERS = {
@@ -30,6 +31,11 @@ def tower(request):
     return made
 
 
+def parts(seen: ImageFeatures) -> list[torch.Tensor]:
+    """Everything that a tower gives, its stages one by one."""
+    return [seen.patch_tokens, seen.pooled, *seen.stages]
+
+
 def pictures(number: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(256, (number, 3, 64, 64), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
@@ -46,7 +52,7 @@ def test_every_tower_gives_patches_and_one_pooled_vector(tower):
 @torch.no_grad()
 def test_bytes_and_numbers_from_0_to_1_are_the_same_picture(tower):
     images = pictures(2)
-    for from_bytes, from_floats in zip(tower(images), tower(images.float() / 255), strict=True):
+    for from_bytes, from_floats in zip(parts(tower(images)), parts(tower(images.float() / 255)), strict=True):
         torch.testing.assert_close(from_bytes, from_floats)
 
 
@@ -55,9 +61,31 @@ def test_an_image_is_seen_the_same_in_any_company(tower):
     images, other = pictures(2), pictures(2, seed=1)
     other[1] = images[1]
     alone, together, elsewhere = tower(images[1:2]), tower(images), tower(other)
-    for a, b, c in zip(alone, together, elsewhere, strict=True):
+    for a, b, c in zip(parts(alone), parts(together), parts(elsewhere), strict=True):
         torch.testing.assert_close(a[0], b[1], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(b[1], c[1], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_every_tower_shows_its_stages_as_patches_the_last_of_which_are_its_patch_tokens(tower):
+    seen = tower(pictures(2))
+    blocks = getattr(tower, "blocks", (None,))  # a tower of timm has one stage
+    assert len(seen.stages) == len(blocks)
+    assert all(stage.shape == seen.patch_tokens.shape for stage in seen.stages)
+    last = tower.norm(seen.stages[-1]) if hasattr(tower, "norm") else seen.stages[-1]
+    assert torch.equal(last, seen.patch_tokens)
+
+
+@pytest.mark.parametrize("kind", ["conv", "vit"])
+@torch.no_grad()
+def test_a_stage_is_what_a_tower_of_fewer_blocks_would_see(kind):
+    torch.manual_seed(0)
+    deep = make_vision(VisionConfig(kind, width=48, depth=3, heads=3)).eval()
+    seen = deep(pictures(2))
+    for depth in (2, 1):
+        deep.blocks = deep.blocks[:depth]
+        torch.testing.assert_close(deep(pictures(2)).stages[-1], seen.stages[depth - 1])
+    assert not torch.allclose(seen.stages[0], seen.stages[1], atol=1e-3)
 
 
 @torch.no_grad()
@@ -68,7 +96,7 @@ def test_different_images_look_different(tower):
 
 def test_gradients_reach_every_parameter(tower):
     seen = tower(pictures(2))
-    loss = sum((out * torch.randn(out.shape, generator=torch.Generator().manual_seed(2))).sum() for out in seen)
+    loss = sum((out * torch.randn(out.shape, generator=torch.Generator().manual_seed(2))).sum() for out in seen[:2])
     names, parameters = zip(*tower.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     assert [name for name, g in zip(names, gradients, strict=True) if g is None or not g.abs().sum() > 0] == []
@@ -105,8 +133,9 @@ def test_a_block_is_pytorchs_pre_norm_encoder_layer(heads):
     x, mask = torch.randn(3, 7, 32), torch.arange(7) < torch.tensor([[7], [4], [1]])
     torch.testing.assert_close(ours(x), peer(x), rtol=1e-5, atol=1e-5)
     masked = peer(x, src_key_padding_mask=~mask)
-    torch.testing.assert_close(ours(x, mask)[mask], masked[mask], rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(ours(x)[1, :4], ours(x, mask)[1, :4], atol=1e-3)
+    packed = ours(pack(x, mask), mask)  # (7 + 4 + 1, 32)
+    torch.testing.assert_close(packed, masked[mask], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(ours(x)[1, :4], packed[7:11], atol=1e-3)
 
 
 @torch.no_grad()

@@ -1,0 +1,45 @@
+"""What both towers are made of: a transformer block, and captions of unlike lengths without work on their padding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def pack(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The tokens of all captions in one row, without padding: (B, L, d) and mask (B, L) bool → (T, d)."""
+    return x.flatten(0, 1).index_select(0, mask.flatten().nonzero()[:, 0])
+
+
+def unpack(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The inverse of `pack`, with zeros at the padding: (T, d) → (B, L, d)."""
+    padded = x.new_zeros(mask.numel(), x.shape[-1]).index_copy(0, mask.flatten().nonzero()[:, 0], x)
+    return padded.view(*mask.shape, x.shape[-1])
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block, for images and text alike: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """x: (B, n, d). Or, with mask (B, L) bool that is false at padding, packed tokens (T, d). → as x"""
+        x = x + self.attend(self.norm_attention(x), mask)
+        return x + self.mlp(self.norm_mlp(x))
+
+    def attend(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        qkv = self.queries_keys_values(x)
+        if mask is not None:  # tokens look at their own caption only, and nobody at padding
+            qkv = unpack(qkv, mask)  # (B, L, 3d)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, n, d/h)
+        visible = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L): the same for every head and query
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(2)  # (B, n, d)
+        return self.out(mixed if mask is None else pack(mixed, mask))
