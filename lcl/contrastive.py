@@ -1,9 +1,11 @@
 """Objectives at the level of whole images and captions."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-from lcl.config import require
+from lcl.config import choose, require
 
 
 def info_nce(v: torch.Tensor, t: torch.Tensor, logit_scale: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -22,3 +24,59 @@ def info_nce(v: torch.Tensor, t: torch.Tensor, logit_scale: torch.Tensor) -> dic
     s = logit_scale * v @ t.T  # (B, B)
     own = torch.arange(len(s), device=s.device)  # (B,)
     return {"info_nce": (F.cross_entropy(s, own) + F.cross_entropy(s.T, own)) / 2}
+
+
+def soft_targets(s: torch.Tensor, alpha: float, temperature: float) -> torch.Tensor:
+    """Labels that give the negatives a share (LightCLIP, arXiv 2312.00674, level one; the formula is our reading).
+
+    y_ij = (1 - α)·[i = j] + α·w_ij, where w_i = softmax over j ≠ i of s_ij / temperature and w_ii = 0: what looks
+    alike is no plain mistake. α = 0 are CLIP's labels; a temperature without bound gives label smoothing.
+
+    s: (B, B) cosines, a query a row. alpha: share of the negatives, 0 to 1. temperature: more than 0.
+    Returns (B, B); rows sum to one, and no gradient passes to s.
+    Raises LclError for α or temperature out of range, and for a batch of one.
+    """
+    require(0 <= alpha <= 1, f"alpha is the share of the label that negatives get, 0 to 1, not {alpha}.")
+    return (1 - alpha) * torch.eye(len(s), dtype=s.dtype, device=s.device) + alpha * negatives_share(s, temperature)
+
+
+def negatives_share(s: torch.Tensor, temperature: float) -> torch.Tensor:
+    """w of `soft_targets`: how the negatives of each row divide their share. (B, B), diagonal zero, no gradient."""
+    require(temperature > 0, f"the temperature of the softened labels must be more than 0, not {temperature}.")
+    require(len(s) >= 2, "a batch of one has no negatives to share the label with; use 2 or more pairs.")
+    others = s.detach() / temperature
+    return others.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -torch.inf).softmax(1)
+
+
+def soft_info_nce(
+    v: torch.Tensor, t: torch.Tensor, logit_scale: torch.Tensor, alpha: float, temperature: float
+) -> dict[str, torch.Tensor]:
+    """InfoNCE with softened labels, both directions (LightCLIP, level one; see `soft_targets` for what is our reading).
+
+    A cross-entropy is linear in its labels, so it is (1 - α) of InfoNCE and α of the cross-entropy with the negatives'
+    shares: at α = 0 InfoNCE to the bit. Rows of s are labelled for image to text, columns for text to image.
+
+    v, t, logit_scale: as in `info_nce`; alpha, temperature: as in `soft_targets`. Returns {"soft_info_nce": scalar}.
+    """
+    require(0 <= alpha <= 1, f"alpha is the share of the label that negatives get, 0 to 1, not {alpha}.")
+    own = info_nce(v, t, logit_scale)["info_nce"]
+    s = v @ t.T  # (B, B)
+    shared = (
+        F.cross_entropy(logit_scale * s, negatives_share(s, temperature))
+        + F.cross_entropy(logit_scale * s.T, negatives_share(s.T, temperature))
+    ) / 2
+    return {"soft_info_nce": (1 - alpha) * own + alpha * shared}
+
+
+SCHEDULES = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: progress,
+    "cosine": lambda progress: (1 - math.cos(math.pi * progress)) / 2,
+}
+"""How a weight grows from 0 to its largest value while progress goes from 0 to 1; "constant" is there from the start."""
+
+
+def ramp(schedule: str, largest: float, progress: float) -> float:
+    """A weight's value when `progress` (0 to 1) of the training is done; never more than `largest`."""
+    require(0 <= progress <= 1, f"progress is a share of the training, 0 to 1, not {progress}.")
+    return largest * SCHEDULES[choose("schedule", schedule, SCHEDULES)](progress)
