@@ -59,6 +59,22 @@ class Clip(nn.Module):
         """(B, d), L2-normalised."""
         return F.normalize(self.text_projection(features.pooled), dim=-1)
 
+    def embed_patches(self, features: ImageFeatures) -> torch.Tensor:
+        """Patches in the shared space, through the projection of the whole image: (B, n, d), L2-normalised."""
+        return F.normalize(self.image_projection(features.patch_tokens), dim=-1)
+
+    def embed_words(self, features: TextFeatures, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """Words in the shared space, through the projection of the whole caption; a word is the mean of its tokens.
+
+        Returns (B, m, d), L2-normalised, where m is the most words of a caption, and (B, m) bool, true at words.
+        """
+        numbers = torch.arange(max(int(tokens.words.max()) + 1, 1), device=tokens.words.device)  # (m,)
+        member = tokens.words[:, None, :] == numbers[:, None]  # (B, m, L)
+        real = member.any(2)
+        member = member.to(features.token_features.dtype)
+        words = member @ features.token_features / member.sum(2, keepdim=True).clamp(min=1)
+        return F.normalize(self.text_projection(words), dim=-1) * real[..., None], real
+
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W), uint8 or 0 to 1, to embeddings (B, d), L2-normalised."""
         return self.embed_image(self.vision(images))

@@ -5,11 +5,12 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig
 from lcl.model import FIRST_LOGIT_SCALE, MAX_LOGIT_SCALE, Clip, load_model, save_model
-from lcl.text import Tokenizer
+from lcl.text import Tokenizer, Tokens
 
 CAPTIONS = ["a red apple", "two dogs left of a cat, on a blue ground", "a small house"]
 LANGUAGE = LanguageConfig(vocab_size=300, width=32, depth=1, heads=2)
@@ -55,6 +56,73 @@ def test_embeddings_have_length_one_in_a_space_of_the_given_dimensions(config, t
         torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(3))
     assert torch.equal(seen.v, model.encode_image(IMAGES)) and torch.equal(seen.t, model.encode_text(tokens))
     assert seen.image.pooled.shape == (3, model.vision.width) and seen.text.pooled.shape == (3, model.language.width)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@torch.no_grad()
+def test_patches_and_words_live_in_the_same_space_with_length_one(config, tokenizer):
+    model, tokens = make(config), tokenizer.encode(CAPTIONS, 48)
+    seen = model(IMAGES, tokens)
+    patches, (words, real) = model.embed_patches(seen.image), model.embed_words(seen.text, tokens)
+    assert patches.shape == (3, seen.image.patch_tokens.shape[1], config.embed_dim)
+    assert words.shape == (3, 11, config.embed_dim) and real.dtype == torch.bool  # a comma is a word of its own
+    torch.testing.assert_close(patches.norm(dim=-1), torch.ones(patches.shape[:2]))
+    torch.testing.assert_close(words.norm(dim=-1), real.float())
+    assert real.sum(1).tolist() == [len(spans) for spans in tokens.spans] == [3, 11, 3]
+
+
+@torch.no_grad()
+def test_a_patch_goes_through_the_projection_of_the_whole_image():
+    model = make(CONFIGS["vit"])
+    features = model.vision(IMAGES)
+    patches = model.embed_patches(features)
+    for row, number in ((0, 0), (1, 7), (2, 15)):
+        alone = model.image_projection.weight @ features.patch_tokens[row, number]
+        torch.testing.assert_close(patches[row, number], alone / alone.norm())
+
+
+@torch.no_grad()
+def test_a_word_is_the_mean_of_its_tokens_through_the_projection_of_the_caption():
+    basic = Tokenizer.train(["x"], 260, "a data set")  # several tokens a word
+    long = dataclasses.replace(LANGUAGE, context_length=100)
+    model, tokens = make(dataclasses.replace(CONFIGS["conv"], language=long)), basic.encode(CAPTIONS, 100)
+    features = model.language(tokens)
+    words, real = model.embed_words(features, tokens)
+    for row, spans in enumerate(tokens.spans):
+        for word in range(words.shape[1]):
+            assert real[row, word] == (word < len(spans))
+            mine = [place for place, number in enumerate(tokens.words[row].tolist()) if number == word]
+            mean = sum(features.token_features[row, place] for place in mine) / len(mine) if mine else torch.zeros(32)
+            wanted = F.normalize(model.text_projection(mean), dim=-1)
+            torch.testing.assert_close(words[row, word], wanted, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_word_is_the_same_in_every_batch(tokenizer):
+    model, together = make(CONFIGS["conv"]), tokenizer.encode(CAPTIONS, 48)
+    words, real = model.embed_words(model.language(together), together)
+    for row, caption in enumerate(CAPTIONS):
+        tokens = tokenizer.encode([caption], 48)
+        alone, all_real = model.embed_words(model.language(tokens), tokens)
+        assert all_real.all()
+        torch.testing.assert_close(words[row, real[row]], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_captions_without_words_embed_none(tokenizer):
+    model, tokens = make(CONFIGS["conv"]), tokenizer.encode(CAPTIONS, 48)
+    bare = Tokens(tokens.ids, tokens.mask, torch.full_like(tokens.words, -1), tokens.spans)
+    words, real = model.embed_words(model.language(bare), bare)
+    assert words.shape == (3, 1, 16) and not real.any() and (words == 0).all()
+
+
+def test_gradients_reach_both_towers_through_patches_and_words(tokenizer):
+    model, tokens = make(CONFIGS["conv"]), tokenizer.encode(CAPTIONS, 48)
+    seen = model(IMAGES, tokens)
+    words, _ = model.embed_words(seen.text, tokens)
+    (model.embed_patches(seen.image) @ words.mT)[:, :, 0].sum().backward()
+    for tower in (model.vision, model.language, model.image_projection, model.text_projection):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.parameters())
 
 
 def test_the_logit_scale_starts_where_it_says_whatever_the_seed():
