@@ -168,6 +168,42 @@ def check_caption(caption: str, number: int) -> None:
     )
 
 
+NOT_MASKED = -100  # where nothing is to be guessed; cross-entropies skip it
+
+
+def mask_words(
+    tokens: Tokens, generator: torch.Generator, vocab_size: int, share: float = 0.15
+) -> tuple[Tokens, torch.Tensor]:
+    """Hide whole words, to be guessed: of every caption `share` of its words, at least one.
+
+    Of the chosen words 80 % become [MASK], token by token, 10 % random tokens, and 10 % stay as they are (Devlin et al.
+    2019, arXiv 1810.04805, section 3.1; whole words and "at least one" are our reading). Punctuation marks are words.
+
+    generator: on the CPU; equal states mask alike. share: 0 to 1; 1 chooses every word.
+    Returns the tokens, and targets (B, L) int64: the true id where a word was chosen, NOT_MASKED elsewhere. A caption
+    without words stays as it is.
+    """
+    require(0 <= share <= 1, f"the share of words to mask must lie between 0 and 1, not {share}.")
+    words = tokens.words.cpu()  # (B, L)
+    number = int(words.max()) + 1 if words.numel() else 0
+    counts = words.amax(1) + 1 if words.numel() else torch.zeros(len(words), dtype=torch.long)  # (B,) words of a caption
+    draw = torch.rand(len(words), max(number, 1), generator=generator)  # (B, m)
+    draw = draw.masked_fill(torch.arange(draw.shape[1]) >= counts[:, None], 2.0)
+    wanted = (share * counts).round().clamp(min=1)[:, None]
+    chosen = (draw.argsort(1).argsort(1) < wanted) & (draw < 2)  # (B, m)
+    fate = torch.rand(draw.shape, generator=generator)  # (B, m)
+    noise = torch.randint(len(SPECIAL), vocab_size, words.shape, generator=generator)  # (B, L)
+
+    at = words.clamp(min=0)
+    hidden = chosen.gather(1, at) & (words >= 0)  # (B, L)
+    fate = fate.gather(1, at)
+    device = tokens.ids.device
+    hidden, fate, noise = hidden.to(device), fate.to(device), noise.to(device)
+    ids = torch.where(hidden & (fate < 0.8), SPECIAL.index(MASK), tokens.ids)
+    ids = torch.where(hidden & (fate >= 0.8) & (fate < 0.9), noise, ids)
+    return Tokens(ids, tokens.mask, tokens.words, tokens.spans), torch.where(hidden, tokens.ids, NOT_MASKED)
+
+
 def words_of_span(spans: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
     """The numbers of the words that lie, in part at least, within the characters `span` = (start, end)."""
     return [word for word, (start, end) in enumerate(spans) if start < span[1] and end > span[0]]

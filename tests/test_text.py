@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lcl.config import LclError
 from lcl.scenes import SPLITS
-from lcl.text import BEGIN, END, MAX_WORDS, SPECIAL, Tokenizer, words_of_span
+from lcl.text import BEGIN, END, MASK, MAX_WORDS, NOT_MASKED, SPECIAL, Tokenizer, Tokens, mask_words, words_of_span
 
 CONTEXT = 48
 BEGINS, ENDS = SPECIAL.index(BEGIN), SPECIAL.index(END)
@@ -221,3 +221,127 @@ def test_words_of_a_span_touch_it():
     assert words_of_span(spans, (4, 9)) == [1, 2, 3]
     assert words_of_span(spans, (6, 8)) == []
     assert words_of_span(spans, (0, 99)) == [0, 1, 2, 3]
+
+
+# --- masking words
+
+MASKED = SPECIAL.index(MASK)
+
+
+@pytest.fixture(scope="module")
+def basic():
+    """A tokenizer without merges: most words have several tokens."""
+    return Tokenizer.train(["x"], 260, "some data")
+
+
+def hide(tokens: Tokens, seed: int = 0, **changes) -> tuple[Tokens, torch.Tensor]:
+    return mask_words(tokens, torch.Generator().manual_seed(seed), 600, **changes)
+
+
+def chosen_words(tokens: Tokens, targets: torch.Tensor) -> list[set[int]]:
+    """Of every caption the words that were chosen."""
+    return [set(words[row != NOT_MASKED].tolist()) for words, row in zip(tokens.words, targets, strict=True)]
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1))
+def test_masking_takes_whole_words_as_many_as_asked_and_at_least_one(basic, captions, seed, share):
+    tokens = basic.encode(captions[seed % 900 : seed % 900 + 8], 400)
+    masked, targets = hide(tokens, seed, share=share)
+    for row, chosen in enumerate(chosen_words(tokens, targets)):
+        of_chosen = torch.tensor([word in chosen for word in tokens.words[row].tolist()])
+        assert torch.equal(targets[row] != NOT_MASKED, of_chosen)  # all tokens of a word or none
+        assert -1 not in chosen
+        count = len(tokens.spans[row])
+        assert len(chosen) == max(1, round(share * count)) or abs(len(chosen) - share * count) <= 0.5 + 1e-4
+        assert 1 <= len(chosen) <= count
+    assert torch.equal(targets[targets != NOT_MASKED], tokens.ids[targets != NOT_MASKED])
+    assert torch.equal(masked.ids[targets == NOT_MASKED], tokens.ids[targets == NOT_MASKED])
+    assert torch.equal(masked.mask, tokens.mask) and torch.equal(masked.words, tokens.words)
+    assert masked.spans == tokens.spans
+
+
+def test_special_tokens_and_padding_are_never_chosen(tokenizer, captions):
+    tokens = tokenizer.encode(captions, CONTEXT)
+    for share in (0.0, 0.15, 1.0):
+        masked, targets = hide(tokens, share=share)
+        special = tokens.ids < len(SPECIAL)
+        assert (targets[special] == NOT_MASKED).all() and torch.equal(masked.ids[special], tokens.ids[special])
+
+
+def test_about_15_in_100_words_are_chosen_each_as_often_as_its_neighbours(tokenizer, captions):
+    long = [" ".join(["dog"] * 20)] * 2000
+    tokens = tokenizer.encode(long, 100)
+    targets = hide(tokens)[1]
+    picked = (targets != NOT_MASKED)[:, 1:21].double()
+    assert picked.mean().item() == pytest.approx(0.15)  # 3 of 20, in every caption
+    assert (picked.mean(0) - 0.15).abs().max() < 5 * (0.15 * 0.85 / 2000) ** 0.5
+    scenes = tokenizer.encode(captions, CONTEXT)
+    chosen = sum(len(some) for some in chosen_words(scenes, hide(scenes)[1]))
+    assert 0.13 < chosen / sum(len(spans) for spans in scenes.spans) < 0.22  # short captions lose at least one
+
+
+def test_of_the_chosen_words_8_in_10_are_hidden_1_is_replaced_and_1_stays(tokenizer):
+    tokens = tokenizer.encode([" ".join(["dog"] * 20)] * 1000, 100)
+    masked, targets = hide(tokens, share=1.0)
+    chosen, spread = targets != NOT_MASKED, lambda p: 5 * (p * (1 - p) / 20_000) ** 0.5
+    assert chosen.sum() == 20_000
+    hidden, same = (masked.ids == MASKED) & chosen, (masked.ids == tokens.ids) & chosen
+    assert hidden.sum().item() / 20_000 == pytest.approx(0.8, abs=spread(0.8))
+    assert same.sum().item() / 20_000 == pytest.approx(0.1, abs=spread(0.1) + 0.1 / 596)  # noise may hit the truth
+    noise = masked.ids[chosen & ~hidden & ~same]
+    assert (noise >= len(SPECIAL)).all() and (noise < 600).all() and len(noise.unique()) > 500
+
+
+def test_the_tokens_of_one_word_share_its_fate(basic):
+    tokens = basic.encode(["elephant"] * 400, 20)
+    masked, targets = hide(tokens)
+    assert (targets[:, 1:9] != NOT_MASKED).all()
+    hidden = (masked.ids[:, 1:9] == MASKED).sum(1)
+    same = (masked.ids[:, 1:9] == tokens.ids[:, 1:9]).sum(1)
+    assert set(hidden.tolist()) == {0, 8}
+    assert ((same == 8) | (same <= 1)).all() and (same == 8).any() and ((hidden == 0) & (same <= 1)).any()
+
+
+def test_equal_generators_mask_alike_and_a_generator_goes_on(tokenizer, captions):
+    tokens = tokenizer.encode(captions[:64], CONTEXT)
+    (first, targets), (again, same) = hide(tokens, 7), hide(tokens, 7)
+    assert torch.equal(first.ids, again.ids) and torch.equal(targets, same)
+    generator = torch.Generator().manual_seed(7)
+    mask_words(tokens, generator, 600)
+    assert not torch.equal(mask_words(tokens, generator, 600)[1], targets)
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    hide(tokens)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_masking_leaves_the_tokens_that_it_was_given_as_they_were(tokenizer, captions):
+    tokens = tokenizer.encode(captions[:32], CONTEXT)
+    ids, words, mask = tokens.ids.clone(), tokens.words.clone(), tokens.mask.clone()
+    masked, _ = hide(tokens, share=1.0)
+    masked.ids.zero_()
+    assert torch.equal(tokens.ids, ids) and torch.equal(tokens.words, words) and torch.equal(tokens.mask, mask)
+
+
+def test_a_share_of_one_chooses_every_word_and_of_none_still_one(tokenizer, captions):
+    tokens = tokenizer.encode([*captions[:50], "dog"], CONTEXT)
+    assert torch.equal(hide(tokens, share=1.0)[1] != NOT_MASKED, tokens.words >= 0)
+    assert {len(chosen) for chosen in chosen_words(tokens, hide(tokens, share=0.0)[1])} == {1}
+
+
+def test_a_caption_without_words_stays_as_it_is(tokenizer):
+    tokens = tokenizer.encode(["dog", "a red dog"], CONTEXT)
+    bare = Tokens(tokens.ids, tokens.mask, tokens.words.clone(), tokens.spans)
+    bare.words[0] = -1
+    masked, targets = hide(bare, share=1.0)
+    assert torch.equal(masked.ids[0], tokens.ids[0]) and (targets[0] == NOT_MASKED).all()
+    assert (targets[1] != NOT_MASKED).any()
+    none = Tokens(tokens.ids, tokens.mask, torch.full_like(tokens.words, -1), tokens.spans)
+    masked, targets = hide(none)
+    assert torch.equal(masked.ids, tokens.ids) and (targets == NOT_MASKED).all()
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.01, float("nan"), float("inf")])
+def test_a_share_of_words_outside_zero_to_one_is_refused(tokenizer, share):
+    with pytest.raises(LclError, match=f"between 0 and 1, not {share}"):
+        hide(tokenizer.encode(["a dog"], CONTEXT), share=share)
