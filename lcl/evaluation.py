@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from lcl.captions import one
+from lcl.captions import Box, one, plural
 from lcl.config import EvalConfig, require
+from lcl.fusion import FusedMlm
+from lcl.matching import FREE, SOLVERS
 from lcl.model import Clip
 from lcl.pictures import Concept
-from lcl.scenes import SPLITS, Pairs, World
-from lcl.text import Tokenizer
+from lcl.scenes import SPLITS, Pairs, Scene, World
+from lcl.text import MASK, SPECIAL, Tokenizer, Tokens, words_of_span
 
 TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
 """Prompts for a name; a class is represented by the mean of their embeddings (Radford et al. 2021, section 3.1.4)."""
@@ -79,6 +82,162 @@ def retrieval(v: torch.Tensor, t: torch.Tensor) -> dict[str, Figure]:
     }
 
 
+def relevance(scenes: Sequence[Scene]) -> torch.Tensor:
+    """How many concepts two scenes share: (N, N) int64; on the diagonal how many a scene has."""
+    rows = [torch.tensor(sorted(scene.concepts)) for scene in scenes]
+    shown = torch.zeros(len(scenes), 1 + max(int(row.max()) for row in rows))
+    for number, row in enumerate(rows):
+        shown[number, row] = 1
+    return (shown @ shown.T).long()
+
+
+def ndcg_at_k(scores: torch.Tensor, gains: torch.Tensor, k: int) -> Figure:
+    """Normalised discounted cumulative gain (Järvelin and Kekäläinen 2002): are the relevant ones at the top?
+
+    scores, gains: (N, C), the gain 0 or more. Of the k best-scored the gains are summed, each divided by log2(rank + 1),
+    and compared with the best order there is: 0 to 1, mean over the rows that have a gain. Of equal scores the first
+    comes first. Chance is the expected value of a random order.
+    """
+    check_finite(scores)
+    k, gains = min(k, scores.shape[1]), gains.double()
+    discount = 1 / torch.arange(2, k + 2, dtype=torch.float64).log2()  # (k,)
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    found = (gains.gather(1, order) * discount).sum(1)
+    best = (gains.topk(k, dim=1).values * discount).sum(1)
+    asked = best > 0
+    value, chance = found[asked] / best[asked], gains.mean(1)[asked] * discount.sum() / best[asked]
+    return {"value": value.mean().item(), "chance": chance.mean().item()}
+
+
+def graded_retrieval(v: torch.Tensor, t: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, Figure]:
+    """nDCG@10 both ways, where a scene is as relevant as the number of concepts that it shares with the query's.
+
+    v, t: (N, d), row i of both and scene i belong together. recall@k counts one right answer; this counts all of them.
+    """
+    similarity, shared = v @ t.T, relevance(scenes)
+    return {
+        f"{direction}_ndcg@10": ndcg_at_k(matrix, shared, 10)
+        for direction, matrix in (("image_to_text", similarity), ("text_to_image", similarity.T))
+    }
+
+
+@torch.no_grad()
+def align(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact") -> list[torch.Tensor]:
+    """For every pair the patch that each word of its caption is matched to: N tensors (words,) int64.
+
+    Without a dustbin, so that every model has to point at something; -1 only where words outnumber patches.
+    """
+    model.eval()
+    device, context, found = model.tau.device, model.config.language.context_length, []
+    for start in range(0, len(pairs), 256):
+        chosen = slice(start, start + 256)
+        tokens = tokenizer.encode(pairs.captions[chosen], context).to(device)
+        patches = model.embed_patches(model.vision(pairs.images[chosen].to(device)))
+        words, real = model.embed_words(model.language(tokens), tokens)
+        check_finite(patches)
+        patch = SOLVERS[solver](1 - words @ patches.mT, real, FREE).patch
+        found += [row[mask].cpu() for row, mask in zip(patch, real, strict=True)]
+    return found
+
+
+def patches_in_box(box: Box, side: int, patches: int) -> list[int]:
+    """The numbers of the patches whose centre lies in a box. side: of the image, pixels; patches: n, a square number."""
+    rows = math.isqrt(patches)
+    step = side / rows
+    centres = [(number + 0.5) * step for number in range(rows)]
+    left, top, right, bottom = box
+    return [
+        row * rows + column
+        for row, y in enumerate(centres) if top <= y < bottom
+        for column, x in enumerate(centres) if left <= x < right
+    ]  # fmt: skip
+
+
+def alignment(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact") -> Figure:
+    """Share of the object words whose matched patch has its centre in the box of (one of) the things they name.
+
+    An object word is a word of a thing's name; a word cut off at the context's end counts as missed. Chance: the share of
+    all patches that would be right, mean over the words.
+    """
+    rows = align(model, tokenizer, pairs, solver)
+    side = pairs.images.shape[-1]
+    with torch.no_grad():
+        number = model.vision(pairs.images[:1].to(model.tau.device)).patch_tokens.shape[1]
+    spans = tokenizer.encode(pairs.captions, 1_000_000).spans  # of the whole captions, nothing cut off
+    hits, chances = [], []
+    for scene, patch, words in zip(pairs.scenes, rows, spans, strict=True):
+        for span in {thing.span for thing in scene.things}:
+            boxes = [thing.box for thing in scene.things if thing.span == span]
+            right = {n for box in boxes for n in patches_in_box(box, side, number)}
+            for word in words_of_span(words, span):
+                hits.append(word < len(patch) and int(patch[word]) in right)
+                chances.append(len(right) / number)
+    return {"value": sum(hits) / len(hits), "chance": sum(chances) / len(chances)}
+
+
+def mask_names(tokenizer: Tokenizer, pairs: Pairs, context_length: int) -> tuple[Tokens, torch.Tensor, list[int]]:
+    """Captions with one name masked, a single word, as no other word gives it away.
+
+    Scenes without such a name are left as they are. Returns the tokens; where they are masked (N, L) bool; and for every
+    scene the concept whose name is masked, -1 where none is.
+    """
+    tokens = tokenizer.encode(pairs.captions, context_length)
+    where, concepts = torch.zeros_like(tokens.mask), []
+    for row, scene in enumerate(pairs.scenes):
+        first = row % len(scene.things)  # not always the thing that is drawn first
+        single = [
+            (words, thing.concept)
+            for thing in (*scene.things[first:], *scene.things[:first])
+            if len(words := words_of_span(tokens.spans[row], thing.span)) == 1
+            and scene.caption[slice(*thing.span)].isalpha()
+        ]
+        concepts.append(single[0][1] if single else -1)
+        if single:
+            where[row] = tokens.words[row] == single[0][0][0]
+    ids = torch.where(where, SPECIAL.index(MASK), tokens.ids)
+    return Tokens(ids, tokens.mask, tokens.words, tokens.spans), where, concepts
+
+
+@torch.no_grad()
+def masked_words(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, world: World, pairs: Pairs) -> dict[str, Figure]:
+    """Share of masked object words that are guessed right: with the true image, without one, and with a wrong one.
+
+    What is masked: see `mask_names`. A guess is right if it names the thing, by this or another of its names, and in any
+    number. The wrong image is the next scene's that does not show the thing. Chance: what the best constant answer gets.
+    """
+    model.eval()
+    mlm.eval()
+    device = model.tau.device
+    masked, where, concepts = mask_names(tokenizer, pairs, model.config.language.context_length)
+    asked = [row for row, concept in enumerate(concepts) if concept >= 0]
+    require(len(asked) > 0, "no caption names a thing in a single word, so none can be guessed; use more scenes.")
+    wrong = list(range(len(pairs)))
+    for row in asked:
+        others = [*range(row + 1, len(pairs)), *range(row)]
+        wrong[row] = next((o for o in others if concepts[row] not in pairs.scenes[o].concepts), row)
+
+    def names(concept: int) -> set[tuple[int, ...]]:
+        known = world.pictures.concepts[concept]
+        texts = {form for name in (known.name, *known.synonyms) for form in (name, plural(name))}
+        encoded = tokenizer.encode(sorted(texts), model.config.language.context_length)
+        return {tuple(ids[mask][1:-1].tolist()) for ids, mask in zip(encoded.ids, encoded.mask, strict=True)}
+
+    right_names = {concept: names(concept) for concept in set(concepts) - {-1}}
+    shown = [concepts[row] for row in asked]
+    figures = {}
+    for how, images in (("true_image", range(len(pairs))), ("no_image", None), ("wrong_image", wrong)):
+        hits = 0
+        for rows in torch.tensor(asked).split(256):
+            some = masked[rows]
+            at = where[rows, : some.ids.shape[1]]
+            image = None if images is None else model.vision(pairs.images[[images[row] for row in rows]].to(device))
+            guesses = mlm(model.language, some.to(device), image, at.to(device)).argmax(1).cpu()
+            for row, guess in zip(rows.tolist(), guesses.split(at.sum(1).tolist()), strict=True):
+                hits += tuple(guess.tolist()) in right_names[concepts[row]]
+        figures[f"masked_word_{how}"] = {"value": hits / len(asked), "chance": max(map(shown.count, shown)) / len(shown)}
+    return figures
+
+
 def class_embeddings(model: Clip, tokenizer: Tokenizer, concepts: Sequence[Concept]) -> torch.Tensor:
     """One embedding a concept, the normalised mean over TEMPLATES. → (C, d)"""
     prompts = [template.format(one(concept)) for concept in concepts for template in TEMPLATES]
@@ -138,12 +297,22 @@ def category_accuracy(model: Clip, tokenizer: Tokenizer, world: World, v: torch.
     return {"value": sum(shares) / len(shares), "chance": 1 / len(categories)}
 
 
-def evaluate(model: Clip, tokenizer: Tokenizer, world: World, config: EvalConfig) -> dict[str, dict[str, Figure]]:
-    """Every figure of every split that is not trained on: {split: {figure: {"value", "chance"}}}."""
+def evaluate(
+    model: Clip, tokenizer: Tokenizer, world: World, config: EvalConfig, extra: nn.ModuleDict | None = None
+) -> dict[str, dict[str, Figure]]:
+    """Every figure of every split that is not trained on: {split: {figure: {"value", "chance"}}}.
+
+    extra: the recipe's modules that exist in training only; masked words are asked for if it can guess them.
+    """
     figures: dict[str, dict[str, Figure]] = {}
     for split in SPLITS:
         if split == "train" or not world.concepts(split):
             continue
-        v, t = embed(model, tokenizer, world.pairs(split, range(config.retrieval)))
-        figures[split] = retrieval(v, t) | zero_shot(model, tokenizer, world, split, config.views)
+        pairs = world.pairs(split, range(config.retrieval))
+        v, t = embed(model, tokenizer, pairs)
+        figures[split] = retrieval(v, t) | graded_retrieval(v, t, pairs.scenes)
+        figures[split] |= zero_shot(model, tokenizer, world, split, config.views)
+        figures[split]["alignment"] = alignment(model, tokenizer, pairs)
+        if extra is not None and "masked_language" in extra:
+            figures[split] |= masked_words(model, extra["masked_language"], tokenizer, world, pairs)
     return figures

@@ -1,51 +1,18 @@
-"""report.html: one self-contained page on what a run learned, and the same table as text."""
+"""report.html: one self-contained page on what a run learned."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 
 import jinja2
 
 from lcl import plots, storage
-from lcl.evaluation import Figure, embed
+from lcl.evaluation import embed
+from lcl.results import table
 from lcl.runs import Run
 from lcl.scenes import SPLITS, World
 from lcl.training import Step
-
-COLUMNS = {
-    "image_to_text_recall@1": "image→text R@1",
-    "image_to_text_recall@5": "image→text R@5",
-    "image_to_text_recall@10": "image→text R@10",
-    "text_to_image_recall@1": "text→image R@1",
-    "text_to_image_recall@5": "text→image R@5",
-    "text_to_image_recall@10": "text→image R@10",
-    "zero_shot_top1": "zero-shot top-1",
-    "zero_shot_top5": "zero-shot top-5",
-    "category_top1": "category top-1",
-}
-
-
-def _cell(figure: Figure | None) -> str:
-    return "" if figure is None else f"{100 * figure['value']:.1f} ({100 * figure['chance']:.1f})"
-
-
-def table(metrics: dict[str, dict[str, Figure]]) -> list[list[str]]:
-    """Rows of text, the first a header. A cell is "value (chance)" in percent."""
-    rows = [["split", *COLUMNS.values()]]
-    rows += [[split, *(_cell(figures.get(name)) for name in COLUMNS)] for split, figures in metrics.items()]
-    return rows
-
-
-def table_text(metrics: dict[str, dict[str, Figure]]) -> str:
-    """The table for a terminal, turned so that it fits 100 columns: a line a figure, a column a split."""
-    turned = list(map(list, zip(*table(metrics), strict=True)))
-    widths = [max(len(row[column]) for row in turned) for column in range(len(turned[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in turned]
-    return "\n".join([*lines, "percent; in brackets what chance would give"])
-
 
 PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
     """<!doctype html>
@@ -144,18 +111,3 @@ def write_report(run: Run, world: World) -> Path:
 
 def _figure(title: str, figure, text: str, alt: str) -> dict[str, str]:
     return {"title": title, "source": plots.to_data_url(figure), "text": text, "alt": alt}
-
-
-def summary_markdown(runs: Sequence[dict[str, dict[str, Figure]]]) -> str:
-    """The metrics of several seeds as a Markdown table: "mean ± standard deviation (chance)", in percent."""
-    rows = [["split", *COLUMNS.values()]]
-    for split in runs[0]:
-        row = [f"`{split}`"]
-        for name in COLUMNS:
-            found = [100 * metrics[split][name]["value"] for metrics in runs if name in metrics[split]]
-            chance = [100 * metrics[split][name]["chance"] for metrics in runs if name in metrics[split]]
-            row.append(f"{mean(found):.1f} ± {stdev(found):.1f} ({chance[0]:.1f})" if found else "")
-        rows.append(row)
-    turned = list(zip(*rows, strict=True))
-    lines = ["| " + " | ".join(row) + " |" for row in turned]
-    return "\n".join([lines[0], "|---" + "|---:" * (len(turned[0]) - 1) + "|", *lines[1:]])
