@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 
 from lcl.config import LanguageConfig, ModelConfig, VisionConfig, get_profile
 from lcl.contrastive import info_nce
+from lcl.matching import SOLVERS
 from lcl.model import Clip
+from lcl.recipes import RECIPES, get_recipe
 from lcl.runs import processor
 from lcl.scenes import World, open_world
 from lcl.text import Tokens
-from lcl.training import make_optimizer, train_tokenizer
+from lcl.training import Training, batches, make_optimizer, train_tokenizer
 
 BATCH = 256
 
@@ -130,6 +134,52 @@ def rendering(world: World, repeats: int) -> None:
     show("renderer, 64 pixels, batches of 256, beside one by one", "scenes/s", len(scenes), laps)
 
 
+def solvers(repeats: int) -> None:
+    """Matching 12 words with 64 patches: each solver, for the problems of a step of 256 pairs, 4 negatives each way."""
+    laptop = get_recipe("lightclip").match
+    problems = BATCH * (1 + 2 * laptop.negatives)
+    torch.manual_seed(0)
+    words, patches = (F.normalize(torch.randn(problems, number, 16), dim=-1) for number in (12, 64))
+    cost, real = 1 - words @ patches.mT, torch.ones(problems, 12, dtype=torch.bool)
+    for name, solve in SOLVERS.items():
+        solve(cost, real, laptop.price)
+        laps = [seconds(lambda solve=solve: solve(cost, real, laptop.price), times=1) for _ in range(repeats)]
+        each = sorted(1e6 * lap / problems for lap in laps)
+        print(
+            f"matching 12 x 64, {name:9s} {statistics.median(each):8.1f} µs a pair ({each[0]:.1f} to {each[-1]:.1f}), "
+            f"{1e3 * statistics.median(laps):7.1f} ms a step of {BATCH} pairs, {problems} problems"
+        )
+
+
+def recipe_steps(world: World, repeats: int, steps: int = 8) -> None:
+    """A laptop step of every recipe beside one of CLIP, taking turns on the same batches."""
+    laptop = get_profile("laptop")
+    settings = dataclasses.replace(laptop.training, pairs=steps * laptop.training.batch_size, epochs=1)
+    trainings = {
+        name: Training(dataclasses.replace(laptop, training=dataclasses.replace(laptop.training, recipe=name)), world)
+        for name in RECIPES
+    }
+    clip = trainings["clip"]
+    context = laptop.model.language.context_length
+    shown = list(batches(world, clip.tokenizer, settings, context, 0, clip.device))
+    for training in trainings.values():
+        training.learner.train()
+        training.take_step(shown[0], 0)
+    rounds = []
+    for _ in range(repeats):
+        laps: dict[str, list[float]] = {name: [] for name in trainings}
+        for batch in shown:
+            for name, training in trainings.items():
+                laps[name].append(seconds(lambda training=training, batch=batch: training.take_step(batch, 0), times=1))
+        rounds.append({name: statistics.median(times) for name, times in laps.items()})
+    for name in trainings:
+        ratios = sorted(lap[name] / lap["clip"] for lap in rounds)
+        print(
+            f"step of {name:12s} {1e3 * statistics.median(lap[name] for lap in rounds):6.0f} ms   "
+            f"{statistics.median(ratios):.2f} times a step of clip ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+
+
 def main(repeats: int = 3) -> None:
     """Every benchmark, each a line."""
     print(
@@ -138,3 +188,5 @@ def main(repeats: int = 3) -> None:
     world = open_world(get_profile("laptop").scenes)
     rendering(world, repeats)
     training_step(world, repeats)
+    solvers(repeats)
+    recipe_steps(world, repeats)

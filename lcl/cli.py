@@ -1,4 +1,4 @@
-"""The command line: `lcl data`, `lcl train`, `lcl evaluate`, `lcl bench`. Also as `python -m lcl`."""
+"""The command line: `lcl data`, `lcl train`, `lcl evaluate`, `lcl export`, `lcl bench`. Also as `python -m lcl`."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ def train(
     runs: RunsOption = Path("runs"),
     pictures: PicturesOption = None,
     tower: Annotated[str | None, typer.Option(help="Another image tower: conv, vit, or timm:NAME.")] = None,
+    text_depth: Annotated[int | None, typer.Option(help="Layers of the text tower, instead of the profile's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
 ) -> None:
@@ -80,11 +81,13 @@ def train(
 
     The folder holds metrics.json, the checkpoint, and report.html, a page to look at.
     """
-    chosen = _customised(get_profile(profile), recipe, tower, epochs, batch_size)  # refuse at once, before torch loads
+    # Mistakes are refused at once, before torch loads.
+    chosen = _customised(get_profile(profile), recipe, tower, text_depth, epochs, batch_size)
 
     from lcl.evaluation import evaluate as measure
     from lcl.recipes import get_recipe
-    from lcl.report import table_text, write_report
+    from lcl.report import write_report
+    from lcl.results import table_text
     from lcl.runs import free_name, load_run, new_run, save_run
     from lcl.scenes import open_world
     from lcl.training import Training
@@ -99,7 +102,7 @@ def train(
         clock.lap("setting up")
         curve = follow(training)
         clock.lap("training")
-        metrics = measure(training.model, training.tokenizer, world, chosen.evaluation)
+        metrics = measure(training.model, training.tokenizer, world, chosen.evaluation, training.extra)
         clock.lap("evaluation")
         save_run(folder, training, curve, metrics, clock.laps, pictures)
     report = write_report(load_run(folder), world)
@@ -108,14 +111,18 @@ def train(
 
 
 def _customised(
-    profile: Profile, recipe: str, tower: str | None, epochs: int | None, batch_size: int | None
+    profile: Profile, recipe: str, tower: str | None, text_depth: int | None, epochs: int | None, batch_size: int | None
 ) -> Profile:
     changes = {"recipe": recipe, "epochs": epochs, "batch_size": batch_size}
     training = dataclasses.replace(
         profile.training, **{key: value for key, value in changes.items() if value is not None}
     )
-    vision = dataclasses.replace(profile.model.vision, tower=tower) if tower else profile.model.vision
-    return dataclasses.replace(profile, training=training, model=dataclasses.replace(profile.model, vision=vision))
+    model = profile.model
+    if tower is not None:
+        model = dataclasses.replace(model, vision=dataclasses.replace(model.vision, tower=tower))
+    if text_depth is not None:
+        model = dataclasses.replace(model, language=dataclasses.replace(model.language, depth=text_depth))
+    return dataclasses.replace(profile, training=training, model=model)
 
 
 @app.command()
@@ -128,7 +135,7 @@ def evaluate(
     On every split, and compared with what it wrote down.
     """
     from lcl.evaluation import evaluate as measure
-    from lcl.report import table_text
+    from lcl.results import table_text
     from lcl.runs import load_run
     from lcl.scenes import open_world
 
@@ -139,11 +146,30 @@ def evaluate(
         f"the run in {run} was trained on another data set ({kept.tokenizer.data}) than the one at hand "
         f"({world.fingerprint}); name its drawings with --pictures, or check the asset packages' versions.",
     )
-    metrics = measure(kept.model, kept.tokenizer, world, kept.profile.evaluation)
+    metrics = measure(kept.model, kept.tokenizer, world, kept.profile.evaluation, kept.extra)
     print(table_text(metrics))
     print(
         "equal to metrics.json" if metrics == kept.metrics else "differs from metrics.json: another machine or version"
     )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    folder: Annotated[Path, typer.Argument(help="Where the pair of towers goes; must not exist.")],
+) -> None:
+    """Write what one uses of a run: the pair of towers and the tokenizer.
+
+    What existed in training only (fusion blocks, vocabulary head) stays behind.
+    """
+    from lcl.model import save_model
+    from lcl.runs import load_run, new_run
+
+    kept = load_run(run)
+    with new_run(folder.parent, folder.name) as made:
+        save_model(made, kept.model, kept.tokenizer)
+    used, dropped = (sum(p.numel() for p in module.parameters()) for module in (kept.model, kept.extra))
+    print(f"wrote {folder}: {used:,} parameters; {dropped:,} that only the training needed were dropped")
 
 
 @app.command()

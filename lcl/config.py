@@ -245,16 +245,23 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
-            value = from_dict(hint, value)
+            parsed[name] = from_dict(hint, value)
         else:
-            allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-            allowed = (*allowed, int) if float in allowed else allowed  # JSON writes 1.0 and 1 alike
-            fits = isinstance(value, allowed) and (
-                bool in allowed or not isinstance(value, bool)
-            )  # True is an int, too
-            require(fits, f"{kind.__name__}.{name} cannot be {value!r}.")
-        parsed[name] = value
+            require(_fits(value, hint), f"{kind.__name__}.{name} cannot be {value!r}.")
+            parsed[name] = tuple(value) if typing.get_origin(hint) is tuple else value
     try:
         return kind(**parsed)
     except TypeError as error:
         raise LclError(f"{kind.__name__} is incomplete: {error}.") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Is a value out of JSON of the kind that a field's type hint names?"""
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:  # tuple[int, ...], which JSON writes as a list
+        return isinstance(value, (list, tuple)) and all(_fits(item, inner[0]) for item in value)
+    if typing.get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    allowed = inner if isinstance(hint, types.UnionType) else (hint,)
+    allowed = (*allowed, int) if float in allowed else allowed  # JSON writes 1.0 and 1 alike
+    return isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))  # True is an int, too

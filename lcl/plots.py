@@ -9,10 +9,12 @@ import base64
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -190,4 +192,189 @@ def bars(values: dict[str, dict[str, float]], ylabel: str, log: bool = False) ->
     axes.set(ylabel=ylabel, yscale="log" if log else "linear")
     if len(names) > 1:
         figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
+    return figure
+
+
+def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Figure:
+    """Labels of a batch beside the truth. labels: (B, B), 0 to 1, a row an image; shared: (B, B) things in common.
+
+    Labels are coloured by their logarithm: the negatives' shares are small beside the diagonal.
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    shown = left.imshow(labels.clamp(min=1e-4).numpy(), cmap="viridis", norm=LogNorm(1e-3, 1, clip=True))
+    left.set(xlabel="caption", ylabel="image", title=title)
+    figure.colorbar(shown, ax=left, label="label (0.001 and less: dark)")
+    most = max(int(shared.max()), 1)
+    truth = right.imshow(shared.numpy(), cmap=colormaps["viridis"].resampled(most + 1), vmin=-0.5, vmax=most + 0.5)
+    right.set(xlabel="caption", ylabel="image", title="truth")
+    figure.colorbar(truth, ax=right, label="things that both scenes hold", ticks=range(most + 1))
+    return figure
+
+
+def curve_with_reference(values: Mapping[float, float], reference: float, x: str, y: str, what: str) -> Figure:
+    """Values over a positive setting, on a logarithmic axis, and the dashed line that they are to be compared with."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(list(values), list(values.values()), color=BLUE, marker="o")
+    axes.axhline(reference, color=GREY, ls="--", lw=1)
+    axes.text(1, reference, f"{what}: {reference:.2f}", color=GREY, va="bottom", ha="right", fontsize=8,
+              transform=axes.get_yaxis_transform())  # fmt: skip
+    axes.set(xscale="log", xlabel=x, ylabel=y, ylim=(0, None))
+    axes.set_xticks(list(values), [f"{value:g}" for value in values])
+    axes.minorticks_off()
+    return figure
+
+
+def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], title: str = "") -> Figure:
+    """Costs of giving patches to words, and who is given what. cost, plan: (m, n); rows: the words.
+
+    A patch's dot is as large as its share of the word; what a word lacks to one lies in the dustbin, the last column.
+    """
+    words, patches = cost.shape
+    figure = Figure(figsize=(9, 0.6 + 0.3 * words + 0.6), layout="constrained")
+    axes = figure.add_subplot()
+    full = torch.cat([cost, torch.full((words, 1), math.nan)], dim=1)
+    shown = axes.imshow(full.numpy(), cmap="viridis_r", aspect="auto")
+    shares = torch.cat([plan, (1 - plan.sum(1, keepdim=True)).clamp(min=0)], dim=1)
+    row, column = (shares > 0.02).nonzero().T
+    axes.scatter(column, row, s=70 * shares[row, column], facecolor="white", edgecolor=RED, lw=1.5)
+    axes.set_yticks(range(words), rows, fontsize=8)
+    ticks = [*range(0, patches, max(1, patches // 16)), patches]
+    axes.set_xticks(ticks, [*map(str, ticks[:-1]), "bin"], fontsize=7)
+    axes.set(xlabel="patch", title=title)
+    figure.colorbar(shown, ax=axes, label="cost, 1 − cosine")
+    return figure
+
+
+def word_lines(image: torch.Tensor, words: Sequence[str], patch: Sequence[int], patches: int, title: str = "") -> Figure:
+    """A scene with its words beside it, and a line from every word to the patch that it is matched to.
+
+    image: (3, H, W) uint8. patch: for every word its patch, -1 for the dustbin. patches: n, a square number.
+    """
+    side, rows = image.shape[-1], math.isqrt(patches)
+    step = side / rows
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(as_pixels(image), extent=(0, side, side, 0), interpolation="nearest")
+    for line in range(1, rows):
+        axes.axhline(line * step, xmax=0.5, color="white", lw=0.4, alpha=0.6)
+        axes.plot([line * step] * 2, [0, side], color="white", lw=0.4, alpha=0.6)
+    for number, (word, place) in enumerate(zip(words, patch, strict=True)):
+        y = side * (number + 0.5) / len(words)
+        colour = GREY if place < 0 else CYCLE[number % len(CYCLE)]
+        axes.text(side * 1.3, y, word if place >= 0 else f"{word}  (dustbin)", va="center", fontsize=10, color=colour)
+        if place >= 0:
+            x0, y0 = place % rows * step, place // rows * step
+            axes.add_patch(Rectangle((x0, y0), step, step, fill=False, ec=colour, lw=2))
+            axes.plot([x0 + step, side * 1.28], [y0 + step / 2, y], color=colour, lw=1.3)
+    axes.set(xlim=(0, 2 * side), ylim=(side, 0), title=title)
+    axes.axis("off")
+    return figure
+
+
+def dots(
+    groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], xlabel: str, chance: Mapping[str, float] | None = None
+) -> Figure:
+    """Recipes beside each other: a panel a figure, a line a recipe, a dot a seed, and a bar at the mean.
+
+    groups: {figure: for every recipe the values of its seeds}; names: of the recipes. chance: {figure: value}, dashed.
+    """
+    figure = Figure(figsize=(9, 0.9 + 0.32 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axes, (title, rows) in zip(panels, groups.items(), strict=True):
+        for row, values in enumerate(rows):
+            colour = CYCLE[row % len(CYCLE)]
+            if values:
+                axes.scatter(values, [row] * len(values), color=colour, s=18, zorder=3)
+                axes.plot([sum(values) / len(values)] * 2, [row - 0.35, row + 0.35], color=colour, lw=2)
+        if chance and title in chance:
+            axes.axvline(chance[title], color=GREY, ls="--", lw=1)
+        axes.set(title=title, xlabel=xlabel)
+        axes.title.set_fontsize(9)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    return figure
+
+
+def depth_sweep(
+    depths: Sequence[int], quality: Mapping[str, Sequence[Sequence[float]]], costs: Mapping[str, Sequence[float]]
+) -> Figure:
+    """What layers of a text tower buy, and what they cost.
+
+    depths: numbers of layers. quality: {figure: for every depth the values of its seeds, in percent}.
+    costs: {what: for every depth a number}, drawn relative to the first depth's.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for colour, marker, (name, values) in zip(CYCLE, "os^D", quality.items(), strict=False):
+        means = [sum(seeds) / len(seeds) for seeds in values]
+        left.plot(depths, means, color=colour, marker=marker, ms=4, label=name)
+        left.fill_between(depths, [min(s) for s in values], [max(s) for s in values], color=colour, alpha=0.2, lw=0)
+    for colour, marker, (name, values) in zip(CYCLE, "os^D", costs.items(), strict=False):
+        right.plot(depths, [value / values[0] for value in values], color=colour, marker=marker, ms=4, label=name)
+    left.set(ylabel="percent", title="Quality (band: all seeds)", ylim=(0, 100))
+    right.set(ylabel="times the one-layer tower", title="Cost of the text tower", yscale="log")
+    for axes in (left, right):
+        axes.set(xscale="log", xlabel="layers of the text tower")
+        axes.set_xticks(depths, map(str, depths))
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def gates(history: Mapping[int, Mapping[int, float]]) -> Figure:
+    """How far each layer lets the image in, over the training. history: {step: {layer: tanh(gate), -1 to 1}}."""
+    figure = Figure(figsize=(6, 2.8), layout="constrained")
+    axes = figure.add_subplot()
+    steps = list(history)
+    for colour, marker, layer in zip(CYCLE, "os^Dvx", history[steps[0]], strict=False):
+        axes.plot(steps, [history[step][layer] for step in steps], color=colour, marker=marker, ms=4, label=f"layer {layer}")
+    axes.axhline(0, color=GREY, ls="--", lw=1)
+    axes.set(xlabel="step", ylabel="gate, tanh(g)", title="How far the image is let in")
+    axes.legend(frameon=False)
+    return figure
+
+
+def word_guesses(
+    images: Sequence[torch.Tensor | None], titles: Sequence[str], guesses: Sequence[tuple[Sequence[str], torch.Tensor]], text: str
+) -> Figure:
+    """Guesses for a masked word, a panel an image. guesses: for every image the best words and their probabilities."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure.suptitle(textwrap.fill(text, 100), fontsize=10)
+    rows = figure.subplots(2, len(images), height_ratios=[1.2, 1])
+    for column, (image, title, (words, shares)) in enumerate(zip(images, titles, guesses, strict=True)):
+        picture, axes = rows[0, column], rows[1, column]
+        picture.axis("off")
+        picture.set_title(title, fontsize=9)
+        if image is not None:
+            picture.imshow(as_pixels(image), interpolation="nearest")
+        axes.barh(range(len(words)), shares.tolist(), color=BLUE)
+        axes.set_yticks(range(len(words)), words, fontsize=8)
+        axes.set(xlim=(0, 1), ylim=(len(words) - 0.5, -0.5), xlabel="probability")
+    return figure
+
+
+def parts_curve(curve: Sequence[Event]) -> Figure:
+    """Every part of the loss by step, a panel each, smoothed; the last panel is recall@1 on new scenes."""
+    steps = [event for event in curve if isinstance(event, Step)]
+    looks = [event for event in curve if isinstance(event, Look)]
+    names = list(steps[-1].losses) if steps else ["loss"]
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    *panels, last = figure.subplots(1, len(names) + 1)
+    for axes, name in zip(panels, names, strict=True):
+        values = np.array([event.losses[name] for event in steps])
+        axes.plot([event.step for event in steps], values, color=SKY, lw=0.5)
+        if len(values) > 50:
+            axes.plot([event.step for event in steps[24:-24]], np.convolve(values, np.ones(49) / 49, "valid"), color=BLUE)
+        axes.set(title=name, xlabel="step", ylabel="nats", ylim=(0, None))
+        axes.title.set_fontsize(9)
+    for name, colour, marker in (("image_to_text", BLUE, "o"), ("text_to_image", ORANGE, "s")):
+        values = [100 * getattr(event, name) for event in looks]
+        last.plot([e.step for e in looks], values, color=colour, marker=marker, ms=3, label=name.replace("_", " "))
+    last.set(title="recall@1, new scenes", xlabel="step", ylabel="percent", ylim=(0, 100))
+    last.title.set_fontsize(9)
+    if looks:
+        last.legend(frameon=False, fontsize=7)
     return figure

@@ -1,22 +1,77 @@
-"""A method is a recipe: named objectives, each with a weight."""
+"""A method is a recipe: named objectives, each with a weight. All weights and schedules stand in this file."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
-from lcl.config import choose
-from lcl.contrastive import info_nce
-from lcl.model import Embeddings
+from lcl.config import choose, positive, require
+from lcl.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
+from lcl.fusion import FusedMlm, masked_language
+from lcl.matching import SOLVERS, matched_contrast
+from lcl.model import Clip, Embeddings
+from lcl.text import NOT_MASKED, Tokens, mask_words
 
-Objective = Callable[[Embeddings], dict[str, torch.Tensor]]
 
-OBJECTIVES: dict[str, Objective] = {
-    "info_nce": lambda seen: info_nce(seen.v, seen.t, seen.logit_scale),
-}
-"""What there is to minimise: from a batch's embeddings to named scalars."""
+@dataclass(frozen=True)
+class SoftConfig:
+    """Softened labels. The negatives' share grows from 0 to `alpha_max` by the schedule; see `contrastive.ramp`."""
+
+    alpha_max: float = 0.2
+    schedule: str = "linear"
+    temperature: float = 0.1  # of the softmax over the negatives' cosines
+
+    def __post_init__(self):
+        require(0 <= self.alpha_max <= 1, f"alpha_max is a share of the label, 0 to 1, not {self.alpha_max}.")
+        choose("schedule", self.schedule, SCHEDULES)
+        positive(self, "temperature")
+
+
+@dataclass(frozen=True)
+class MatchConfig:
+    """Words matched to patches; see `matching.matched_contrast`."""
+
+    solver: str = "exact"
+    negatives: int = 4  # a pair is contrasted with so many, each way
+    price: float = 1.0  # of the dustbin: a word looks for a patch of positive cosine
+    scale: float = 10.0  # of the logits
+
+    def __post_init__(self):
+        choose("solver", self.solver, SOLVERS)
+        require(self.negatives >= 1, f"the number of negatives must be 1 or more, not {self.negatives}.")
+        require(not math.isnan(self.price), "the price of the dustbin is NaN; use a number, or infinity for no dustbin.")
+        positive(self, "scale")
+
+
+@dataclass(frozen=True)
+class MlmConfig:
+    """Words masked and guessed with the image; see `text.mask_words` and `fusion.FusedMlm`."""
+
+    share: float = 0.15  # of a caption's words
+    layers: tuple[int, ...] = ()  # of the text tower; () means all
+
+    def __post_init__(self):
+        require(0 <= self.share <= 1, f"the share of words to mask must lie between 0 and 1, not {self.share}.")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What objectives may look at in one step of training.
+
+    progress: share of the training that is done, 0 to 1. generator: for what is random in this step, on the CPU.
+    extra: the recipe's modules that exist in training only, by objective.
+    """
+
+    model: Clip
+    extra: nn.ModuleDict
+    seen: Embeddings
+    tokens: Tokens
+    progress: float
+    generator: torch.Generator
 
 
 @dataclass(frozen=True)
@@ -26,17 +81,85 @@ class Recipe:
     name: str
     weights: dict[str, float]
     source: str
+    warmup: dict[str, float] = field(default_factory=dict)
+    soft: SoftConfig = SoftConfig()
+    match: MatchConfig = MatchConfig()
+    mlm: MlmConfig = MlmConfig()
 
-    def loss(self, seen: Embeddings) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def __post_init__(self):
+        require(bool(self.weights), f"the recipe {self.name!r} has no objective.")
+        for name in self.weights:
+            choose("objective", name, OBJECTIVES)
+        for name, weight in self.weights.items():
+            require(0 <= weight < math.inf, f"the weight of {name} must be 0 or more, not {weight}.")
+        for name, start in self.warmup.items():
+            choose("objective", name, self.weights)
+            require(0 <= start <= 1, f"the warm-up of {name} is a share of the training, 0 to 1, not {start}.")
+
+    def loss(self, now: Moment) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The weighted total, and its parts before weighting. Scalars."""
         parts: dict[str, torch.Tensor] = {}
         for name in self.weights:
-            parts |= OBJECTIVES[name](seen)
-        return sum(weight * parts[name] for name, weight in self.weights.items()), parts
+            parts |= OBJECTIVES[name](self, now)
+        return sum(self.weight(name, now.progress) * parts[name] for name in self.weights), parts
+
+    def weight(self, name: str, progress: float) -> float:
+        """An objective's weight when `progress` (0 to 1) of the training is done."""
+        start = self.warmup.get(name, 0.0)
+        return self.weights[name] * min(1.0, progress / start if start else 1.0)
+
+    def make_extra(self, model: Clip) -> nn.ModuleDict:
+        """The modules that exist in training only, by the objective that they serve; new, on the CPU."""
+        extra = nn.ModuleDict()
+        if "masked_language" in self.weights:
+            extra["masked_language"] = FusedMlm(model.config, model.language, model.vision.width, self.mlm.layers)
+        return extra
 
 
+def _info_nce(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
+    return info_nce(now.seen.v, now.seen.t, now.seen.logit_scale)
+
+
+def _soft_info_nce(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
+    alpha = ramp(recipe.soft.schedule, recipe.soft.alpha_max, now.progress)
+    return soft_info_nce(now.seen.v, now.seen.t, now.seen.logit_scale, alpha, recipe.soft.temperature)
+
+
+def _matched_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
+    patches = now.model.embed_patches(now.seen.image)
+    words, real = now.model.embed_words(now.seen.text, now.tokens)
+    settings = recipe.match
+    return matched_contrast(
+        patches, words, real, now.seen.v @ now.seen.t.T, settings.scale, settings.negatives, settings.price, settings.solver
+    )
+
+
+def _masked_language(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
+    masked, targets = mask_words(now.tokens, now.generator, now.model.config.language.vocab_size, recipe.mlm.share)
+    logits = now.extra["masked_language"](now.model.language, masked, now.seen.image, targets != NOT_MASKED)
+    return masked_language(logits, targets)
+
+
+OBJECTIVES: dict[str, Callable[[Recipe, Moment], dict[str, torch.Tensor]]] = {
+    "info_nce": _info_nce,
+    "soft_info_nce": _soft_info_nce,
+    "matched_contrast": _matched_contrast,
+    "masked_language": _masked_language,
+}
+"""What there is to minimise: from a moment of training to named scalars."""
+
+CLIP = "Radford et al. 2021, arXiv 2103.00020"
+LIGHTCLIP = "LightCLIP, arXiv 2312.00674"
+MATCH, MLM = 1.0, 0.2
 RECIPES = {
-    recipe.name: recipe for recipe in (Recipe("clip", {"info_nce": 1.0}, "Radford et al. 2021, arXiv 2103.00020"),)
+    recipe.name: recipe
+    for recipe in (
+        Recipe("clip", {"info_nce": 1.0}, CLIP),
+        Recipe("clip+soft", {"soft_info_nce": 1.0}, f"{LIGHTCLIP}, instance level alone"),
+        Recipe("clip+match", {"info_nce": 1.0, "matched_contrast": MATCH}, f"{LIGHTCLIP}, token level alone"),
+        Recipe("clip+mlm", {"info_nce": 1.0, "masked_language": MLM}, f"{LIGHTCLIP}, MLM level alone"),
+        Recipe("lightclip", {"soft_info_nce": 1.0, "matched_contrast": MATCH, "masked_language": MLM}, LIGHTCLIP),
+    )
 }
 
 

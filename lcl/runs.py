@@ -20,15 +20,20 @@ from lcl.config import LclError, Profile, from_dict, require, to_dict
 from lcl.evaluation import Figure
 from lcl.model import Clip, load_model, save_model
 from lcl.pictures import PACKAGES
+from lcl.recipes import Recipe
 from lcl.text import Tokenizer
 from lcl.training import Event, Look, Step, Training
 
-FORMAT = "lcl-run-1"
+FORMAT = "lcl-run-2"
+EXTRA = "training_only.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run as read from its folder. See `save_run` for what is in it."""
+    """A finished run as read from its folder. See `save_run` for what is in it.
+
+    extra: the recipe's modules that exist in training only, by objective.
+    """
 
     folder: Path
     profile: Profile
@@ -39,6 +44,8 @@ class Run:
     provenance: dict
     model: Clip
     tokenizer: Tokenizer
+    recipe: Recipe
+    extra: torch.nn.ModuleDict
 
 
 @contextlib.contextmanager
@@ -135,10 +142,14 @@ def save_run(
 ) -> None:
     """Write the checkpoint, then metrics.json, which says that the run is complete.
 
+    The pair of towers and what exists in training only are two files: the first alone is what one uses.
+
     metrics.json: `metrics` are functions of profile, seed and machine, the same bits each time; `seconds` (how long
     each part took) and `provenance` are not.
     """
     save_model(folder, training.model, training.tokenizer)
+    if len(training.extra):
+        storage.write_tensors(folder / EXTRA, training.extra.state_dict())
     losses = [[event.step, event.loss, event.logit_scale] for event in curve if isinstance(event, Step)]
     looks = [dataclasses.astuple(event) for event in curve if isinstance(event, Look)]
     storage.write_json(folder / "curve.json", {"steps": losses, "looks": looks})
@@ -152,6 +163,7 @@ def save_run(
             "last_loss": losses[-1][1],
             "metrics": metrics,
             "profile": to_dict(training.profile),
+            "recipe": to_dict(training.recipe),
             "data": training.world.fingerprint,
             "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
@@ -177,11 +189,15 @@ def load_run(folder: Path) -> Run:
         model, tokenizer = load_model(folder, data=found["data"])
         profile = from_dict(Profile, found["profile"])
         curve = list(_curve(storage.read_json(folder / "curve.json"), profile))
+        recipe = from_dict(Recipe, found["recipe"])
+        extra = recipe.make_extra(model).eval()
+        if len(extra):
+            extra.load_state_dict(storage.read_tensors(folder / EXTRA))
         return Run(
             folder, profile, found["seed"], found["pictures"], found["metrics"], curve,
-            found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer,
+            found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer, recipe, extra,
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise LclError(f"the run in {folder} is damaged ({error!r} is missing or wrong); train again.") from None
 
 

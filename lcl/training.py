@@ -12,7 +12,7 @@ import torch
 from lcl.config import LclError, Profile, TrainConfig, require
 from lcl.evaluation import embed, recall_at_k
 from lcl.model import Clip
-from lcl.recipes import get_recipe
+from lcl.recipes import Moment, Recipe, get_recipe
 from lcl.scenes import Pairs, World
 from lcl.text import Tokenizer, Tokens
 
@@ -69,60 +69,78 @@ class Training:
     Raises LclError when the loss stops being a finite number, with the step and the batch's scenes.
     """
 
-    def __init__(self, profile: Profile, world: World, seed: int = 0, device: str | None = None):
+    def __init__(
+        self, profile: Profile, world: World, seed: int = 0, device: str | None = None, recipe: Recipe | None = None
+    ):
         require(
             profile.model.vision.image_size == profile.scenes.size == world.config.size,
             f"the model sees {profile.model.vision.image_size} pixels, the scenes have {world.config.size}; make them equal.",
         )
         self.profile, self.world, self.seed = profile, world, seed
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.recipe = get_recipe(profile.training.recipe)
+        self.recipe = recipe or get_recipe(profile.training.recipe)
         self.tokenizer = train_tokenizer(world, profile)
         torch.manual_seed(seed)
         self.model = Clip(profile.model).to(self.device, memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(self.model, profile.training)
+        self.extra = self.recipe.make_extra(self.model).to(self.device)  # after the model: recipes begin alike
+        self.learner = torch.nn.ModuleList([self.model, self.extra])  # all that learns
+        self.optimizer = make_optimizer(self.learner, profile.training)
 
     def __iter__(self) -> Iterator[Event]:
-        config, model, optimizer = self.profile.training, self.model, self.optimizer
+        config = self.profile.training
         context = self.profile.model.language.context_length
         watched = self.world.pairs("new_scenes", range(WATCHED_FROM, WATCHED_FROM + max(WATCHED, config.batch_size)))
         step, busy = 0, 0.0
-        model.train()
+        self.learner.train()
         started = time.perf_counter()  # the clock runs while a batch is drawn, too, but not during a look
         for batch in batches(self.world, self.tokenizer, config, context, self.seed, self.device):
-            for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * learning_rate(config, step)
-
-            seen = model(batch.images, batch.tokens)
-            loss, parts = self.recipe.loss(seen)
-            if not torch.isfinite(loss):
+            try:
+                loss, norm, logit_scale, parts = self.take_step(batch, step)
+            except LclError as error:
                 raise LclError(
-                    f"the loss is {loss.item()} at step {step + 1}, on the scenes {batch.indices.tolist()}; "
-                    "lower the learning rate, or look at these scenes."
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
-
-            figures = torch.stack([loss, norm, seen.logit_scale, *parts.values()]).tolist()  # waits for the device
+                    f"training stopped at step {step + 1}, on the scenes {batch.indices.tolist()}: {error} "
+                    "Lower the learning rate, or look at these scenes."
+                ) from None
             step, busy = step + 1, busy + time.perf_counter() - started
             yield Step(
                 step,
                 config.steps,
-                figures[0],
-                dict(zip(parts, figures[3:], strict=True)),
-                optimizer.param_groups[0]["lr"],
-                figures[1],
-                figures[2],
+                loss,
+                parts,
+                self.optimizer.param_groups[0]["lr"],
+                norm,
+                logit_scale,
                 config.batch_size * step / busy,
                 (config.steps - step) * busy / step,
             )
             if step % config.evaluate_every == 0 or step == config.steps:
                 yield self._look(step, watched)
-                model.train()
+                self.learner.train()
             started = time.perf_counter()
-        model.eval()
+        self.learner.eval()
+
+    def take_step(self, batch: Batch, step: int) -> tuple[float, float, float, dict[str, float]]:
+        """One step of the optimiser: number `step`, counted from 0, of the whole training.
+
+        Returns the loss, the gradient's norm before clipping, logit_scale, and the loss's parts. Raises LclError when the
+        loss is no finite number; the weights are then those of the step before.
+        """
+        config = self.profile.training
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * learning_rate(config, step)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+
+        seen = self.model(batch.images, batch.tokens)
+        now = Moment(self.model, self.extra, seen, batch.tokens, step / config.steps, generator)
+        loss, parts = self.recipe.loss(now)
+        require(bool(torch.isfinite(loss)), f"the loss is {loss.item()}.")
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip_norm)
+        self.optimizer.step()
+
+        total, norm, scale, *values = torch.stack([loss, norm, seen.logit_scale, *parts.values()]).tolist()  # waits
+        return total, norm, scale, dict(zip(parts, values, strict=True))
 
     def _look(self, step: int, watched: Pairs) -> Look:
         v, t = embed(self.model, self.tokenizer, watched)
@@ -164,10 +182,10 @@ def batches(
                     yield Batch(pairs.images[rows.to(device)], tokens[rows].to(device), rows + indices.start)
 
 
-def make_optimizer(model: Clip, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; matrices and kernels decay, vectors and scalars (biases, norms, temperature) do not.
 
-    The temperature, a single number with a long way to go, learns `temperature_rate` times faster.
+    Single numbers with a long way to go (the temperature, the gates of fusion) learn `temperature_rate` times faster.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [

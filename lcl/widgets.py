@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable
+import io
+import math
+from collections.abc import Callable, Sequence
 
 import ipywidgets
+import torch
 from matplotlib.figure import Figure
+from PIL import Image as Picture
 
-from lcl.plots import to_data_url, to_png
+from lcl import storage
+from lcl.plots import BLUE, RED, SKY, YELLOW, as_pixels, to_data_url, to_png, word_lines
 
 
 class Explorer(ipywidgets.VBox):
@@ -55,3 +60,65 @@ def slider(description: str, low: float, high: float, value: float, step: float 
 def dropdown(description: str, options: list) -> ipywidgets.Dropdown:
     """A labelled choice. options: values, or (label, value) pairs."""
     return ipywidgets.Dropdown(options=options, description=description, style={"description_width": "initial"})
+
+
+class WordHover:
+    """A scene and its caption: point at a word, or tab to it, and the patches that it is matched to light up.
+
+    One piece of SVG and CSS: it needs no kernel and no script. Where HTML is not shown (GitHub), a still picture is.
+
+    image: (3, H, W) uint8. words: of the caption. plan: (m, n), which share of every word each patch has, n a square
+    number. right: for every word the boxes (left, top, right, bottom) of what it names, drawn dashed; () where nothing.
+    """
+
+    def __init__(self, image: torch.Tensor, words: Sequence[str], plan: torch.Tensor, right: Sequence[Sequence] = ()):
+        self._html = _hover_svg(image, words, plan, right or [()] * len(words))
+        best = [int(row.argmax()) if row.sum() > 0.5 else -1 for row in plan]
+        self._still = to_png(word_lines(image, words, best, plan.shape[1]))
+        self._text = "; ".join(f"{word}: {'dustbin' if at < 0 else f'patch {at}'}" for word, at in zip(words, best, strict=True))
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        return {
+            "text/html": self._html, "image/png": base64.b64encode(self._still).decode(), "text/plain": self._text
+        }  # fmt: skip
+
+
+def _hover_svg(image: torch.Tensor, words: Sequence[str], plan: torch.Tensor, right: Sequence[Sequence]) -> str:
+    side, rows = image.shape[-1], math.isqrt(plan.shape[1])
+    large, step = 320, 320 / rows
+    buffer = io.BytesIO()
+    Picture.fromarray(as_pixels(image)).resize((large, large), Picture.Resampling.NEAREST).save(buffer, "PNG")
+    source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    name = f"hover-{storage.fingerprint([list(words), plan.tolist()])}"  # so that two on one page keep apart
+    parts, line = [], 26
+    for number, (word, shares, boxes) in enumerate(zip(words, plan.tolist(), right, strict=True)):
+        lit = "".join(
+            f'<rect x="{place % rows * step}" y="{place // rows * step}" width="{step}" height="{step}" '
+            f'fill="{YELLOW}" fill-opacity="{0.75 * share:.3f}" stroke="{RED}" stroke-width="3" stroke-opacity="{share:.3f}"/>'
+            for place, share in enumerate(shares) if share > 0.02
+        )  # fmt: skip
+        for left, top, end, bottom in boxes:
+            scale = large / side
+            lit += (
+                f'<rect x="{left * scale}" y="{top * scale}" width="{(end - left) * scale}" height="{(bottom - top) * scale}" '
+                f'fill="none" stroke="{BLUE}" stroke-width="2" stroke-dasharray="6 4"/>'
+            )
+        binned = 1 - sum(shares)
+        note = f" – dustbin {binned:.0%}" if binned > 0.02 else ""
+        parts.append(
+            f'<g class="word" tabindex="0" role="img" aria-label="{html.escape(word)}"><rect x="{large + 10}" '
+            f'y="{number * line + 4}" width="240" height="{line}" class="back"/><text x="{large + 18}" '
+            f'y="{number * line + 22}">{html.escape(word)}<tspan class="note">{note}</tspan></text><g class="lit">{lit}</g></g>'
+        )
+    height = max(large, len(words) * line + 12)
+    style = (
+        f"#{name} .lit, #{name} .note {{ visibility: hidden }} #{name} .back {{ fill: none; pointer-events: all }} "
+        f"#{name} .word:hover .lit, #{name} .word:focus .lit, #{name} .word:hover .note, #{name} .word:focus .note "
+        f"{{ visibility: visible }} #{name} .word:hover .back, #{name} .word:focus .back {{ fill: {SKY}; fill-opacity: .35 }} "
+        f"#{name} text {{ font: 16px sans-serif; fill: currentColor }} #{name} .word {{ outline: none; cursor: pointer }}"
+    )
+    return (
+        f'<svg id="{name}" viewBox="0 0 {large + 260} {height}" style="max-width: 44em; width: 100%" role="group" '
+        f'aria-label="A scene; its words light up the patches that they are matched to."><style>{style}</style>'
+        f'<image href="{source}" width="{large}" height="{large}"/>{"".join(parts)}</svg>'
+    )

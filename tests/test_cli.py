@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from lcl import cli, scenes
-from lcl.report import table, table_text
+from lcl.results import table, table_text
 
 ROOT = Path(__file__).resolve().parent.parent
 open_once = functools.cache(scenes.open_world)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -173,3 +174,49 @@ def test_the_data_folder_is_the_environments_if_it_names_one(monkeypatch, tmp_pa
     assert data_folder() == tmp_path
     monkeypatch.delenv("LCL_DATA")
     assert data_folder().name == "data"
+
+
+# --- tuples and dicts
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A config with the kinds of fields that JSON has no types for."""
+
+    layers: tuple[int, ...] = ()
+    weights: dict[str, float] = field(default_factory=dict)
+    limit: float | None = None
+
+
+@pytest.mark.parametrize(
+    "config", [Nested(), Nested((1, 3), {"a": 0.5, "b": 2.0}, 1.5), Nested(weights={"a": 1})], ids=str
+)
+def test_tuples_and_dicts_survive_json(config):
+    read = from_dict(Nested, json.loads(json.dumps(to_dict(config))))
+    assert read == config and isinstance(read.layers, tuple)
+    assert from_dict(Nested, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"layers": 3},
+        {"layers": "12"},
+        {"layers": [1, "2"]},
+        {"layers": [1.5]},
+        {"layers": [True]},
+        {"layers": None},
+        {"layers": {"1": 1}},
+        {"weights": [1.0]},
+        {"weights": {"a": "1"}},
+        {"weights": {"a": None}},
+        {"weights": {1: 1.0}},
+        {"weights": {"a": True}},
+        {"limit": "none"},
+    ],
+    ids=str,
+)
+def test_tuples_and_dicts_of_the_wrong_kind_are_refused(values):
+    (name,) = values
+    with pytest.raises(LclError, match=rf"Nested\.{name} cannot be "):
+        from_dict(Nested, values)

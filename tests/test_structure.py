@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "lcl").glob("*.py"))
 
 ORDER = (
-    "config storage pictures captions scenes text vision language model contrastive recipes "
-    "evaluation training runs plots report checks widgets bench cli __main__"
+    "config storage pictures captions scenes text layers vision language model contrastive matching fusion recipes "
+    "evaluation results training runs plots report checks widgets bench cli __main__"
 ).split()
 
 

@@ -2,13 +2,18 @@
 
 import dataclasses
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from lcl import training
 from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, TrainConfig, VisionConfig, get_profile
-from lcl.model import Clip
+from lcl.model import Clip, load_model
+from lcl.recipes import RECIPES, MlmConfig, Moment, Recipe
+from lcl.runs import EXTRA, load_run, save_run
+from lcl.storage import read_tensors
 from lcl.training import Look, Step, Training, batches, learning_rate, make_optimizer
 
 TINY = dataclasses.replace(
@@ -73,7 +78,8 @@ def test_the_first_loss_is_that_of_a_guess(name, seed, request):
     made = Training(first, request.getfixturevalue("small_world" if name == "smoke" else "world"), seed, "cpu")
     batch = next(batches(made.world, made.tokenizer, first.training, first.model.language.context_length, seed, "cpu"))
     with torch.no_grad():
-        loss, _ = made.recipe.loss(made.model.train()(batch.images, batch.tokens))
+        seen = made.model.train()(batch.images, batch.tokens)
+        loss, _ = made.recipe.loss(Moment(made.model, made.extra, seen, batch.tokens, 0.0, torch.Generator()))
     assert loss.item() == pytest.approx(math.log(size), rel=0.02)
 
 
@@ -192,7 +198,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(small_wo
     for _ in range(3):
         next(events)
     next(made.model.vision.parameters()).data[0] = torch.nan
-    with pytest.raises(LclError, match=r"nan at step 4, on the scenes \[\d+, "):
+    with pytest.raises(LclError, match=r"stopped at step 4, on the scenes \[\d+, .*\]: the loss is nan\."):
         next(events)
 
 
@@ -201,3 +207,186 @@ def test_a_world_of_another_size_than_the_models_is_refused(small_world):
     other = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, vision=vision))
     with pytest.raises(LclError, match="128 pixels.* 64"):
         Training(other, small_world)
+
+
+# --- recipes
+
+
+SHORT = with_training(pairs=192, epochs=1, evaluate_every=6)  # six steps
+
+
+def short(world, recipe: str | Recipe, seed: int = 0) -> Training:
+    """A training of six steps."""
+    return Training(SHORT, world, seed, "cpu", RECIPES[recipe] if isinstance(recipe, str) else recipe)
+
+
+def steps_of(made: Training) -> list[Step]:
+    return [event for event in made if isinstance(event, Step)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_and_shows_its_parts(small_world, name):
+    made = short(small_world, name)
+    steps = steps_of(made)
+    assert len(steps) == 6
+    for number, step in enumerate(steps):
+        assert step.losses.keys() == RECIPES[name].weights.keys()
+        assert all(math.isfinite(loss) for loss in step.losses.values()) and math.isfinite(step.gradient_norm)
+        weighted = sum(RECIPES[name].weight(part, number / 6) * loss for part, loss in step.losses.items())
+        assert step.loss == pytest.approx(weighted, rel=1e-4)
+    assert not made.model.training and not made.extra.training
+
+
+def test_the_profile_names_the_recipe(small_world):
+    profile = dataclasses.replace(SHORT, training=dataclasses.replace(SHORT.training, recipe="lightclip"))
+    assert Training(profile, small_world, device="cpu").recipe is RECIPES["lightclip"]
+    with pytest.raises(LclError, match="did you mean lightclip"):
+        Training(with_training(recipe="lightclop"), small_world, device="cpu")
+
+
+def test_the_same_seed_gives_the_same_bits_with_all_of_lightclip(small_world):
+    def run(seed):
+        made = short(small_world, "lightclip", seed)
+        return [(step.loss, step.losses) for step in steps_of(made)], made.learner.state_dict()
+
+    (losses, weights), (again, same), (others, _) = run(3), run(3), run(4)
+    assert losses == again
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    assert losses[0] != others[0]
+
+
+def test_all_recipes_begin_with_the_same_pair_of_towers(small_world):
+    first = short(small_world, "clip").model.state_dict()
+    for name in RECIPES:
+        other = short(small_world, name).model.state_dict()
+        assert first.keys() == other.keys() and all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_softening_by_nothing_trains_clip_to_the_bit(small_world):
+    none = dataclasses.replace(RECIPES["clip+soft"], soft=dataclasses.replace(RECIPES["clip+soft"].soft, alpha_max=0.0))
+    clip, soft = short(small_world, "clip"), short(small_world, none)
+    assert [step.loss for step in steps_of(clip)] == [step.loss for step in steps_of(soft)]
+    assert all(torch.equal(a, b) for a, b in zip(clip.model.parameters(), soft.model.parameters(), strict=True))
+
+
+def test_nothing_of_what_only_training_needs_is_left_out_of_learning(small_world):
+    made = short(small_world, "lightclip")
+    known = {id(p): group for group in made.optimizer.param_groups for p in group["params"]}
+    assert known.keys() == {id(p) for p in [*made.model.parameters(), *made.extra.parameters()]}
+    mlm = made.extra["masked_language"]
+    assert {known[id(block.gate)]["weight_decay"] for block in mlm.blocks.values()} == {0.0}
+    assert known[id(mlm.head.weight)]["weight_decay"] > 0 == known[id(mlm.head.bias)]["weight_decay"]
+    steps_of(made)
+    assert all(gate != 0 for gate in mlm.gates.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched(Recipe):
+    """A recipe that keeps every moment that it was shown, and the first number of each generator."""
+
+    moments: list[tuple[Moment, int]] = dataclasses.field(default_factory=list)
+
+    def loss(self, now: Moment):
+        self.moments.append((now, now.generator.initial_seed()))
+        return super().loss(now)
+
+
+def test_a_recipe_sees_the_progress_from_zero_on_and_another_generator_in_every_step_and_seed(small_world):
+    seeds = []
+    for seed in (0, 1):
+        recipe = Watched(**{name: getattr(RECIPES["lightclip"], name) for name in Recipe.__dataclass_fields__})
+        made = short(small_world, recipe, seed)
+        steps_of(made)
+        assert [now.progress for now, _ in recipe.moments] == [step / 6 for step in range(6)]
+        assert all(now.model is made.model and now.extra is made.extra for now, _ in recipe.moments)
+        assert all(len(now.tokens) == len(now.seen.v) == 32 for now, _ in recipe.moments)
+        seeds += [generator for _, generator in recipe.moments]
+    assert len(set(seeds)) == 12
+
+
+def test_gradients_are_clipped_over_all_that_learns(small_world):
+    profile = dataclasses.replace(SHORT, training=dataclasses.replace(SHORT.training, clip_norm=0.01))
+    made = Training(profile, small_world, 0, "cpu", RECIPES["lightclip"])
+    step = next(iter(made))
+    norm = torch.stack([p.grad.norm() for p in made.learner.parameters()]).norm().item()
+    assert step.gradient_norm > 0.1 and norm == pytest.approx(0.01, rel=1e-3)
+    assert made.extra["masked_language"].head.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_poisoned_similarities_stop_the_training_with_its_step_and_scenes(small_world, name):
+    made = short(small_world, name)
+    events = iter(made)
+    for _ in range(2):
+        next(events)
+    made.model.text_projection.weight.data[0, 0] = torch.nan
+    before = [parameter.clone() for parameter in made.model.vision.parameters()]
+    with pytest.raises(LclError, match=r"at step 3, on the scenes \[\d+(, \d+){31}\]: .*(nan|not finite)") as stop:
+        next(events)
+    assert "\n" not in str(stop.value)
+    assert all(torch.equal(*both) for both in zip(before, made.model.vision.parameters(), strict=True))  # no step made
+
+
+def test_a_layer_that_does_not_exist_is_refused_before_the_training(small_world):
+    with pytest.raises(LclError, match=r"no layer \[3\] to fuse after"):
+        short(small_world, dataclasses.replace(RECIPES["lightclip"], mlm=MlmConfig(layers=(3,))))
+
+
+# --- runs
+
+
+@pytest.fixture(scope="module")
+def saved(small_world, tmp_path_factory):
+    """Folders of a run of each recipe, and the trainings that made them."""
+    folder, trainings = tmp_path_factory.mktemp("runs"), {}
+    for name in ("clip", "lightclip"):
+        trainings[name] = short(small_world, name)
+        figures = {"new_scenes": {"alignment": {"value": 0.5, "chance": 0.1}}}
+        save_run(folder / name, trainings[name], list(trainings[name]), figures, {"training": 1.0})
+    return folder, trainings
+
+
+@pytest.mark.parametrize("name", ["clip", "lightclip"])
+def test_a_run_comes_back_with_its_recipe_and_what_existed_in_training_only(saved, name):
+    folder, trainings = saved
+    run, made = load_run(folder / name), trainings[name]
+    assert run.recipe == RECIPES[name] and run.profile == SHORT and run.seed == 0
+    assert run.metrics["new_scenes"]["alignment"] == {"value": 0.5, "chance": 0.1}
+    for kept, trained in ((run.model, made.model), (run.extra, made.extra)):
+        assert not kept.training and kept.state_dict().keys() == trained.state_dict().keys()
+        assert all(torch.equal(value, trained.state_dict()[key]) for key, value in kept.state_dict().items())
+
+
+def test_the_model_of_lightclip_holds_nothing_that_only_training_needs(saved):
+    folder, trainings = saved
+    clip, light = (read_tensors(folder / name / "model.safetensors") for name in ("clip", "lightclip"))
+    assert clip.keys() == light.keys() == trainings["clip"].model.state_dict().keys()
+    assert {key: value.shape for key, value in clip.items()} == {key: value.shape for key, value in light.items()}
+    assert not (folder / "clip" / EXTRA).exists()
+    assert read_tensors(folder / "lightclip" / EXTRA).keys() == trainings["lightclip"].extra.state_dict().keys()
+
+
+@torch.no_grad()
+def test_a_model_without_its_training_only_parts_gives_the_same_bits(saved, small_world, tmp_path):
+    folder, trainings = saved
+    made, pairs = trainings["lightclip"], small_world.pairs("new_scenes", range(8))
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(folder / "lightclip" / name, tmp_path / name)
+    model, tokenizer = load_model(tmp_path)
+    tokens = tokenizer.encode(pairs.captions, 48)
+    before, after = made.model(pairs.images, tokens), model(pairs.images, tokens)
+    assert torch.equal(before.v, after.v) and torch.equal(before.t, after.t)
+
+
+def test_a_run_whose_training_only_part_is_missing_or_damaged_is_refused(saved, tmp_path):
+    for name, change in (("missing", Path.unlink), ("cut", lambda path: path.write_bytes(path.read_bytes()[:-9]))):
+        shutil.copytree(saved[0] / "lightclip", tmp_path / name)
+        change(tmp_path / name / EXTRA)
+        with pytest.raises(LclError, match=EXTRA):
+            load_run(tmp_path / name)
+    shutil.copytree(saved[0] / "lightclip", tmp_path / "other")
+    text = (tmp_path / "other" / "metrics.json").read_text(encoding="utf-8")
+    for wrong in ('"recipe": {', '"weights": {'):
+        (tmp_path / "other" / "metrics.json").write_text(text.replace(wrong, wrong + '"colour": 1, '), encoding="utf-8")
+        with pytest.raises(LclError, match="colour"):
+            load_run(tmp_path / "other")

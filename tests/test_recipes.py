@@ -1,0 +1,282 @@
+"""Recipes: what they weigh is what they say, they travel as JSON, and nothing of them is left in what one uses."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lcl import storage
+from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, from_dict, to_dict
+from lcl.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
+from lcl.fusion import FusedMlm, masked_language
+from lcl.matching import FREE, SOLVERS, matched_contrast
+from lcl.model import Clip
+from lcl.recipes import OBJECTIVES, RECIPES, MatchConfig, MlmConfig, Moment, Recipe, SoftConfig, get_recipe
+from lcl.text import NOT_MASKED, Tokenizer, mask_words
+
+CAPTIONS = ["a red apple", "two dogs left of a cat, on a blue ground", "a small house", "a cat", "a cat and a dog"]
+TINY = ModelConfig(
+    VisionConfig("conv", width=32, depth=1), LanguageConfig(vocab_size=300, width=32, depth=2, heads=2), 16
+)
+IMAGES = torch.randint(256, (5, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+soft_configs = st.builds(SoftConfig, st.floats(0, 1), st.sampled_from([*SCHEDULES]), st.floats(0.01, 10))
+match_configs = st.builds(
+    MatchConfig, st.sampled_from([*SOLVERS]), st.integers(1, 64), st.floats(0, 2) | st.just(FREE), st.floats(0.1, 100)
+)
+mlm_configs = st.builds(MlmConfig, st.floats(0, 1), st.lists(st.integers(1, 12), max_size=4).map(tuple))
+weights = st.dictionaries(st.sampled_from([*OBJECTIVES]), st.floats(0, 10), min_size=1)
+
+
+@st.composite
+def recipes(draw) -> Recipe:
+    """Any recipe that makes sense."""
+    chosen = draw(weights)
+    warmup = draw(st.dictionaries(st.sampled_from([*chosen]), st.floats(0, 1)))
+    return Recipe(
+        "mine", chosen, draw(st.text(max_size=9)), warmup, draw(soft_configs), draw(match_configs), draw(mlm_configs)
+    )
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return Tokenizer.train(CAPTIONS, 300, "a data set").encode(CAPTIONS, 48)
+
+
+def moment(recipe: Recipe, tokens, progress: float = 0.5, rows: int = 5, seed: int = 3) -> Moment:
+    """A step of training: an untrained model looks at five pairs."""
+    torch.manual_seed(0)
+    model = Clip(TINY).eval()
+    extra = recipe.make_extra(model)
+    for module in extra.values():
+        for block in module.blocks.values():
+            block.gate.data.fill_(0.5)
+    some = tokens[range(rows)]
+    seen = model(IMAGES[:rows], some)
+    return Moment(model, extra, seen, some, progress, torch.Generator().manual_seed(seed))
+
+
+# --- what there is
+
+
+def test_the_recipes_are_clip_each_objective_alone_and_all_of_them():
+    assert {"clip", "clip+soft", "clip+match", "clip+mlm", "lightclip"} <= RECIPES.keys()
+    assert RECIPES["clip"].weights == {"info_nce": 1.0}
+    parts = {name: set(RECIPES[name].weights) for name in RECIPES}
+    assert parts["clip+soft"] == {"soft_info_nce"}  # softened labels stand in place of hard ones
+    assert parts["clip+match"] == {"info_nce", "matched_contrast"}
+    assert parts["clip+mlm"] == {"info_nce", "masked_language"}
+    assert parts["lightclip"] == {"soft_info_nce", "matched_contrast", "masked_language"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_found_by_its_name_and_says_where_it_was_published(name):
+    assert get_recipe(name) is RECIPES[name] and RECIPES[name].name == name
+    assert "arXiv" in RECIPES[name].source
+    assert all(weight > 0 and math.isfinite(weight) for weight in RECIPES[name].weights.values())
+    assert RECIPES[name].warmup.keys() <= RECIPES[name].weights.keys()
+
+
+def test_every_objective_alone_weighs_what_it_weighs_in_lightclip():
+    whole = RECIPES["lightclip"]
+    for name, objective in (("soft", "soft_info_nce"), ("match", "matched_contrast"), ("mlm", "masked_language")):
+        alone = RECIPES[f"clip+{name}"]
+        assert alone.weights[objective] == whole.weights[objective]
+        assert alone.warmup.get(objective) == whole.warmup.get(objective)
+        assert getattr(alone, name) == getattr(whole, name)
+
+
+# --- as JSON
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_recipe_survives_json(recipe):
+    assert from_dict(Recipe, json.loads(json.dumps(to_dict(recipe)))) == recipe
+
+
+@given(recipes())
+def test_any_recipe_survives_json(recipe):
+    read = from_dict(Recipe, json.loads(json.dumps(to_dict(recipe))))
+    assert read == recipe and isinstance(read.mlm.layers, tuple)
+
+
+def test_a_recipe_without_a_price_survives_a_file(tmp_path):
+    recipe = dataclasses.replace(RECIPES["lightclip"], match=MatchConfig(price=FREE), mlm=MlmConfig(layers=(1, 2)))
+    storage.write_json(tmp_path / "recipe.json", to_dict(recipe))
+    assert from_dict(Recipe, storage.read_json(tmp_path / "recipe.json")) == recipe
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": {"info_nec": 1.0}}, {"weights": {}}, {"weights": {"info_nce": "1"}}, {"weights": ["info_nce"]},
+        {"warmup": {"info_nce": None}}, {"soft": {"alpha": 0.1}}, {"soft": {"alpha_max": 2.0}},
+        {"mlm": {"layers": [1.5]}}, {"mlm": {"layers": 1}}, {"match": {"solver": "exakt"}}, {"weight": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_json_that_is_no_recipe_is_refused(change):
+    with pytest.raises(LclError):
+        from_dict(Recipe, to_dict(RECIPES["lightclip"]) | change)
+
+
+# --- what they weigh
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_the_total_is_the_sum_of_the_weighted_parts(name, progress, tokens):
+    recipe = RECIPES[name]
+    total, parts = recipe.loss(moment(recipe, tokens, progress))
+    assert parts.keys() == recipe.weights.keys()
+    assert all(part.ndim == 0 and part.isfinite() for part in parts.values())
+    wanted = sum(recipe.weight(part, progress) * value.item() for part, value in parts.items())
+    assert total.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_parts_are_the_objectives_of_the_embeddings_at_hand(tokens):
+    recipe = Recipe("all", dict.fromkeys(OBJECTIVES, 1.0), "")
+    now = moment(recipe, tokens, progress=0.7)
+    _, parts = recipe.loss(now)
+    v, t, scale = now.seen.v, now.seen.t, now.seen.logit_scale
+    alpha = ramp(recipe.soft.schedule, recipe.soft.alpha_max, 0.7)
+    words, real = now.model.embed_words(now.seen.text, now.tokens)
+    some, targets = mask_words(now.tokens, torch.Generator().manual_seed(3), 300, recipe.mlm.share)
+    mlm = now.extra["masked_language"]
+    match = recipe.match
+    wanted = {
+        **info_nce(v, t, scale),
+        **soft_info_nce(v, t, scale, alpha, recipe.soft.temperature),
+        **matched_contrast(
+            now.model.embed_patches(now.seen.image), words, real, v @ t.T, match.scale, match.negatives, match.price,
+            match.solver,
+        ),
+        **masked_language(mlm(now.model.language, some, now.seen.image, targets != NOT_MASKED), targets),
+    }  # fmt: skip
+    assert parts.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(parts[name], value)
+
+
+def test_softening_begins_as_clip_to_the_bit_and_then_departs(tokens):
+    soft = dataclasses.replace(RECIPES["clip+soft"], soft=SoftConfig(0.3, "linear"))
+    loss = lambda recipe, progress: recipe.loss(moment(recipe, tokens, progress))[0]  # noqa: E731
+    clip = loss(RECIPES["clip"], 0.0)
+    assert torch.equal(loss(soft, 0.0), clip)
+    assert [torch.equal(loss(soft, progress), clip) for progress in (0.3, 1.0)] == [False, False]
+    assert torch.equal(loss(dataclasses.replace(soft, soft=SoftConfig(0.0)), 1.0), clip)
+
+
+@settings(max_examples=30)
+@given(st.floats(0, 10), st.floats(0, 1), st.floats(0, 1))
+def test_an_objectives_weight_rises_to_its_value_and_stays(largest, start, progress):
+    recipe = Recipe("mine", {"info_nce": largest}, "", {"info_nce": start})
+    found = recipe.weight("info_nce", progress)
+    assert 0 <= found <= largest
+    assert found == (largest if progress >= start else pytest.approx(largest * progress / start))
+    assert Recipe("mine", {"info_nce": largest}, "").weight("info_nce", progress) == largest
+
+
+def test_a_weight_scales_the_gradient_of_its_part_alone(tokens):
+    def gradient(recipe):
+        now = moment(recipe, tokens)
+        recipe.loss(now)[0].backward()
+        return now.model.image_projection.weight.grad
+
+    apart = [gradient(Recipe("one", {name: 1.0}, "")) for name in ("info_nce", "matched_contrast")]
+    both = gradient(Recipe("two", {"info_nce": 0.5, "matched_contrast": 3.0}, ""))
+    torch.testing.assert_close(both, 0.5 * apart[0] + 3.0 * apart[1], rtol=1e-4, atol=1e-6)
+
+
+def test_equal_generators_give_equal_losses_and_others_mask_other_words(tokens):
+    recipe = RECIPES["clip+mlm"]
+    first, again, other = (recipe.loss(moment(recipe, tokens, seed=seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_gradients_are_finite_and_reach_all_that_learns(name, tokens):
+    recipe = RECIPES[name]
+    now = moment(recipe, tokens)
+    recipe.loss(now)[0].backward()
+    for module in (now.model, now.extra):
+        assert [n for n, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_one_word_or_all_words_masked_are_no_trouble(share, tokens):
+    recipe = dataclasses.replace(RECIPES["clip+mlm"], mlm=MlmConfig(share))
+    assert recipe.loss(moment(recipe, tokens))[0].isfinite()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_serves_a_recipe(solver, tokens):
+    recipe = dataclasses.replace(RECIPES["clip+match"], match=MatchConfig(solver))
+    total, _ = recipe.loss(moment(recipe, tokens))
+    total.backward()
+    assert total.isfinite()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_batch_of_one_is_refused(name, tokens):
+    recipe = RECIPES[name]
+    with pytest.raises(LclError, match="batch of one has no negatives"):
+        recipe.loss(moment(recipe, tokens, rows=1))
+
+
+# --- what exists in training only
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_only_masked_language_adds_modules_of_its_own(name):
+    extra = RECIPES[name].make_extra(Clip(TINY))
+    assert list(extra) == (["masked_language"] if "masked_language" in RECIPES[name].weights else [])
+    assert all(isinstance(module, FusedMlm) for module in extra.values())
+
+
+def test_the_layers_of_fusion_are_those_of_the_recipe():
+    model = Clip(TINY)
+    for layers, fused in (((), ["1", "2"]), ((2,), ["2"])):
+        recipe = dataclasses.replace(RECIPES["clip+mlm"], mlm=MlmConfig(layers=layers))
+        assert list(recipe.make_extra(model)["masked_language"].blocks) == fused
+    with pytest.raises(LclError, match=r"no layer \[7\] to fuse after: the text tower has the layers 1 to 2"):
+        dataclasses.replace(recipe, mlm=MlmConfig(layers=(1, 7))).make_extra(model)
+
+
+# --- what makes no sense
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SoftConfig(alpha_max=-0.1), lambda: SoftConfig(alpha_max=1.1), lambda: SoftConfig(alpha_max=math.nan),
+        lambda: SoftConfig(temperature=0.0), lambda: SoftConfig(temperature=math.nan),
+        lambda: MatchConfig(negatives=0), lambda: MatchConfig(scale=0.0), lambda: MatchConfig(price=math.nan),
+        lambda: MlmConfig(share=-0.1), lambda: MlmConfig(share=1.1), lambda: MlmConfig(share=math.nan),
+        lambda: Recipe("mine", {}, ""), lambda: Recipe("mine", {"info_nce": math.nan}, ""),
+        lambda: Recipe("mine", {"info_nce": -1.0}, ""), lambda: Recipe("mine", {"info_nce": 1.0}, "", {"info_nce": -0.5}),
+    ],
+)  # fmt: skip
+def test_a_number_that_cannot_work_is_refused(make):
+    with pytest.raises(LclError) as refusal:
+        make()
+    assert str(refusal.value).endswith(".") and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "near"),
+    [
+        (lambda: get_recipe("lightclop"), "lightclip"),
+        (lambda: Recipe("mine", {"info_nec": 1.0}, ""), "info_nce"),
+        (lambda: Recipe("mine", {"info_nce": 1.0}, "", {"info_nec": 0.5}), "info_nce"),
+        (lambda: SoftConfig(schedule="linaer"), "linear"),
+        (lambda: MatchConfig(solver="exakt"), "exact"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_near_one(make, near):
+    with pytest.raises(LclError, match=f"did you mean .*{near}"):
+        make()

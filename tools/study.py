@@ -1,0 +1,62 @@
+"""Train what the course reports, keep each run's metrics.json in `results/`, and never train the same twice.
+
+python tools/study.py [--workers 2]
+
+A cell of the study is a recipe, a seed, and what differs from the profile `laptop`. A cell whose file exists is skipped,
+so the study may be stopped at any time. Each worker is a process with one thread. Checkpoints stay in `runs/study/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS, RESULTS = ROOT / "runs" / "study", ROOT / "results"
+SEEDS = (0, 1, 2)
+RECIPES = ("clip", "lightclip", "clip+match", "clip+mlm", "clip+soft")
+DEPTHS, DEPTH_EPOCHS = (1, 2, 4, 8, 12), 4
+
+CELLS = {
+    **{f"{recipe}-laptop-seed{seed}": ["--recipe", recipe, "--seed", str(seed)] for seed in SEEDS for recipe in RECIPES},
+    **{
+        f"clip-laptop-depth{depth}-seed{seed}":
+            ["--recipe", "clip", "--seed", str(seed), "--text-depth", str(depth), "--epochs", str(DEPTH_EPOCHS)]
+        for seed in SEEDS for depth in DEPTHS
+    },
+}  # fmt: skip
+
+
+def train(name: str) -> str:
+    """Train one cell and keep its figures."""
+    started = time.perf_counter()
+    shutil.rmtree(RUNS / name, ignore_errors=True)  # what a stopped study left half done
+    command = [sys.executable, "-m", "lcl", "train", "--profile", "laptop", "--runs", str(RUNS), "--name", name, *CELLS[name]]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        return f"{name}: failed\n{done.stderr[-2000:]}"
+    RESULTS.mkdir(exist_ok=True)
+    shutil.copy(RUNS / name / "metrics.json", RESULTS / f"{name}.new")
+    (RESULTS / f"{name}.new").replace(RESULTS / f"{name}.json")
+    return f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, default=2, help="trainings side by side, a core each")
+    workers = parser.parse_args().workers
+    missing = [name for name in CELLS if not (RESULTS / f"{name}.json").exists()]
+    print(f"{len(missing)} of {len(CELLS)} cells to train", flush=True)
+    with ThreadPoolExecutor(workers) as pool:
+        for line in pool.map(train, missing):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
