@@ -19,7 +19,7 @@ from lcl.layers import pack, unpack
 from lcl.text import NOT_MASKED, Tokens
 from lcl.vision import ImageFeatures
 
-FIRST_SHARPNESS = 12.0  # factor of the cosines between a guess and the tokens
+FIRST_SHARPNESS = 5.0  # factor of the cosines between a guess and the tokens; low, so that the first loss is near ln V
 
 
 class FusionBlock(nn.Module):
@@ -54,7 +54,8 @@ class FusedMlm(nn.Module):
     """What masked language modelling adds to a pair of towers, in training only: fusion blocks and a vocabulary head.
 
     The head compares its guess with the embeddings of all tokens, by cosine, so that it need not learn the vocabulary
-    anew (tied weights: Press and Wolf 2017, arXiv 1608.05859).
+    anew (tied weights: Press and Wolf 2017, arXiv 1608.05859). No gradient passes to the embeddings on this way: what
+    tells images apart should not be bent to what is easily guessed.
 
     layers: after which blocks of the text tower the image enters, counted from 1; () means after every one. A layer in
     the middle of the text reads from the middle of the image tower. Raises LclError for layers that do not exist.
@@ -101,7 +102,7 @@ class FusedMlm(nn.Module):
 def masked_language(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
     """The cross-entropy of guessed tokens. logits: (M, vocabulary); targets: (B, L) int64, M of them not NOT_MASKED.
 
-    Returns {"masked_language": scalar}, ln of the vocabulary for a guess; 0 where nothing was masked.
+    Returns {"masked_language": scalar}, about ln of the vocabulary for a blind guess; 0 where nothing was masked.
     """
     wanted = targets[targets != NOT_MASKED]  # (M,)
     loss = F.cross_entropy(logits, wanted, reduction="sum") / max(len(wanted), 1)

@@ -185,7 +185,7 @@ def batches(
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; matrices and kernels decay, vectors and scalars (biases, norms, temperature) do not.
 
-    Single numbers with a long way to go (the temperature, the gates of fusion) learn `temperature_rate` times faster.
+    Single numbers with a long way to go (the temperature, the sharpness of guesses) learn `temperature_rate` times faster.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [

@@ -17,10 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from lcl import cli, scenes
+from lcl.evaluation import embed
+from lcl.model import Clip, load_model
 from lcl.results import table, table_text
+from lcl.runs import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 open_once = functools.cache(scenes.open_world)
@@ -86,7 +91,7 @@ def is_one_sentence(text: str) -> bool:
     return text.startswith("error: ") and text.count("\n") == 1 and len(text) < 600
 
 
-@pytest.mark.parametrize("command", [[], ["data"], ["train"], ["evaluate"], ["bench"]], ids=" ".join)
+@pytest.mark.parametrize("command", [[], ["data"], ["train"], ["evaluate"], ["export"], ["bench"]], ids=" ".join)
 def test_help_says_what_a_command_does(command):
     result = lcl(*command, "--help")
     assert result.code == 0 and result.err == ""
@@ -307,3 +312,65 @@ def test_data_shows_the_splits_the_credits_and_a_sheet_of_scenes(tmp_path):
     assert result.code == 0
     assert all(word in result.out for word in ("unseen_pairs", "OpenMoji", "CC BY"))
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_deeper_text_tower_can_be_asked_for(tmp_path):
+    result = lcl("train", "--profile", "smoke", "--epochs", 1, "--text-depth", 3, "--runs", tmp_path, "--name", "deep")
+    assert result.code == 0 and metrics_of(tmp_path / "deep")["profile"]["model"]["language"]["depth"] == 3
+    result = lcl("train", "--profile", "smoke", "--text-depth", 13, "--runs", tmp_path, "--name", "deeper")
+    assert is_one_sentence(result.refusal) and "1 to 12" in result.err
+
+
+@pytest.fixture(scope="module")
+def lightclip(tmp_path_factory):
+    """A small training of lightclip, and what was exported from it."""
+    runs = tmp_path_factory.mktemp("work") / "runs"
+    trained = lcl("train", "--recipe", "lightclip", "--profile", "smoke", "--epochs", 1, "--runs", runs, "--name", "light")
+    assert trained.code == 0
+    return runs, lcl("export", runs / "light", runs / "exported")
+
+
+def test_the_exported_towers_give_the_same_bits_and_nothing_else_is_there(lightclip, small_world):
+    runs, result = lightclip
+    assert result.code == 0 and "were dropped" in result.out
+    assert sorted(path.name for path in (runs / "exported").iterdir()) == ["model.json", "model.safetensors"]
+    exported, tokenizer = load_model(runs / "exported")
+    kept = load_run(runs / "light")
+    assert len(kept.extra) == 1 and exported.state_dict().keys() == Clip(exported.config).state_dict().keys()
+    pairs = small_world.pairs("new_scenes", range(8))
+    for ours, theirs in zip(embed(exported, tokenizer, pairs), embed(kept.model, kept.tokenizer, pairs), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_inference_costs_lightclip_what_it_costs_clip(lightclip, small_world):
+    exported, tokenizer = load_model(lightclip[0] / "exported")
+    plain, pairs = Clip(exported.config).eval(), small_world.pairs("new_scenes", range(8))
+    tokens = tokenizer.encode(pairs.captions, exported.config.language.context_length)
+
+    def operations(model):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.encode_image(pairs.images), model.encode_text(tokens)
+        return counter.get_total_flops()
+
+    assert operations(exported) == operations(plain) > 0
+    assert sum(p.numel() for p in exported.parameters()) == sum(p.numel() for p in plain.parameters())
+
+
+def test_exporting_never_overwrites(lightclip):
+    runs, _ = lightclip
+    before = contents(runs / "exported")
+    result = lcl("export", runs / "light", runs / "exported")
+    assert is_one_sentence(result.refusal) and "exists already" in result.err
+    assert contents(runs / "exported") == before
+
+
+def test_a_run_of_lightclip_is_measured_again_to_the_same_figures(lightclip):
+    result = lcl("evaluate", lightclip[0] / "light")
+    assert result.code == 0 and "masked word, true image" in result.out and "equal to metrics.json" in result.out
+
+
+def test_a_run_without_its_training_only_part_is_refused(lightclip, tmp_path):
+    shutil.copytree(lightclip[0] / "light", tmp_path / "light")
+    (tmp_path / "light" / "training_only.safetensors").unlink()
+    result = lcl("evaluate", tmp_path / "light")
+    assert is_one_sentence(result.refusal) and "training_only.safetensors" in result.err

@@ -39,6 +39,18 @@ PLOTS = {
         pairs.captions[:3], range(3), SIMILARITY[:3], pairs.images
     ),
     "bars": lambda pairs, world: plots.bars({"a": {"ours": 1.0, "peer": 2.0}, "b": {"ours": 3.0, "peer": 4.0}}, "s"),
+    "soft_labels": lambda pairs, world: plots.soft_labels(SIMILARITY.softmax(1), (SIMILARITY > 0).long(), "after 3 steps"),
+    "curve_with_reference": lambda pairs, world: plots.curve_with_reference({0.1: 0.9, 1.0: 0.5}, 0.2, "T", "share", "blind"),
+    "cost_matrix": lambda pairs, world: plots.cost_matrix(1 - SIMILARITY[:3], SIMILARITY[:3].softmax(1) / 2, ["a", "red", "cat"]),
+    "word_lines": lambda pairs, world: plots.word_lines(pairs.images[0], ["a", "red", "cat"], [-1, 3, 63], 64, "exact"),
+    "dots": lambda pairs, world: plots.dots({"R@1": [[1.0, 2.0], [3.0]], "nDCG": [[], [4.0]]}, ["clip", "lightclip"], "percent"),
+    "depth_sweep": lambda pairs, world: plots.depth_sweep([1, 2], {"R@1": [[1, 2], [3, 4]]}, {"latency": [1.0, 2.0]}),
+    "gates": lambda pairs, world: plots.gates({0: {1: 0.0, 2: 0.0}, 64: {1: 0.1, 2: -0.2}}),
+    "parts_curve": lambda pairs, world: plots.parts_curve(CURVE),
+    "parts_curve of nothing yet": lambda pairs, world: plots.parts_curve([]),
+    "word_guesses": lambda pairs, world: plots.word_guesses(
+        [pairs.images[0], None], ["true", "none"], [(["cat", "dog"], torch.tensor([0.7, 0.2]))] * 2, "a [MASK]"
+    ),
     "bars in a log scale": lambda pairs, world: plots.bars({"a": {"ours": 1.0}, "b": {"ours": 300.0}}, "s", log=True),
 }
 

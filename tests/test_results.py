@@ -1,29 +1,100 @@
-"""README's figures are those of `results/`."""
+"""README's figures are those of `results/`, and tables are made of kept runs that differ in their seed alone."""
 
 import json
 from pathlib import Path
 
-from lcl.report import summary_markdown
+import pytest
+
+from lcl import results
+from lcl.config import LclError
+from lcl.results import as_markdown, as_text, comparison, kept_runs, percent, summary, values
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = [
-    json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "results").glob("clip-laptop-seed*.json"))
-]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = ["clip", "clip+soft", "clip+match", "clip+mlm", "lightclip"]
+COMPARED = [
+    "image_to_text_recall@1", "text_to_image_recall@1", "image_to_text_ndcg@10", "text_to_image_ndcg@10", "zero_shot_top1",
+    "alignment", "masked_word_true_image", "masked_word_no_image", "masked_word_wrong_image",
+]  # fmt: skip
 
 
-def test_the_table_in_readme_is_made_from_the_kept_runs():
-    assert summary_markdown([run["metrics"] for run in RUNS]) in (ROOT / "README.md").read_text(encoding="utf-8")
+def run_of(seed: int, recall: float, **changes) -> dict:
+    figures = {"image_to_text_recall@1": {"value": recall, "chance": 0.001}}
+    same = {"profile": {}, "recipe": {}, "data": "d", "steps": 4}
+    return same | {"seed": seed, "metrics": {"new_scenes": figures}} | changes
 
 
-def test_the_kept_runs_differ_in_their_seed_alone():
-    assert [run["seed"] for run in RUNS] == [0, 1, 2]
-    for key in ("profile", "data", "steps"):
-        assert all(run[key] == RUNS[0][key] for run in RUNS)
-    assert len({run["last_loss"] for run in RUNS}) == 3
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def keep(folder, stem, *runs):
+    for run in runs:
+        (folder / f"{stem}-seed{run['seed']}.json").write_text(json.dumps(run), encoding="utf-8")
+
+
+def test_the_tables_in_readme_are_made_from_the_kept_runs():
+    assert as_markdown(summary(kept_runs("clip-laptop"))) in README
+    assert as_markdown(comparison([f"{name}-laptop" for name in RECIPES], COMPARED)) in README
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_kept_runs_are_of_their_recipe_and_differ_in_their_seed(recipe):
+    runs = kept_runs(f"{recipe}-laptop")
+    assert [run["seed"] for run in runs] == list(range(len(runs)))
+    assert {run["recipe"]["name"] for run in runs} == {recipe}
+    assert len({run["last_loss"] for run in runs}) == len(runs)
+
+
+def test_all_recipes_were_given_the_same_data_steps_and_model():
+    first = kept_runs("clip-laptop")[0]
+    for recipe in RECIPES:
+        run = kept_runs(f"{recipe}-laptop")[0]
+        assert (run["data"], run["steps"]) == (first["data"], first["steps"])
+        assert {key: value for key, value in run["profile"].items() if key != "training"} == {
+            key: value for key, value in first["profile"].items() if key != "training"
+        }
+        assert run["profile"]["training"] | {"recipe": "clip"} == first["profile"]["training"]
 
 
 def test_the_baseline_reaches_what_the_course_promises():
-    for run in RUNS:
+    for run in kept_runs("clip-laptop"):
         found = {name: figure["value"] for name, figure in run["metrics"]["new_scenes"].items()}
         assert found["image_to_text_recall@1"] >= 0.65 and found["text_to_image_recall@1"] >= 0.65
         assert found["zero_shot_top1"] >= 0.60
+
+
+def test_mean_and_spread_are_those_of_the_seeds(folder):
+    keep(folder, "clip-laptop", run_of(0, 0.5), run_of(1, 0.7), run_of(2, 0.6))
+    assert values("clip-laptop", "image_to_text_recall@1") == pytest.approx([50, 70, 60])
+    assert percent(kept_runs("clip-laptop"), "new_scenes", "image_to_text_recall@1") == pytest.approx((60, 10))
+    assert percent(kept_runs("clip-laptop"), "new_scenes", "alignment") is None
+
+
+def test_a_comparison_says_what_was_not_measured(folder):
+    keep(folder, "clip-laptop", run_of(0, 0.5))
+    other = run_of(0, 0.6)
+    other["metrics"]["new_scenes"]["alignment"] = {"value": 0.8, "chance": 0.1}
+    keep(folder, "lightclip-laptop", other)
+    rows = comparison(["clip-laptop", "lightclip-laptop"], ["image_to_text_recall@1", "alignment"])
+    assert rows == [
+        ["new_scenes", "clip", "lightclip", "chance"],
+        ["image→text R@1", "50.0 ± 0.0", "60.0 ± 0.0", "0.1"],
+        ["alignment", "–", "80.0 ± 0.0", "10.0"],
+    ]
+    assert len({len(line) for line in as_text(rows).splitlines()}) == 1
+    assert as_markdown(rows).splitlines()[1] == "|---|---:|---:|---:|"
+
+
+def test_no_kept_run_is_said_in_one_sentence(folder):
+    with pytest.raises(LclError, match="keeps no run nothing"):
+        kept_runs("nothing")
+
+
+@pytest.mark.parametrize("key", ["profile", "recipe", "data", "steps"])
+def test_runs_that_differ_in_more_than_their_seed_are_never_averaged(folder, key):
+    keep(folder, "clip-laptop", run_of(0, 0.5), run_of(1, 0.7, **{key: "another"}))
+    with pytest.raises(LclError, match="more than their seed"):
+        kept_runs("clip-laptop")

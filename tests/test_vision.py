@@ -169,3 +169,18 @@ def test_an_unknown_tower_is_refused_with_the_near_names(tower, near):
     with pytest.raises(LclError, match=near) as refusal:
         make_vision(VisionConfig(tower))
     assert len(str(refusal.value)) < 600 and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("patch", [(12, 12), (11, 13)])
+def test_the_conv_towers_tokens_look_out_from_the_middle_of_their_patch(patch):
+    """With all kernels positive and alike, what a token depends on lies evenly around the middle of its 8 × 8 pixels."""
+    tower = make_vision(VisionConfig("conv", width=16, depth=1)).eval()
+    for module in tower.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.constant_(module.weight, 1.0)
+    images = torch.full((1, 3, 192, 192), 0.6, requires_grad=True)  # so large that no token sees an edge
+    tower(images).stages[-1].unflatten(1, (24, 24))[0, *patch].sum().backward()
+    felt = images.grad.abs().sum((0, 1))  # (H, W)
+    steps = torch.arange(192.0)
+    middle = [(felt.sum(axis) * steps).sum() / felt.sum() for axis in (1, 0)]
+    assert middle == pytest.approx([8 * number + 3.5 for number in patch], abs=0.05)
