@@ -76,7 +76,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method: total loss = Σ weight · objective. `source` says where it was published."""
+    """A method: total loss = Σ weight · objective. `source` says where it was published.
+
+    warmup: for some objectives the share of the training over which the weight grows from zero, 0 to 1.
+    """
 
     name: str
     weights: dict[str, float]
@@ -150,15 +153,17 @@ OBJECTIVES: dict[str, Callable[[Recipe, Moment], dict[str, torch.Tensor]]] = {
 
 CLIP = "Radford et al. 2021, arXiv 2103.00020"
 LIGHTCLIP = "LightCLIP, arXiv 2312.00674"
-MATCH, MLM = 1.0, 0.2
+MATCH, MLM = {"matched_contrast": 1.0}, {"masked_language": 0.5}
+SLOWLY = {"matched_contrast": 0.5}  # at full weight from the start it pulls all embeddings together: nothing is hard yet
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("clip", {"info_nce": 1.0}, CLIP),
         Recipe("clip+soft", {"soft_info_nce": 1.0}, f"{LIGHTCLIP}, instance level alone"),
-        Recipe("clip+match", {"info_nce": 1.0, "matched_contrast": MATCH}, f"{LIGHTCLIP}, token level alone"),
-        Recipe("clip+mlm", {"info_nce": 1.0, "masked_language": MLM}, f"{LIGHTCLIP}, MLM level alone"),
-        Recipe("lightclip", {"soft_info_nce": 1.0, "matched_contrast": MATCH, "masked_language": MLM}, LIGHTCLIP),
+        Recipe("clip+match", {"info_nce": 1.0} | MATCH, f"{LIGHTCLIP}, token level alone", SLOWLY),
+        Recipe("clip+mlm", {"info_nce": 1.0} | MLM, f"{LIGHTCLIP}, MLM level alone"),
+        Recipe("lightclip", {"soft_info_nce": 1.0} | MATCH | MLM, LIGHTCLIP, SLOWLY),
     )
 }
 

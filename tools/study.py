@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = ROOT / "runs" / "study", ROOT / "results"
 SEEDS = (0, 1, 2)
-RECIPES = ("clip", "lightclip", "clip+match", "clip+mlm", "clip+soft")
+RECIPES = ("clip", "clip+match", "clip+mlm", "lightclip", "clip+soft")
 DEPTHS, DEPTH_EPOCHS = (1, 2, 4, 8, 12), 4
 
 CELLS = {
