@@ -66,8 +66,8 @@ class FusedMlm(nn.Module):
         depth = len(language.blocks)
         require(depth > 0, f"the text tower {config.language.tower!r} shows no blocks that an image could enter after.")
         layers = tuple(layers) or tuple(range(1, depth + 1))
-        wrong = [layer for layer in layers if not 1 <= layer <= depth]
-        require(not wrong, f"there is no layer {wrong[:1]} to fuse after: the text tower has the layers 1 to {depth}.")
+        for layer in layers:
+            require(1 <= layer <= depth, f"there is no layer {layer} to fuse after: the text tower has the layers 1 to {depth}.")
         self.depth = depth
         self.blocks = nn.ModuleDict({
             str(layer): FusionBlock(language.width, image_width, config.language.heads) for layer in layers

@@ -243,7 +243,7 @@ def test_the_layers_of_fusion_are_those_of_the_recipe():
     for layers, fused in (((), ["1", "2"]), ((2,), ["2"])):
         recipe = dataclasses.replace(RECIPES["clip+mlm"], mlm=MlmConfig(layers=layers))
         assert list(recipe.make_extra(model)["masked_language"].blocks) == fused
-    with pytest.raises(LclError, match=r"no layer \[7\] to fuse after: the text tower has the layers 1 to 2"):
+    with pytest.raises(LclError, match=r"no layer 7 to fuse after: the text tower has the layers 1 to 2"):
         dataclasses.replace(recipe, mlm=MlmConfig(layers=(1, 7))).make_extra(model)
 
 

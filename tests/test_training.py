@@ -328,7 +328,7 @@ def test_poisoned_similarities_stop_the_training_with_its_step_and_scenes(small_
 
 
 def test_a_layer_that_does_not_exist_is_refused_before_the_training(small_world):
-    with pytest.raises(LclError, match=r"no layer \[3\] to fuse after"):
+    with pytest.raises(LclError, match=r"no layer 3 to fuse after"):
         short(small_world, dataclasses.replace(RECIPES["lightclip"], mlm=MlmConfig(layers=(3,))))
 
 
