@@ -154,16 +154,17 @@ OBJECTIVES: dict[str, Callable[[Recipe, Moment], dict[str, torch.Tensor]]] = {
 CLIP = "Radford et al. 2021, arXiv 2103.00020"
 LIGHTCLIP = "LightCLIP, arXiv 2312.00674"
 MATCH, MLM = {"matched_contrast": 1.0}, {"masked_language": 0.5}
+SOFT = SoftConfig(alpha_max=0.1, schedule="cosine", temperature=0.05)  # late and sharp: earlier or wider blurs the own caption
 SLOWLY = {"matched_contrast": 0.5}  # at full weight from the start it pulls all embeddings together: nothing is hard yet
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("clip", {"info_nce": 1.0}, CLIP),
-        Recipe("clip+soft", {"soft_info_nce": 1.0}, f"{LIGHTCLIP}, instance level alone"),
+        Recipe("clip+soft", {"soft_info_nce": 1.0}, f"{LIGHTCLIP}, instance level alone", soft=SOFT),
         Recipe("clip+match", {"info_nce": 1.0} | MATCH, f"{LIGHTCLIP}, token level alone", SLOWLY),
         Recipe("clip+mlm", {"info_nce": 1.0} | MLM, f"{LIGHTCLIP}, MLM level alone"),
-        Recipe("lightclip", {"soft_info_nce": 1.0} | MATCH | MLM, LIGHTCLIP, SLOWLY),
+        Recipe("lightclip", {"soft_info_nce": 1.0} | MATCH | MLM, LIGHTCLIP, SLOWLY, SOFT),
     )
 }
 

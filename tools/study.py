@@ -1,6 +1,6 @@
 """Train what the course reports, keep each run's metrics.json in `results/`, and never train the same twice.
 
-python tools/study.py [--workers 2]
+python tools/study.py [--workers 2] [CELL …]
 
 A cell of the study is a recipe, a seed, and what differs from the profile `laptop`. A cell whose file exists is skipped,
 so the study may be stopped at any time. Each worker is a process with one thread. Checkpoints stay in `runs/study/`.
@@ -50,10 +50,14 @@ def train(name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2, help="trainings side by side, a core each")
-    workers = parser.parse_args().workers
-    missing = [name for name in CELLS if not (RESULTS / f"{name}.json").exists()]
-    print(f"{len(missing)} of {len(CELLS)} cells to train", flush=True)
-    with ThreadPoolExecutor(workers) as pool:
+    parser.add_argument("cells", nargs="*", metavar="CELL", help="only these, in this order")
+    arguments = parser.parse_args()
+    cells = arguments.cells or list(CELLS)
+    if unknown := set(cells) - set(CELLS):
+        parser.error(f"there is no cell {sorted(unknown)[0]}; choose among: {', '.join(CELLS)}")
+    missing = [name for name in cells if not (RESULTS / f"{name}.json").exists()]
+    print(f"{len(missing)} of {len(cells)} cells to train", flush=True)
+    with ThreadPoolExecutor(arguments.workers) as pool:
         for line in pool.map(train, missing):
             print(line, flush=True)
 
