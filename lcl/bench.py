@@ -136,14 +136,14 @@ def rendering(world: World, repeats: int) -> None:
 
 def solvers(repeats: int) -> None:
     """Matching 12 words with 64 patches: each solver, for the problems of a step of 256 pairs, 4 negatives each way."""
-    laptop = get_recipe("lightclip").match
-    problems = BATCH * (1 + 2 * laptop.negatives)
+    settings = get_recipe("lightclip").match
+    problems = BATCH * (1 + 2 * settings.negatives)
     torch.manual_seed(0)
     words, patches = (F.normalize(torch.randn(problems, number, 16), dim=-1) for number in (12, 64))
     cost, real = 1 - words @ patches.mT, torch.ones(problems, 12, dtype=torch.bool)
     for name, solve in SOLVERS.items():
-        solve(cost, real, laptop.price)
-        laps = [seconds(lambda solve=solve: solve(cost, real, laptop.price), times=1) for _ in range(repeats)]
+        solve(cost, real, settings.price)
+        laps = [seconds(lambda solve=solve: solve(cost, real, settings.price), times=1) for _ in range(repeats)]
         each = sorted(1e6 * lap / problems for lap in laps)
         print(
             f"matching 12 x 64, {name:9s} {statistics.median(each):8.1f} µs a pair ({each[0]:.1f} to {each[-1]:.1f}), "

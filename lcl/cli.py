@@ -207,7 +207,7 @@ def follow(training) -> list:
                 bar.set_postfix_str(f"loss {event.loss:.3f}, {event.pairs_per_second:.0f} pairs/s", refresh=False)
             elif isinstance(event, Look):
                 bar.write(
-                    f"step {event.step:5d}: loss {event.loss:.3f} on new scenes, recall@1 among 256: "
+                    f"step {event.step:5d}: InfoNCE {event.loss:.3f} on new scenes, recall@1 among 256: "
                     f"{100 * event.image_to_text:.0f} % image→text, {100 * event.text_to_image:.0f} % text→image"
                 )
     return curve

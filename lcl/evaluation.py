@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl.captions import Box, one, plural
-from lcl.config import EvalConfig, require
+from lcl.config import EvalConfig, choose, require
 from lcl.fusion import FusedMlm
 from lcl.matching import FREE, SOLVERS
 from lcl.model import Clip
@@ -105,6 +106,7 @@ def ndcg_at_k(scores: torch.Tensor, gains: torch.Tensor, k: int) -> Figure:
     found = (gains.gather(1, order) * discount).sum(1)
     best = (gains.topk(k, dim=1).values * discount).sum(1)
     asked = best > 0
+    require(bool(asked.any()), "no row has a relevant candidate, so nothing can be measured.")
     value, chance = found[asked] / best[asked], gains.mean(1)[asked] * discount.sum() / best[asked]
     return {"value": value.mean().item(), "chance": chance.mean().item()}
 
@@ -135,7 +137,7 @@ def align(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact"
         patches = model.embed_patches(model.vision(pairs.images[chosen].to(device)))
         words, real = model.embed_words(model.language(tokens), tokens)
         check_finite(patches)
-        patch = SOLVERS[solver](1 - words @ patches.mT, real, FREE).patch
+        patch = SOLVERS[choose("solver", solver, SOLVERS)](1 - words @ patches.mT, real, FREE).patch
         found += [row[mask].cpu() for row, mask in zip(patch, real, strict=True)]
     return found
 
@@ -176,7 +178,7 @@ def alignment(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "ex
 
 
 def mask_names(tokenizer: Tokenizer, pairs: Pairs, context_length: int) -> tuple[Tokens, torch.Tensor, list[int]]:
-    """Captions with one name masked, a single word, as no other word gives it away.
+    """Captions with one name masked, where the name is a single word (the rest of a longer name would give it away).
 
     Scenes without such a name are left as they are. Returns the tokens; where they are masked (N, L) bool; and for every
     scene the concept whose name is masked, -1 where none is.
@@ -224,7 +226,7 @@ def masked_words(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, world: World,
 
     right_names = {concept: names(concept) for concept in set(concepts) - {-1}}
     shown = [concepts[row] for row in asked]
-    figures = {}
+    figures, chance = {}, Counter(shown).most_common(1)[0][1] / len(shown)
     for how, images in (("true_image", range(len(pairs))), ("no_image", None), ("wrong_image", wrong)):
         hits = 0
         for rows in torch.tensor(asked).split(256):
@@ -234,7 +236,7 @@ def masked_words(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, world: World,
             guesses = mlm(model.language, some.to(device), image, at.to(device)).argmax(1).cpu()
             for row, guess in zip(rows.tolist(), guesses.split(at.sum(1).tolist()), strict=True):
                 hits += tuple(guess.tolist()) in right_names[concepts[row]]
-        figures[f"masked_word_{how}"] = {"value": hits / len(asked), "chance": max(map(shown.count, shown)) / len(shown)}
+        figures[f"masked_word_{how}"] = {"value": hits / len(asked), "chance": chance}
     return figures
 
 

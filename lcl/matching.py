@@ -3,7 +3,7 @@
 A *problem* is a matrix of costs, a row a word and a column a patch. Every word takes at most one patch and every patch
 at most one word; a word may instead fall into a dustbin at a fixed price, so that "a" or "of" need not be forced onto a
 patch. Patches may stay free. (LightCLIP, arXiv 2312.00674, level two: "relaxed bipartite matching"; the dustbin, its
-price and the hardest negatives are our reading.)
+price, the token similarity and the hardest negatives are our reading.)
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def exact(cost: torch.Tensor, words: torch.Tensor, price: float = FREE) -> Match
     cost: (N, m, n). words: (N, m) bool, false at rows that are no words (padding). price: of the dustbin, a word.
     A word in the dustbin pays `price`, so a patch may as well cost no more than that; solved with costs cut off at the
     price, what ends up at the price lies in the dustbin. With more words than patches those left over lie there, too.
-    (One thread: scipy holds Python's lock while it solves, so that two threads were a fifth slower than one.)
+    (One thread: a problem takes microseconds, no longer than threads need to take turns; two were a fifth slower than one.)
     Raises LclError for a cost of a word that is not finite.
     """
     check_problems(cost, words, price)
@@ -92,7 +92,7 @@ def sinkhorn(
 
     Minimises <plan, cost> + ε <plan, ln plan> where a word's row sums to one (dustbin included) and a patch's column to
     at most one (Cuturi 2013, arXiv 1306.0895, in the logarithmic domain; Benamou et al. 2015, arXiv 1412.5154, for the
-    upper bound). In each round every word divides itself by a softmax over cost plus toll, and every patch that is
+    upper bound). In each round every word divides itself by a softmax over minus (cost + toll), and every patch that is
     asked for too much raises its toll. ε falls to its value over the first ANNEALING rounds; after them, tolls go
     OVERSHOOT times as far as they should, which settles sooner (Thibault et al. 2021, arXiv 1711.01851).
 
@@ -141,7 +141,7 @@ def check_problems(cost: torch.Tensor, words: torch.Tensor, price: float) -> Non
         f"costs are (problems, words, patches) and words (problems, words) bool; got {tuple(cost.shape)} and "
         f"{tuple(words.shape)} {words.dtype}.",
     )
-    require(not math.isnan(price), "the price of the dustbin is NaN; use a number, or infinity for no dustbin.")
+    require(price > -math.inf, f"the price of the dustbin must be a number, or infinity for no dustbin, not {price}.")
     if not torch.isfinite(cost.detach().sum()):  # padding may be broken, too, and does not matter
         broken = ((~torch.isfinite(cost)).any(2) & words).any(1).nonzero().flatten().tolist()
         require(not broken, f"the costs of the problems {broken[:8]} are not finite; what they come from is broken.")
@@ -158,6 +158,9 @@ def token_similarity(
     price: float, solve: Solver,
 ) -> tuple[torch.Tensor, Matching]:  # fmt: skip
     """How well the words of captions find their patches in images: 1 - the mean cost of a word, for R pairs.
+
+    (Our reading. The mean is over all words, with 1 - price for one in the dustbin: over matched words alone, an image
+    could raise its similarity by letting every word but one fall into the dustbin.)
 
     patches: (B, n, d) and words: (B, m, d), L2-normalised. real: (B, m) bool, true at words. images, captions: (R,),
     which of them make the pairs. A word in the dustbin counts as 1 - price, and as 0 where the price is infinite.

@@ -273,12 +273,10 @@ def word_lines(image: torch.Tensor, words: Sequence[str], patch: Sequence[int], 
     return figure
 
 
-def dots(
-    groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], xlabel: str, chance: Mapping[str, float] | None = None
-) -> Figure:
+def dots(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], xlabel: str) -> Figure:
     """Recipes beside each other: a panel a figure, a line a recipe, a dot a seed, and a bar at the mean.
 
-    groups: {figure: for every recipe the values of its seeds}; names: of the recipes. chance: {figure: value}, dashed.
+    groups: {figure: for every recipe the values of its seeds}; names: of the recipes.
     """
     figure = Figure(figsize=(9, 0.9 + 0.32 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
@@ -288,8 +286,6 @@ def dots(
             if values:
                 axes.scatter(values, [row] * len(values), color=colour, s=18, zorder=3)
                 axes.plot([sum(values) / len(values)] * 2, [row - 0.35, row + 0.35], color=colour, lw=2)
-        if chance and title in chance:
-            axes.axvline(chance[title], color=GREY, ls="--", lw=1)
         axes.set(title=title, xlabel=xlabel)
         axes.title.set_fontsize(9)
         axes.grid(axis="x", alpha=0.3)

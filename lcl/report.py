@@ -75,10 +75,19 @@ def write_report(run: Run, world: World) -> Path:
     v, t = embed(run.model, run.tokenizer, pairs)
     similarity = v @ t.T
     first = next(event.loss for event in run.curve if isinstance(event, Step))
+    if list(run.recipe.weights) == ["info_nce"]:
+        loss = _figure(
+            "Loss", plots.loss_curve(run.curve, training.batch_size),
+            f"The first loss was {first:.3f}; a guess among {training.batch_size} gives ln {training.batch_size} = "
+            f"{math.log(training.batch_size):.3f}.", "Training and validation loss by step, and recall@1 by step.",
+        )  # fmt: skip
+    else:
+        loss = _figure(
+            "Loss", plots.parts_curve(run.curve), "Each part of the loss before weighting, and recall@1 on new scenes.",
+            "Every part of the loss by step, and recall@1 by step.",
+        )  # fmt: skip
     figures = [
-        _figure("Loss", plots.loss_curve(run.curve, training.batch_size),
-                f"The first loss was {first:.3f}; a guess among {training.batch_size} gives ln {training.batch_size} = "
-                f"{math.log(training.batch_size):.3f}.", "Training and validation loss by step, and recall@1 by step."),
+        loss,
         _figure("Images and captions", plots.similarity_matrix(similarity[:24, :24], labels=pairs.captions[:24]),
                 "Two dozen new scenes. Every image should be nearest to its own caption: a bright diagonal.",
                 "Matrix of cosine similarities of 24 images and 24 captions."),

@@ -63,7 +63,7 @@ def new_run(runs: Path, name: str) -> Iterator[Path]:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise LclError(
-            f"{folder} exists already and is never overwritten; choose another --name or remove it."
+            f"{folder} exists already and is never overwritten; choose another name or remove it."
         ) from None
     except OSError as error:
         raise LclError(f"cannot make the folder {folder}: {error.strerror}; choose another place.") from None
@@ -150,7 +150,7 @@ def save_run(
     save_model(folder, training.model, training.tokenizer)
     if len(training.extra):
         storage.write_tensors(folder / EXTRA, training.extra.state_dict())
-    losses = [[event.step, event.loss, event.logit_scale] for event in curve if isinstance(event, Step)]
+    losses = [[event.step, event.loss, event.logit_scale, event.losses] for event in curve if isinstance(event, Step)]
     looks = [dataclasses.astuple(event) for event in curve if isinstance(event, Look)]
     storage.write_json(folder / "curve.json", {"steps": losses, "looks": looks})
     storage.write_json(
@@ -202,7 +202,7 @@ def load_run(folder: Path) -> Run:
 
 
 def _curve(kept: dict, profile: Profile) -> Iterator[Event]:
-    for step, loss, scale in kept["steps"]:
-        yield Step(step, profile.training.steps, loss, {}, 0.0, 0.0, scale, 0.0, 0.0)
+    for step, loss, scale, parts in kept["steps"]:
+        yield Step(step, profile.training.steps, loss, dict(parts), 0.0, 0.0, scale, 0.0, 0.0)
     for look in kept["looks"]:
         yield Look(*look)

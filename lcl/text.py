@@ -179,7 +179,7 @@ def mask_words(
     Of the chosen words 80 % become [MASK], token by token, 10 % random tokens, and 10 % stay as they are (Devlin et al.
     2019, arXiv 1810.04805, section 3.1; whole words and "at least one" are our reading). Punctuation marks are words.
 
-    generator: on the CPU; equal states mask alike. share: 0 to 1; 1 chooses every word.
+    generator: on the CPU; equal states mask alike. share: 0 to 1; 1 chooses every word, 0 still one a caption.
     Returns the tokens, and targets (B, L) int64: the true id where a word was chosen, NOT_MASKED elsewhere. A caption
     without words stays as it is.
     """
@@ -190,7 +190,7 @@ def mask_words(
     draw = torch.rand(len(words), max(number, 1), generator=generator)  # (B, m)
     draw = draw.masked_fill(torch.arange(draw.shape[1]) >= counts[:, None], 2.0)
     wanted = (share * counts).round().clamp(min=1)[:, None]
-    chosen = (draw.argsort(1).argsort(1) < wanted) & (draw < 2)  # (B, m)
+    chosen = (draw.argsort(1).argsort(1) < wanted) & (draw < 2)  # (B, m), the lowest draws of each caption
     fate = torch.rand(draw.shape, generator=generator)  # (B, m)
     noise = torch.randint(len(SPECIAL), vocab_size, words.shape, generator=generator)  # (B, L)
 

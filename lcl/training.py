@@ -87,11 +87,16 @@ class Training:
         self.optimizer = make_optimizer(self.learner, profile.training)
 
     def __iter__(self) -> Iterator[Event]:
-        config = self.profile.training
-        context = self.profile.model.language.context_length
+        self.learner.train()
+        try:
+            yield from self._events()
+        finally:  # also when somebody stops early
+            self.learner.eval()
+
+    def _events(self) -> Iterator[Event]:
+        config, context = self.profile.training, self.profile.model.language.context_length
         watched = self.world.pairs("new_scenes", range(WATCHED_FROM, WATCHED_FROM + max(WATCHED, config.batch_size)))
         step, busy = 0, 0.0
-        self.learner.train()
         started = time.perf_counter()  # the clock runs while a batch is drawn, too, but not during a look
         for batch in batches(self.world, self.tokenizer, config, context, self.seed, self.device):
             try:
@@ -117,13 +122,13 @@ class Training:
                 yield self._look(step, watched)
                 self.learner.train()
             started = time.perf_counter()
-        self.learner.eval()
 
     def take_step(self, batch: Batch, step: int) -> tuple[float, float, float, dict[str, float]]:
         """One step of the optimiser: number `step`, counted from 0, of the whole training.
 
         Returns the loss, the gradient's norm before clipping, logit_scale, and the loss's parts. Raises LclError when the
-        loss is no finite number; the weights are then those of the step before.
+        loss or its gradient is not finite; the parameters are then those of the step before (the statistics of batch norms
+        may have seen the bad batch).
         """
         config = self.profile.training
         for group in self.optimizer.param_groups:
@@ -137,6 +142,7 @@ class Training:
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip_norm)
+        require(bool(torch.isfinite(norm)), f"the gradient's norm is {norm.item()}.")
         self.optimizer.step()
 
         total, norm, scale, *values = torch.stack([loss, norm, seen.logit_scale, *parts.values()]).tolist()  # waits

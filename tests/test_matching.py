@@ -216,7 +216,7 @@ def test_shapes_that_do_not_fit_are_refused(solve, cost, words):
 def test_words_that_are_not_yes_or_no_and_a_price_that_is_no_number_are_refused(solve):
     with pytest.raises(LclError, match="int64"):
         solve(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.int64), 1.0)
-    with pytest.raises(LclError, match="price of the dustbin is NaN"):
+    with pytest.raises(LclError, match="price of the dustbin must be a number"):
         solve(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), math.nan)
 
 

@@ -33,18 +33,18 @@ CELLS = {
 }  # fmt: skip
 
 
-def train(name: str) -> str:
-    """Train one cell and keep its figures."""
+def train(name: str) -> tuple[bool, str]:
+    """Train one cell and keep its figures. Returns whether that went well, and a line to print."""
     started = time.perf_counter()
     shutil.rmtree(RUNS / name, ignore_errors=True)  # what a stopped study left half done
     command = [sys.executable, "-m", "lcl", "train", "--profile", "laptop", "--runs", str(RUNS), "--name", name, *CELLS[name]]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     if done.returncode:
-        return f"{name}: failed\n{done.stderr[-2000:]}"
+        return False, f"{name}: failed\n{done.stderr[-2000:]}"
     RESULTS.mkdir(exist_ok=True)
     shutil.copy(RUNS / name / "metrics.json", RESULTS / f"{name}.new")
     (RESULTS / f"{name}.new").replace(RESULTS / f"{name}.json")
-    return f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes"
+    return True, f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes"
 
 
 def main() -> None:
@@ -58,8 +58,11 @@ def main() -> None:
     missing = [name for name in cells if not (RESULTS / f"{name}.json").exists()]
     print(f"{len(missing)} of {len(cells)} cells to train", flush=True)
     with ThreadPoolExecutor(arguments.workers) as pool:
-        for line in pool.map(train, missing):
+        results = []
+        for well, line in pool.map(train, missing):
+            results.append(well)
             print(line, flush=True)
+    sys.exit(not all(results))
 
 
 if __name__ == "__main__":
