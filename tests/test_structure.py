@@ -13,7 +13,7 @@ MODULES = sorted((ROOT / "lcl").glob("*.py"))
 
 ORDER = (
     "config storage pictures captions scenes text layers vision language model contrastive matching fusion recipes "
-    "evaluation results training runs plots report checks widgets bench cli __main__"
+    "grounding evaluation results training runs plots report checks widgets bench cli __main__"
 ).split()
 
 
