@@ -65,7 +65,8 @@ def dropdown(description: str, options: list) -> ipywidgets.Dropdown:
 class WordHover:
     """A scene and its caption: point at a word, or tab to it, and the patches that it is matched to light up.
 
-    One piece of SVG and CSS: it needs no kernel and no script. Where HTML is not shown (GitHub), a still picture is.
+    One piece of SVG and CSS: it needs no kernel and no script. Committed notebooks keep its still picture alone, for web
+    viewers strip the style that makes it hover.
 
     image: (3, H, W) uint8. words: of the caption. plan: (m, n), which share of every word each patch has, n a square
     number. right: for every word the boxes (left, top, right, bottom) of what it names, drawn dashed; () where nothing.

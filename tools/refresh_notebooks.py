@@ -39,6 +39,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
             data = output.get("data", {})
             if "image/png" in data:
                 data.pop(WIDGET, None)
+                data.pop("text/html", None)  # web viewers would strip its style, and show bare words instead of the picture
 
 
 def main() -> None:
