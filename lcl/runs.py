@@ -150,6 +150,7 @@ def save_run(
     save_model(folder, training.model, training.tokenizer)
     if len(training.extra):
         storage.write_tensors(folder / EXTRA, training.extra.state_dict())
+    extra = storage.sha256((folder / EXTRA).read_bytes()) if len(training.extra) else None
     losses = [[event.step, event.loss, event.logit_scale, event.losses] for event in curve if isinstance(event, Step)]
     looks = [dataclasses.astuple(event) for event in curve if isinstance(event, Look)]
     storage.write_json(folder / "curve.json", {"steps": losses, "looks": looks})
@@ -164,6 +165,7 @@ def save_run(
             "metrics": metrics,
             "profile": to_dict(training.profile),
             "recipe": to_dict(training.recipe),
+            "training_only": extra,
             "data": training.world.fingerprint,
             "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
@@ -193,6 +195,8 @@ def load_run(folder: Path) -> Run:
         extra = recipe.make_extra(model).eval()
         if len(extra):
             extra.load_state_dict(storage.read_tensors(folder / EXTRA))
+            same = storage.sha256((folder / EXTRA).read_bytes()) == found["training_only"]
+            require(same, f"{folder / EXTRA} is not of the training that {folder / 'metrics.json'} describes.")
         return Run(
             folder, profile, found["seed"], found["pictures"], found["metrics"], curve,
             found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer, recipe, extra,

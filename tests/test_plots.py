@@ -126,3 +126,25 @@ def test_retrieved_images_are_the_nearest_and_the_right_one_is_marked(pairs):
     assert [cell.get_title() for cell in cells] == ["0.90", "right: 0.80", "0.40"]
     for cell, number in zip(cells, (1, 3, 7), strict=True):
         assert np.array_equal(cell.images[0].get_array(), plots.as_pixels(pairs.images[number]))
+
+
+def rectangles(axes) -> list[tuple[float, float, float]]:
+    return [(patch.get_x(), patch.get_y(), patch.get_width()) for patch in axes.patches]
+
+
+def test_a_word_is_joined_with_its_patch_and_one_in_the_dustbin_with_none():
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    axes = plots.word_lines(image, ["a", "cat"], [-1, 5], 16).axes[0]
+    assert rectangles(axes) == [(16, 16, 16)]  # patch 5 of 4 × 4 lies in row 1, column 1
+    assert [text.get_text() for text in axes.texts] == ["a  (dustbin)", "cat"]
+
+
+def test_the_dustbin_is_the_last_column_of_a_cost_matrix():
+    plan = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    axes = plots.cost_matrix(torch.rand(2, 3), plan, ["cat", "of"]).axes[0]
+    assert axes.collections[0].get_offsets().tolist() == [[1, 0], [3, 1]]
+
+
+def test_the_bar_stands_at_the_mean_of_the_seeds():
+    axes = plots.dots({"R@1": [[1.0, 2.0, 6.0]]}, ["clip"], "percent").axes[0]
+    assert list(axes.lines[0].get_xdata()) == [3.0, 3.0] and len(axes.collections[0].get_offsets()) == 3

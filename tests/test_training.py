@@ -10,6 +10,7 @@ import torch
 
 from lcl import training
 from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, TrainConfig, VisionConfig, get_profile
+from lcl.evaluation import evaluate
 from lcl.model import Clip, load_model
 from lcl.recipes import RECIPES, MlmConfig, Moment, Recipe
 from lcl.runs import EXTRA, load_run, save_run
@@ -390,3 +391,31 @@ def test_a_run_whose_training_only_part_is_missing_or_damaged_is_refused(saved, 
         (tmp_path / "other" / "metrics.json").write_text(text.replace(wrong, wrong + '"colour": 1, '), encoding="utf-8")
         with pytest.raises(LclError, match="colour"):
             load_run(tmp_path / "other")
+
+
+@pytest.mark.gpu
+def test_a_step_of_lightclip_and_its_evaluation_run_on_cuda(small_world):
+    smoke = get_profile("smoke")
+    profile = dataclasses.replace(smoke, training=dataclasses.replace(smoke.training, recipe="lightclip", pairs=256, epochs=1))
+    made = Training(profile, small_world, device="cuda")
+    losses = [event.loss for event in made if isinstance(event, Step)]
+    assert all(math.isfinite(loss) for loss in losses)
+    evaluate(made.model, made.tokenizer, small_world, EvalConfig(retrieval=64, views=1), made.extra)
+
+
+def test_stopping_early_leaves_the_model_ready_to_evaluate(small_world):
+    made = Training(get_profile("smoke"), small_world)
+    events = iter(made)
+    next(events), next(events)
+    assert made.model.training
+    events.close()
+    assert not made.model.training
+
+
+def test_a_gradient_that_is_no_number_stops_the_training_before_the_weights_change(small_world):
+    made = Training(get_profile("smoke"), small_world)
+    before = made.model.image_projection.weight.detach().clone()
+    made.model.image_projection.weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(LclError, match=r"step 1, on the scenes \[.*gradient's norm is nan"):
+        next(iter(made))
+    assert torch.equal(made.model.image_projection.weight, before)
