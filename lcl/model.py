@@ -94,7 +94,7 @@ FORMAT = "lcl-model-1"
 def save_model(folder: Path, model: Clip, tokenizer: Tokenizer) -> None:
     """Write `model.safetensors`, then `model.json` with config, tokenizer and the weights' checksum, each atomically."""
     storage.write_tensors(folder / "model.safetensors", model.state_dict())
-    checksum = storage.sha256((folder / "model.safetensors").read_bytes())
+    checksum = storage.file_sha256(folder / "model.safetensors")
     description = {
         "format": FORMAT,
         "weights": checksum,
@@ -136,7 +136,7 @@ def load_model(folder: Path, data: str | None = None) -> tuple[Clip, Tokenizer]:
         wrong = str(error).splitlines()[1].strip()
         raise LclError(f"the weights in {folder} are those of another model size ({wrong})") from None
     require(
-        storage.sha256((folder / "model.safetensors").read_bytes()) == description.get("weights"),
+        storage.file_sha256(folder / "model.safetensors") == description.get("weights"),
         f"the weights in {folder} are not those that its model.json describes; copy both files from one training.",
     )
     return model.eval(), tokenizer

@@ -1,22 +1,36 @@
 """Files that are whole or not there at all: atomic writes, checksums, safetensors and JSON."""
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import safetensors.torch
 import torch
 
 from lcl.config import LclError, require
 
+log = logging.getLogger("lcl")
+
 
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read piece by piece. Raises LclError when it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LclError(f"cannot read {path}: {error.strerror}.") from None
 
 
 def fingerprint(value: Any) -> str:
@@ -56,6 +70,25 @@ def _umask() -> int:
     return mask
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other processes that lock it waiting; a process that dies lets go. Raises LclError if it cannot."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(Path(folder) / ".lock")
+        try:
+            lock.acquire(timeout=1)
+        except filelock.Timeout:
+            log.info("another process works in %s; waiting for it", folder)
+            lock.acquire()
+    except OSError as error:
+        raise LclError(f"cannot write in {folder}: {error.strerror}; choose another folder.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, atomically."""
     _replace(Path(path), lambda temporary: temporary.write_bytes(data))
@@ -91,6 +124,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file. Raises LclError when it is missing or damaged."""
     try:
         return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise LclError(f"{path} does not exist.") from None
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise LclError(f"{path} is not a whole safetensors file ({error}); it may have been cut off.") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `write_tensors` was given as metadata. Raises LclError when the file is missing or damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata() or {}
     except FileNotFoundError:
         raise LclError(f"{path} does not exist.") from None
     except (OSError, ValueError, safetensors.SafetensorError) as error:

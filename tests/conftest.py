@@ -1,15 +1,26 @@
-"""What the tests share: two worlds, a sample of scenes with its pixels, and the rule that GPU tests need a GPU."""
+"""What the tests share: two worlds, a sample of scenes with its pixels, a tiny model, a quick teacher, and the rule that
+GPU tests need a GPU."""
 
 import dataclasses
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import settings
 
-from lcl.config import SceneConfig, get_profile
+from lcl.banks import Bank, SceneRows, build_bank
+from lcl.config import LanguageConfig, ModelConfig, SceneConfig, VisionConfig, get_profile
+from lcl.guidance import Guide, LiveGuide, Teacher
+from lcl.model import Clip
+from lcl.neighbours import nearest_neighbours
 from lcl.pictures import Pictures, load_pictures
+from lcl.recipes import Recipe
 from lcl.scenes import SPLITS, Scene, Thing, World, open_world
+from lcl.text import Tokenizer
+from lcl.training import train_tokenizer
 
 torch.set_num_threads(
     1
@@ -81,3 +92,77 @@ def _opacity(world: World, scenes: list[Scene], alone: list[tuple[int, Thing]]) 
         return world.render([dataclasses.replace(scenes[row], ground=grounds[row], things=(t,)) for row, t in alone])
 
     return 255 - (on(255)[:, 0].int() - on(0)[:, 0].int())
+
+
+TINY = ModelConfig(VisionConfig(width=32, depth=1), LanguageConfig(vocab_size=400, width=32, depth=1, heads=2), 32)
+
+
+def untrained(seed: int) -> Clip:
+    """A tiny model that knows nothing."""
+    torch.manual_seed(seed)
+    return Clip(TINY)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(small_world) -> Tokenizer:
+    """The tiny model's, trained on the smoke profile's world."""
+    smoke = get_profile("smoke")
+    training = dataclasses.replace(smoke.training, pairs=256)
+    return train_tokenizer(small_world, dataclasses.replace(smoke, model=TINY, training=training))
+
+
+class PixelEncoder:
+    """Stands in for a frozen image encoder, at no cost: the image, 8 × 8 pixels small, in random directions."""
+
+    kind, width = "images", 24
+    description = {"kind": kind, "name": "pixels in random directions"}
+
+    def __init__(self, *settings):
+        self.settings, self.calls = settings, 0
+
+    def __call__(self, images: torch.Tensor, progress: Callable[[int], None] | None = None) -> torch.Tensor:
+        self.calls += 1
+        small = F.adaptive_avg_pool2d(images.cpu().float() / 255 - 0.5, 8).flatten(1)  # (N, 192)
+        if progress:
+            progress(len(images))
+        return F.normalize(small @ torch.randn(192, self.width, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
+class WordEncoder:
+    """Stands in for a frozen text encoder, at no cost: every word has a random direction, a caption their sum."""
+
+    kind, width = "captions", 16
+    description = {"kind": kind, "name": "hashed words"}
+
+    def __init__(self, *settings):
+        self.settings, self.calls = settings, 0
+
+    def __call__(self, texts: list[str], progress: Callable[[int], None] | None = None) -> torch.Tensor:
+        self.calls += 1
+        generators = [
+            [torch.Generator().manual_seed(zlib.crc32(word.encode())) for word in text.split()] for text in texts
+        ]
+        if progress:
+            progress(len(texts))
+        rows = [torch.stack([torch.randn(self.width, generator=one) for one in row]).sum(0) for row in generators]
+        return F.normalize(torch.stack(rows), dim=1)
+
+
+@pytest.fixture(scope="session")
+def small_banks(small_world, tmp_path_factory) -> tuple[Bank, Bank]:
+    """What the two stand-ins say of the smoke profile's first 256 pairs."""
+    rows, folder = SceneRows(small_world, 256), tmp_path_factory.mktemp("banks")
+    return tuple(build_bank(rows, encoder, folder / encoder.kind) for encoder in (PixelEncoder(), WordEncoder()))
+
+
+@pytest.fixture(scope="session")
+def teacher_of(small_banks) -> Callable[[Recipe], Teacher | None]:
+    """Whom a training of a recipe asks, on the smoke profile's first 256 pairs: made of `small_banks`, None for no one."""
+    images, captions = small_banks
+    guide = Guide(images, captions, nearest_neighbours(images), nearest_neighbours(captions))
+
+    def choose(recipe: Recipe) -> Teacher | None:
+        live = recipe.ping.live
+        return None if not recipe.guided else LiveGuide(PixelEncoder(), captions, recipe.ping.queue) if live else guide
+
+    return choose
