@@ -1,8 +1,9 @@
 """LCL, the Lightweight CLIP Lab: a small library behind a course on lightweight vision-language models.
 
 Read it in this order: `scenes` makes pairs, `text` turns captions into tokens, `vision`, `language` and `model` turn
-both into embeddings, `contrastive` turns embeddings into a loss, `training` lowers it, `evaluation` measures what was
-learned. A module imports only from rows above its own (see README, "The house").
+both into embeddings, `contrastive`, `matching`, `fusion` and `guidance` turn embeddings into losses, `recipes` weighs them,
+`training` lowers the sum, `evaluation` measures what was learned. A module imports only from rows above its own (see
+README, "The house").
 """
 
 __version__ = "0.1.0"

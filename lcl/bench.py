@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,13 +14,15 @@ import torch.nn.functional as F
 
 from lcl.config import LanguageConfig, ModelConfig, VisionConfig, get_profile
 from lcl.contrastive import info_nce
+from lcl.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
 from lcl.matching import SOLVERS
 from lcl.model import Clip
+from lcl.neighbours import BLOCK, KEPT, nearest_neighbours
 from lcl.recipes import RECIPES, get_recipe
 from lcl.runs import processor
 from lcl.scenes import World, open_world
 from lcl.text import Tokens
-from lcl.training import Training, batches, make_optimizer, train_tokenizer
+from lcl.training import Training, batches, make_optimizer, open_teacher, train_tokenizer
 
 BATCH = 256
 
@@ -151,14 +155,90 @@ def solvers(repeats: int) -> None:
         )
 
 
+def bank_building(world: World, repeats: int) -> None:
+    """Both banks of 512 scenes beside a plain loop: the same models as they come, in float32, batches of 64 in order."""
+    pairs = world.pairs("train", range(512))
+    images, texts = ImageEncoder(), TextEncoder()
+    plain, sentences = load_image_model(images.name, images.size), load_text_model(texts.name, "cpu")
+
+    @torch.inference_mode()
+    def plain_images() -> None:
+        for batch in pairs.images.split(64):
+            F.normalize(plain(images.prepare(batch).contiguous()), dim=1)
+
+    @torch.inference_mode()
+    def plain_texts() -> None:
+        for start in range(0, len(pairs), 64):
+            sentences(sentences.preprocess(pairs.captions[start : start + 64]))["sentence_embedding"]
+
+    def both() -> None:
+        images(pairs.images)
+        texts(pairs.captions)
+
+    for what, ours, peer in (
+        ("bank of images beside a plain loop", lambda: images(pairs.images), plain_images),
+        ("bank of captions beside a plain loop", lambda: texts(pairs.captions), plain_texts),
+        ("both banks beside plain loops", both, lambda: (plain_images(), plain_texts())),
+    ):
+        show(what, "rows/s  ", len(pairs), take_turns(ours, peer, repeats, times=1))
+
+
+def neighbour_search(repeats: int, number: int = 100_000, width: int = 384) -> None:
+    """Exact neighbours of every row beside FAISS's flat index, and beside the bare matrix product in the same blocks."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    bank = F.normalize(torch.randn(number, width, generator=torch.Generator().manual_seed(0)), dim=1)
+    found = {}
+
+    def ours() -> None:
+        found["ours"] = nearest_neighbours(bank, KEPT).indices
+
+    def flat() -> None:
+        index = faiss.IndexFlatIP(width)
+        index.add(bank.numpy())
+        found["FAISS"] = torch.from_numpy(index.search(bank.numpy(), KEPT + 1)[1][:, 1:])
+
+    def bare() -> None:
+        memory = torch.empty(BLOCK, BLOCK)
+        for i in range(0, number, BLOCK):
+            for j in range(0, number, BLOCK):
+                rows, columns = bank[i : i + BLOCK], bank[j : j + BLOCK]
+                torch.mm(rows, columns.T, out=memory[: len(rows), : len(columns)])
+
+    laps = [(seconds(ours, 1), seconds(flat, 1), seconds(bare, 1)) for _ in range(repeats)]
+    for peer, column in (("FAISS flat", 1), ("the bare product", 2)):
+        what = f"{KEPT} neighbours, {number:,} x {width}, beside {peer}"
+        show(what, "rows/s  ", number, [(lap[0], lap[column]) for lap in laps])
+    same = (found["ours"] == found["FAISS"]).float().mean()
+    print(f"the same as FAISS in {same:.4%} of all places; memory beside the bank: {peak_memory(number, width):.0f} MiB at most")
+
+
+def peak_memory(number: int, width: int) -> float:
+    """MiB that a search of every row needs at most beside the bank itself, in a process of its own."""
+    work = f"""
+import resource, sys, torch
+from lcl.neighbours import KEPT, nearest_neighbours
+bank = torch.empty({number}, {width}).uniform_(-1, 1)
+bank /= bank.norm(dim=1, keepdim=True)
+nearest_neighbours(bank[:4096], 1)  # what every library sets up once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+nearest_neighbours(bank, KEPT)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (2**20 if sys.platform == "darwin" else 2**10))
+"""
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True)
+    return float(done.stdout) if done.returncode == 0 else float("nan")  # Windows cannot tell
+
+
 def recipe_steps(world: World, repeats: int, steps: int = 8) -> None:
     """A laptop step of every recipe beside one of CLIP, taking turns on the same batches."""
     laptop = get_profile("laptop")
     settings = dataclasses.replace(laptop.training, pairs=steps * laptop.training.batch_size, epochs=1)
-    trainings = {
-        name: Training(dataclasses.replace(laptop, training=dataclasses.replace(laptop.training, recipe=name)), world)
-        for name in RECIPES
-    }
+    teacher = open_teacher(get_recipe("clip-ping").ping, world, dataclasses.replace(laptop, training=settings))
+    trainings = {}
+    for name, recipe in RECIPES.items():
+        profile = dataclasses.replace(laptop, training=dataclasses.replace(settings, recipe=name))
+        trainings[name] = Training(profile, world, teacher=teacher if recipe.guided and not recipe.ping.live else None)
     clip = trainings["clip"]
     context = laptop.model.language.context_length
     shown = list(batches(world, clip.tokenizer, settings, context, 0, clip.device))
@@ -190,3 +270,5 @@ def main(repeats: int = 3) -> None:
     training_step(world, repeats)
     solvers(repeats)
     recipe_steps(world, repeats)
+    bank_building(world, repeats)
+    neighbour_search(repeats)

@@ -1,4 +1,4 @@
-"""The command line: `lcl data`, `lcl train`, `lcl evaluate`, `lcl export`, `lcl bench`. Also as `python -m lcl`."""
+"""The command line: `lcl data`, `banks`, `neighbours`, `train`, `evaluate`, `export`, `bench`. Also as `python -m lcl`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ ProfileOption = Annotated[
 ]
 PicturesOption = Annotated[Path | None, typer.Option(help="A folder of your own drawings with a names.csv.")]
 SeedOption = Annotated[int, typer.Option(help="Of everything random in the training.", min=0)]
+ImageEncoderOption = Annotated[str, typer.Option(help="The frozen image encoder: any model of timm.")]
+TextEncoderOption = Annotated[str, typer.Option(help="The frozen text encoder: any of sentence-transformers, or a folder.")]
+ImageSizeOption = Annotated[int, typer.Option(help="Pixels that the frozen image encoder looks at.")]
+PrecisionOption = Annotated[str, typer.Option(help="Of the frozen encoders: float32, or bfloat16, faster and coarser.")]
 RunsOption = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
 
 
@@ -65,6 +69,87 @@ def data(
 
 
 @app.command()
+def banks(
+    profile: ProfileOption = "laptop",
+    image_encoder: ImageEncoderOption = "tf_efficientnet_lite0",
+    text_encoder: TextEncoderOption = "all-MiniLM-L6-v2",
+    image_size: ImageSizeOption = 128,
+    precision: PrecisionOption = "float32",
+    pictures: PicturesOption = None,
+) -> None:
+    """Encode every pair of a profile with two frozen encoders, and keep the features.
+
+    Stopped at any time, it goes on where it was when it is called again.
+    """
+    for bank in _banks(get_profile(profile), image_encoder, text_encoder, image_size, precision, pictures):
+        print(f"{len(bank)} rows of {bank.width} numbers in {bank.folder}, fingerprint {bank.fingerprint}")
+
+
+@app.command()
+def neighbours(
+    profile: ProfileOption = "laptop",
+    k: Annotated[int, typer.Option("--k", "-k", help="Neighbours of every row.", min=1)] = 8,
+    approximate: Annotated[bool, typer.Option(help="Search by FAISS's inverted lists, and say what that misses.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Also write images.safetensors and captions.safetensors there.")] = None,
+    image_encoder: ImageEncoderOption = "tf_efficientnet_lite0",
+    text_encoder: TextEncoderOption = "all-MiniLM-L6-v2",
+    image_size: ImageSizeOption = 128,
+    precision: PrecisionOption = "float32",
+    pictures: PicturesOption = None,
+) -> None:
+    """Find every pair's nearest neighbours, among the images and among the captions.
+
+    Builds the banks first, where they are missing.
+    """
+    chosen = get_profile(profile)
+    built = _banks(chosen, image_encoder, text_encoder, image_size, precision, pictures)
+
+    from tqdm import tqdm
+
+    from lcl.evaluation import neighbour_purity
+    from lcl.neighbours import approximate_neighbours, find_neighbours, recall_of_neighbours, save_neighbours
+    from lcl.scenes import open_world
+
+    world = open_world(chosen.scenes, pictures)
+    scenes = [world.scene("train", index) for index in range(chosen.training.pairs)]
+    for kind, bank in zip(("images", "captions"), built, strict=True):
+        started = time.perf_counter()
+        if approximate:
+            found = approximate_neighbours(bank, k)
+            missed = f"; has {recall_of_neighbours(bank, found):.1%} of the exact ones"
+        else:
+            with tqdm(total=len(bank), unit="row", desc=f"neighbours of {kind}", dynamic_ncols=True) as bar:
+                found, missed = find_neighbours(bank, k, progress=bar.update), ""
+        purity = neighbour_purity(scenes, found.indices[:, :1])
+        print(
+            f"{kind}: {time.perf_counter() - started:.1f} s; the nearest shows {purity['value']:.1%} of a scene's things, "
+            f"a random scene {purity['chance']:.1%}{missed}"
+        )
+        if save:
+            save_neighbours(save / f"{kind}.safetensors", found)
+            print(f"wrote {save / f'{kind}.safetensors'}")
+
+
+def _banks(
+    profile: Profile, image_encoder: str, text_encoder: str, image_size: int, precision: str, pictures: Path | None
+) -> list:
+    """Both banks of a profile's pairs, built with a progress bar where they are missing."""
+    from tqdm import tqdm
+
+    from lcl.banks import SceneRows, build_bank
+    from lcl.encoders import ImageEncoder, TextEncoder
+    from lcl.scenes import open_world
+
+    encoders = [ImageEncoder(image_encoder, image_size, precision), TextEncoder(text_encoder, precision)]
+    rows = SceneRows(open_world(profile.scenes, pictures), profile.training.pairs)
+    built = []
+    for encoder in encoders:
+        with tqdm(total=len(rows), unit="row", desc=f"bank of {encoder.kind}", dynamic_ncols=True) as bar:
+            built.append(build_bank(rows, encoder, progress=bar.update))
+    return built
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Option(help="The method: its objectives and their weights.")] = "clip",
     profile: ProfileOption = "laptop",
@@ -90,15 +175,22 @@ def train(
     from lcl.results import table_text
     from lcl.runs import free_name, load_run, new_run, save_run
     from lcl.scenes import open_world
-    from lcl.training import Training
+    from lcl.training import Training, open_teacher
     from lcl.vision import make_vision
 
-    get_recipe(recipe)
+    method = get_recipe(recipe)
     make_vision(chosen.model.vision)  # an unknown tower, too, is refused before anything is drawn
     with new_run(runs, name or free_name(runs, f"{recipe}-{profile}")) as folder:
         clock = Clock()
         world = open_world(chosen.scenes, pictures)
-        training = Training(chosen, world, seed)
+        teacher = None
+        if method.guided:
+            from tqdm import tqdm
+
+            total = chosen.training.pairs * (1 if method.ping.live else 2)
+            with tqdm(total=total, unit="row", desc="banks", dynamic_ncols=True) as bar:
+                teacher = open_teacher(method.ping, world, chosen, bar.update)
+        training = Training(chosen, world, seed, teacher=teacher)
         clock.lap("setting up")
         curve = follow(training)
         clock.lap("training")

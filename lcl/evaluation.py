@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,6 +20,7 @@ from lcl.text import Tokenizer
 
 TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
 """Prompts for a name; a class is represented by the mean of their embeddings (Radford et al. 2021, section 3.1.4)."""
+
 
 @torch.no_grad()
 def embed(model: Clip, tokenizer: Tokenizer, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,6 +178,71 @@ def category_accuracy(model: Clip, tokenizer: Tokenizer, world: World, v: torch.
     return {"value": sum(shares) / len(shares), "chance": 1 / len(categories)}
 
 
+PROBE_VIEWS = 8  # pictures of every concept that a probe learns from
+
+
+def linear_probe(model: Clip, world: World, split: str, views: int) -> dict[str, Figure]:
+    """What a linear classifier can read off the frozen image tower: which thing is it, and of what category?
+
+    Logistic regression (scikit-learn) on the tower's pooled features, standardised, learns from PROBE_VIEWS pictures of every
+    known concept out of the split `train`, and is asked about the `views` pictures of every concept that zero-shot
+    classification is asked about. Of unseen concepts it learns the names from pictures of their own, other than those that
+    it is asked about, and the categories from the known ones. Categories count alike, however many concepts they have.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import recall_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def look(split: str, start: int, views: int) -> tuple[np.ndarray, list[int], list[str]]:
+        number = len(world.concepts(split))
+        pairs = world.pairs(split, range(start * number, (start + views) * number), single=True)
+        shown = [scene.things[0].concept for scene in pairs.scenes]
+        return (
+            image_features(model, pairs.images).double().numpy(),
+            shown,
+            [world.pictures.concepts[c].category for c in shown],
+        )
+
+    features, concepts, categories = look(split, 0, views)
+    known = look("train", 0, PROBE_VIEWS)
+    own = look(split, views, PROBE_VIEWS) if split == "unseen_concepts" else known
+    figures: dict[str, Figure] = {}
+    for name, (learned, *labels), right in (("concept", own, concepts), ("category", known, categories)):
+        label = labels[0] if name == "concept" else labels[1]
+        if len(set(label)) < 2:  # drawings of one's own may all be of one category: there is nothing to tell apart
+            continue
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
+        guessed = probe.fit(learned, label).predict(features)
+        value = float(recall_score(right, guessed, labels=sorted(set(right)), average="macro", zero_division=0))
+        figures[f"probe_{name}"] = {"value": value, "chance": 1 / len(set(label))}
+    return figures
+
+
+@torch.no_grad()
+def image_features(model: Clip, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+    """What the image tower says before the projection, pooled. images: (N, 3, H, W) uint8 → (N, width), on the CPU."""
+    model.eval()
+    device = model.tau.device
+    return torch.cat([model.vision(batch.to(device)).pooled.cpu() for batch in images.split(batch_size)])
+
+
+def neighbour_purity(scenes: Sequence[Scene], indices: torch.Tensor) -> Figure:
+    """How much of what a scene shows do its neighbours show? The mean share of its concepts, beside that of random scenes.
+
+    scenes: N. indices: (N, k), the neighbours of each, none itself. An image's cross neighbour is the caption of the same
+    scene as its nearest neighbour, so that one figure tells of both.
+    """
+    rows = [torch.tensor(sorted(scene.concepts)) for scene in scenes]
+    shown = torch.zeros(len(scenes), 1 + max(int(row.max()) for row in rows))  # (N, C)
+    for number, row in enumerate(rows):
+        shown[number, row] = 1
+    own = shown.sum(1)  # (N,)
+    shared = torch.stack([(shown * shown[column]).sum(1) / own for column in indices.T], dim=1)  # (N, k)
+    chance = ((shown * (shown.sum(0) - shown)).sum(1) / own).mean() / (len(scenes) - 1)
+    return {"value": shared.mean().item(), "chance": chance.item()}
+
+
 def evaluate(
     model: Clip, tokenizer: Tokenizer, world: World, config: EvalConfig, extra: nn.ModuleDict | None = None
 ) -> dict[str, dict[str, Figure]]:
@@ -191,6 +258,8 @@ def evaluate(
         v, t = embed(model, tokenizer, pairs)
         figures[split] = retrieval(v, t) | graded_retrieval(v, t, pairs.scenes)
         figures[split] |= zero_shot(model, tokenizer, world, split, config.views)
+        if split != "unseen_pairs":  # pictures of one thing, known as in new_scenes
+            figures[split] |= linear_probe(model, world, split, config.views)
         figures[split]["alignment"] = alignment(model, tokenizer, pairs)
         if extra is not None and "masked_language" in extra:
             figures[split] |= masked_words(model, extra["masked_language"], tokenizer, world, pairs)

@@ -117,14 +117,21 @@ def loss_curve(curve: Sequence[Event], batch_size: int) -> Figure:
 
 
 def similarity_matrix(
-    similarity: torch.Tensor, title: str = "Cosine similarity", labels: Sequence[str] | None = None
+    similarity: torch.Tensor,
+    title: str = "Cosine similarity",
+    labels: Sequence[str] | None = None,
+    down: str = "image",
+    across: str = "caption",
 ) -> Figure:
-    """Images down, captions across; the right pairs lie on the diagonal. similarity: (N, N), -1 to 1."""
+    """Images down, captions across, or what else is compared; the right pairs lie on the diagonal.
+
+    similarity: (N, N), -1 to 1. labels: of the rows.
+    """
     wide = 8.5 if labels else 4.6
     figure = Figure(figsize=(wide, 4), layout="constrained")
     axes = figure.add_subplot()
     shown = axes.imshow(similarity.cpu().numpy(), cmap="viridis", vmin=-0.5, vmax=1)
-    axes.set(xlabel="caption", ylabel="image", title=title)
+    axes.set(xlabel=across, ylabel=down, title=title)
     if labels:
         axes.set_yticks(range(len(labels)), [textwrap.shorten(label, 60) for label in labels], fontsize=6)
         axes.yaxis.tick_right()
@@ -173,6 +180,32 @@ def retrieved_images(
             )
             for side in cell.spines.values():
                 side.set(color=GREEN if right else "white", lw=4 if right else 0)
+    return figure
+
+
+def neighbour_sheet(
+    image: torch.Tensor, caption: str, rows: Mapping[str, Sequence[tuple[torch.Tensor, str, float, int]]]
+) -> Figure:
+    """A scene and, row by row, its neighbours; those that share a thing with it are framed and say so.
+
+    image: (3, H, W) uint8. rows: {how they were found: (image, caption, cosine, number of shared things) of each}.
+    """
+    most = max(len(found) for found in rows.values())
+    figure = Figure(figsize=(9, 2.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), most + 1, squeeze=False)
+    for cell in axes.flat:
+        cell.set(xticks=[], yticks=[])
+        cell.spines[:].set_visible(False)
+    for line, (how, found) in zip(axes, rows.items(), strict=True):
+        line[0].imshow(as_pixels(image), interpolation="nearest")
+        line[0].set_title(how, fontsize=9, fontweight="bold")
+        line[0].set_xlabel(textwrap.fill(caption, 24), fontsize=7)
+        for cell, (picture, words, cosine, shared) in zip(line[1:], found, strict=False):
+            cell.imshow(as_pixels(picture), interpolation="nearest")
+            cell.set_xlabel(textwrap.fill(words, 24), fontsize=7)
+            cell.set_title(f"{cosine:.2f}" + (f", shares {shared}" if shared else ""), fontsize=8)
+            if shared:
+                cell.spines[:].set(visible=True, color=GREEN, lw=3)
     return figure
 
 

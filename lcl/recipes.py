@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,9 @@ from torch import nn
 
 from lcl.config import choose, positive, require
 from lcl.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
+from lcl.encoders import IMAGE_ENCODER, TEXT_ENCODER
 from lcl.fusion import FusedMlm, masked_language
+from lcl.guidance import Near, Projections, nn_contrast, xnn_contrast
 from lcl.matching import SOLVERS, matched_contrast
 from lcl.model import Clip, Embeddings
 from lcl.text import NOT_MASKED, Tokens, mask_words
@@ -64,11 +66,26 @@ class MlmConfig:
 
 
 @dataclass(frozen=True)
+class PingConfig:
+    """Neighbours as guidance; see `guidance`. live: an active teacher on augmented views, with a queue of its features."""
+
+    image_encoder: str = IMAGE_ENCODER
+    text_encoder: str = TEXT_ENCODER
+    image_size: int = 128  # pixels that the image encoder looks at
+    live: bool = False
+    queue: int = 4096  # rows; of the live teacher only
+
+    def __post_init__(self):
+        positive(self, "image_size", "queue")
+
+
+@dataclass(frozen=True)
 class Moment:
     """What objectives may look at in one step of training.
 
     progress: share of the training that is done, 0 to 1. generator: for what is random in this step, on the CPU.
-    extra: the recipe's modules that exist in training only, by objective.
+    extra: the recipe's modules that exist in training only, by name. near: features of the batch's neighbours, if any
+    objective asks for them.
     """
 
     model: Clip
@@ -77,6 +94,7 @@ class Moment:
     tokens: Tokens
     progress: float
     generator: torch.Generator
+    near: Near | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,7 @@ class Recipe:
     soft: SoftConfig = SoftConfig()
     match: MatchConfig = MatchConfig()
     mlm: MlmConfig = MlmConfig()
+    ping: PingConfig = PingConfig()
 
     def __post_init__(self):
         require(bool(self.weights), f"the recipe {self.name!r} has no objective.")
@@ -116,11 +135,22 @@ class Recipe:
         start = self.warmup.get(name, 0.0)
         return self.weights[name] * min(1.0, progress / start if start else 1.0)
 
-    def make_extra(self, model: Clip) -> nn.ModuleDict:
-        """The modules that exist in training only, by the objective that they serve; new, on the CPU."""
+    @property
+    def guided(self) -> bool:
+        """Does an objective ask for neighbours?"""
+        return not GUIDED.isdisjoint(self.weights)
+
+    def make_extra(self, model: Clip, widths: Sequence[int] = ()) -> nn.ModuleDict:
+        """The modules that exist in training only: "masked_language", "projections"; new, on the CPU.
+
+        widths: dimensions of the image and the text features of the neighbours, where the recipe is guided.
+        """
         extra = nn.ModuleDict()
         if "masked_language" in self.weights:
             extra["masked_language"] = FusedMlm(model.config, model.language, model.vision.width, self.mlm.layers)
+        if self.guided:
+            require(len(widths) == 2, f"the recipe {self.name!r} is guided: say how wide its neighbours' features are.")
+            extra["projections"] = Projections(*widths, model.config.embed_dim)
         return extra
 
 
@@ -138,7 +168,14 @@ def _matched_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
     words, real = now.model.embed_words(now.seen.text, now.tokens)
     settings = recipe.match
     return matched_contrast(
-        patches, words, real, now.seen.v @ now.seen.t.T, settings.scale, settings.negatives, settings.price, settings.solver
+        patches,
+        words,
+        real,
+        now.seen.v @ now.seen.t.T,
+        settings.scale,
+        settings.negatives,
+        settings.price,
+        settings.solver,
     )
 
 
@@ -148,18 +185,35 @@ def _masked_language(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
     return masked_language(logits, targets)
 
 
+def _nn_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
+    return nn_contrast(now.seen.v, now.seen.t, now.extra["projections"](now.near), now.seen.logit_scale)
+
+
+def _xnn_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
+    return xnn_contrast(now.seen.v, now.seen.t, now.extra["projections"](now.near), now.seen.logit_scale)
+
+
 OBJECTIVES: dict[str, Callable[[Recipe, Moment], dict[str, torch.Tensor]]] = {
     "info_nce": _info_nce,
     "soft_info_nce": _soft_info_nce,
     "matched_contrast": _matched_contrast,
     "masked_language": _masked_language,
+    "nn_contrast": _nn_contrast,
+    "xnn_contrast": _xnn_contrast,
 }
 """What there is to minimise: from a moment of training to named scalars."""
 
+GUIDED = {"nn_contrast", "xnn_contrast"}
+"""The objectives that ask for neighbours."""
+
 CLIP = "Radford et al. 2021, arXiv 2103.00020"
 LIGHTCLIP = "LightCLIP, arXiv 2312.00674"
+PING = "CLIP-PING, arXiv 2412.03871"
 MATCH, MLM = {"matched_contrast": 1.0}, {"masked_language": 0.5}
-SLOWLY = {"matched_contrast": 0.5}  # at full weight from the start it pulls all embeddings together: nothing is hard yet
+NN, XNN = {"nn_contrast": 0.5}, {"xnn_contrast": 0.5}
+SLOWLY = {
+    "matched_contrast": 0.5
+}  # at full weight from the start it pulls all embeddings together: nothing is hard yet
 
 RECIPES = {
     recipe.name: recipe
@@ -169,6 +223,15 @@ RECIPES = {
         Recipe("clip+match", {"info_nce": 1.0} | MATCH, f"{LIGHTCLIP}, token level alone", SLOWLY),
         Recipe("clip+mlm", {"info_nce": 1.0} | MLM, f"{LIGHTCLIP}, MLM level alone"),
         Recipe("lightclip", {"soft_info_nce": 1.0} | MATCH | MLM, LIGHTCLIP, SLOWLY),
+        Recipe("clip+nn", {"info_nce": 1.0} | NN, f"{PING}, nearest neighbours alone"),
+        Recipe("clip+xnn", {"info_nce": 1.0} | XNN, f"{PING}, cross nearest neighbours alone"),
+        Recipe("clip-ping", {"info_nce": 1.0} | NN | XNN, PING),
+        Recipe(
+            "a-clip-ping", {"info_nce": 1.0} | NN | XNN, f"{PING}, with active teachers", ping=PingConfig(live=True)
+        ),
+        Recipe(
+            "lightclip-ping", {"soft_info_nce": 1.0} | MATCH | MLM | NN | XNN, f"ours: {LIGHTCLIP}, and {PING}", SLOWLY
+        ),
     )
 }
 

@@ -24,6 +24,8 @@ COLUMNS = {
     "zero_shot_top1": "zero-shot top-1",
     "zero_shot_top5": "zero-shot top-5",
     "category_top1": "category top-1",
+    "probe_concept": "linear probe, concept",
+    "probe_category": "linear probe, category",
     "alignment": "alignment",
     "masked_word_true_image": "masked word, true image",
     "masked_word_no_image": "masked word, no image",
@@ -76,7 +78,9 @@ def summary(runs: Sequence[dict]) -> list[list[str]]:
         cells = []
         for split in splits:
             cell = percent(runs, split, figure)
-            cells.append("" if cell is None else f"{cell[0]:.1f} ± {cell[1]:.1f} ({_chance(runs[0], split, figure):.1f})")
+            cells.append(
+                "" if cell is None else f"{cell[0]:.1f} ± {cell[1]:.1f} ({_chance(runs[0], split, figure):.1f})"
+            )
         if any(cells):
             rows.append([title, *cells])
     return rows
@@ -96,7 +100,9 @@ def as_text(rows: Sequence[Sequence[str]]) -> str:
     """A table for a terminal, in columns of equal width."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     )
 

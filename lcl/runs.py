@@ -62,9 +62,7 @@ def new_run(runs: Path, name: str) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise LclError(
-            f"{folder} exists already and is never overwritten; choose another name or remove it."
-        ) from None
+        raise LclError(f"{folder} exists already and is never overwritten; choose another name or remove it.") from None
     except OSError as error:
         raise LclError(f"cannot make the folder {folder}: {error.strerror}; choose another place.") from None
     try:
@@ -150,7 +148,7 @@ def save_run(
     save_model(folder, training.model, training.tokenizer)
     if len(training.extra):
         storage.write_tensors(folder / EXTRA, training.extra.state_dict())
-    extra = storage.sha256((folder / EXTRA).read_bytes()) if len(training.extra) else None
+    extra = storage.file_sha256(folder / EXTRA) if len(training.extra) else None
     losses = [[event.step, event.loss, event.logit_scale, event.losses] for event in curve if isinstance(event, Step)]
     looks = [dataclasses.astuple(event) for event in curve if isinstance(event, Look)]
     storage.write_json(folder / "curve.json", {"steps": losses, "looks": looks})
@@ -166,6 +164,7 @@ def save_run(
             "profile": to_dict(training.profile),
             "recipe": to_dict(training.recipe),
             "training_only": extra,
+            "teacher": training.teacher.description if training.teacher else None,
             "data": training.world.fingerprint,
             "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
@@ -192,10 +191,14 @@ def load_run(folder: Path) -> Run:
         profile = from_dict(Profile, found["profile"])
         curve = list(_curve(storage.read_json(folder / "curve.json"), profile))
         recipe = from_dict(Recipe, found["recipe"])
-        extra = recipe.make_extra(model).eval()
+        widths = ()
+        if recipe.guided:
+            image_width, text_width = found["teacher"]["widths"]
+            widths = image_width, text_width
+        extra = recipe.make_extra(model, widths).eval()
         if len(extra):
             extra.load_state_dict(storage.read_tensors(folder / EXTRA))
-            same = storage.sha256((folder / EXTRA).read_bytes()) == found["training_only"]
+            same = storage.file_sha256(folder / EXTRA) == found["training_only"]
             require(same, f"{folder / EXTRA} is not of the training that {folder / 'metrics.json'} describes.")
         return Run(
             folder, profile, found["seed"], found["pictures"], found["metrics"], curve,

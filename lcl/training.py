@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import torch
 
+from lcl.banks import SceneRows, build_bank
 from lcl.config import LclError, Profile, TrainConfig, require
+from lcl.encoders import ImageEncoder, Progress, TextEncoder
 from lcl.evaluation import embed, recall_at_k
+from lcl.guidance import LiveGuide, Teacher, open_guide
 from lcl.model import Clip
-from lcl.recipes import Moment, Recipe, get_recipe
+from lcl.recipes import Moment, PingConfig, Recipe, get_recipe
 from lcl.scenes import Pairs, World
 from lcl.text import Tokenizer, Tokens
+from lcl.vision import augment
 
 CHUNK = 32_768  # scenes in memory at a time; at 64 pixels 0.4 GB
 TOKENIZER_PAIRS = 16_384  # captions that the tokenizer is trained on
@@ -65,12 +69,19 @@ Event = Step | Look
 class Training:
     """One run: iterate over it to train, read `model` and `tokenizer` at any time.
 
+    teacher: tells the neighbours where the recipe asks for them; `open_teacher` of its settings if None.
     Everything random follows from `seed`: on a CPU the same seed, machine and number of threads give the same bits.
     Raises LclError when the loss stops being a finite number, with the step and the batch's scenes.
     """
 
     def __init__(
-        self, profile: Profile, world: World, seed: int = 0, device: str | None = None, recipe: Recipe | None = None
+        self,
+        profile: Profile,
+        world: World,
+        seed: int = 0,
+        device: str | None = None,
+        recipe: Recipe | None = None,
+        teacher: Teacher | None = None,
     ):
         require(
             profile.model.vision.image_size == profile.scenes.size == world.config.size,
@@ -79,10 +90,19 @@ class Training:
         self.profile, self.world, self.seed = profile, world, seed
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.recipe = recipe or get_recipe(profile.training.recipe)
+        self.teacher = None
+        if self.recipe.guided:
+            self.teacher = teacher or open_teacher(self.recipe.ping, world, profile)
+            knows, asked = self.teacher.description["rows"], SceneRows(world, profile.training.pairs).description
+            require(
+                knows | {"rows": 0} == asked | {"rows": 0} and knows["rows"] >= asked["rows"],
+                f"the teacher knows {knows}, but this training asks for {asked}; open one for this world and profile.",
+            )
         self.tokenizer = train_tokenizer(world, profile)
         torch.manual_seed(seed)
         self.model = Clip(profile.model).to(self.device, memory_format=torch.channels_last)
-        self.extra = self.recipe.make_extra(self.model).to(self.device)  # after the model: recipes begin alike
+        widths = self.teacher.widths if self.teacher else ()
+        self.extra = self.recipe.make_extra(self.model, widths).to(self.device)  # after the model: recipes begin alike
         self.learner = torch.nn.ModuleList([self.model, self.extra])  # all that learns
         self.optimizer = make_optimizer(self.learner, profile.training)
 
@@ -135,8 +155,10 @@ class Training:
             group["lr"] = group["rate"] * learning_rate(config, step)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
 
-        seen = self.model(batch.images, batch.tokens)
-        now = Moment(self.model, self.extra, seen, batch.tokens, step / config.steps, generator)
+        images = augment(batch.images, generator) if self.recipe.ping.live else batch.images
+        near = self.teacher(batch.indices, images) if self.teacher else None
+        seen = self.model(images, batch.tokens)
+        now = Moment(self.model, self.extra, seen, batch.tokens, step / config.steps, generator, near)
         loss, parts = self.recipe.loss(now)
         require(bool(torch.isfinite(loss)), f"the loss is {loss.item()}.")
         self.optimizer.zero_grad()
@@ -155,6 +177,21 @@ class Training:
         blocks = [logits[i : i + size, i : i + size] for i in range(0, len(s) - size + 1, size)]
         loss = sum(-(b.log_softmax(0) + b.log_softmax(1)).diagonal().mean().item() / 2 for b in blocks) / len(blocks)
         return Look(step, loss, recall_at_k(s, 1), recall_at_k(s.T, 1))
+
+
+def open_teacher(settings: PingConfig, world: World, profile: Profile, progress: Progress | None = None) -> Teacher:
+    """Who tells a training's neighbours: banks of all its pairs, made and kept if they are not there yet.
+
+    progress: is told the number of rows that are encoded, as they are: each of the pairs once a bank.
+    """
+    rows = SceneRows(world, profile.training.pairs)
+    image_encoder, text_encoder = (
+        ImageEncoder(settings.image_encoder, settings.image_size),
+        TextEncoder(settings.text_encoder),
+    )
+    if settings.live:
+        return LiveGuide(image_encoder, build_bank(rows, text_encoder, progress=progress), settings.queue)
+    return open_guide(rows, image_encoder, text_encoder, progress)
 
 
 def train_tokenizer(world: World, profile: Profile) -> Tokenizer:

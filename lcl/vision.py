@@ -158,6 +158,22 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return unit(images) * 2 - 1
 
 
+def augment(images: torch.Tensor, generator: torch.Generator, least: float = 0.6) -> torch.Tensor:
+    """Another view of every image: a square piece of it, of `least` to all of its side, at its full size, and its
+    brightness changed by up to a fifth. Nothing is mirrored, for captions say "left of". (B, 3, H, W) uint8 → the same.
+
+    generator: on the CPU, so that the views are the same on any device.
+    """
+    draws = torch.rand(4, len(images), generator=generator).to(images.device)  # (4, B)
+    side = least + (1 - least) * draws[0]  # of the piece, as a share
+    x, y = (1 - side) * (2 * draws[1] - 1), (1 - side) * (2 * draws[2] - 1)  # its middle, from -1 to 1
+    zero = torch.zeros_like(side)
+    pieces = torch.stack([side, zero, x, zero, side, y], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(pieces, list(images.shape), align_corners=False)
+    views = F.grid_sample(images.float(), grid, align_corners=False, padding_mode="border")
+    return (views * (0.8 + 0.4 * draws[3])[:, None, None, None]).round().clamp(0, 255).to(torch.uint8)
+
+
 def make_vision(config: VisionConfig) -> nn.Module:
     """The tower that a config describes: a module from images (B, 3, H, W) to ImageFeatures, with a `width`."""
     if config.tower == "vit":

@@ -21,9 +21,13 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from lcl import cli, scenes
-from lcl.evaluation import embed
+from lcl import cli, encoders, scenes, training
+from lcl.banks import Bank, open_bank
+from lcl.config import get_profile
+from lcl.evaluation import embed, neighbour_purity
 from lcl.model import Clip, load_model
+from lcl.neighbours import load_neighbours, nearest_neighbours
+from lcl.recipes import RECIPES
 from lcl.results import table, table_text
 from lcl.runs import load_run
 
@@ -91,7 +95,10 @@ def is_one_sentence(text: str) -> bool:
     return text.startswith("error: ") and text.count("\n") == 1 and len(text) < 600
 
 
-@pytest.mark.parametrize("command", [[], ["data"], ["train"], ["evaluate"], ["export"], ["bench"]], ids=" ".join)
+COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "export", "bench"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
 def test_help_says_what_a_command_does(command):
     result = lcl(*command, "--help")
     assert result.code == 0 and result.err == ""
@@ -104,7 +111,7 @@ def test_it_runs_as_a_module():
     command = [sys.executable, "-m", "lcl", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
     assert done.returncode == 0 and done.stderr == ""
-    assert all(name in done.stdout for name in ("data", "train", "evaluate", "bench"))
+    assert all(name in done.stdout for name in COMMANDS)
 
 
 def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
@@ -121,6 +128,12 @@ def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
         (["train", "--profile", "laptopp"], "laptop"),
         (["data", "--profile", "smok"], "smoke"),
         (["train", "--profile", "smoke", "--recipe", "clipp"], "clip"),
+        (["train", "--profile", "smoke", "--recipe", "clip-pnig"], "clip-ping"),
+        (["banks", "--profile", "smok"], "smoke"),
+        (["neighbours", "--profile", "laptopp"], "laptop"),
+        (["banks", "--profile", "smoke", "--image-encoder", "tf_eficientnet_lite0"], "tf_efficientnet_lite0"),
+        (["neighbours", "--profile", "smoke", "--text-encoder", "all-MiniLM-L6-v3"], "all-MiniLM-L6-v2"),
+        (["banks", "--profile", "smoke", "--precision", "bfloat61"], "bfloat16"),
         (["train", "--profile", "smoke", "--tower", "vitt"], "vit"),
         (["train", "--profile", "smoke", "--tower", "timm:resnet81"], "resnet18"),
     ],
@@ -325,7 +338,9 @@ def test_a_deeper_text_tower_can_be_asked_for(tmp_path):
 def lightclip(tmp_path_factory):
     """A small training of lightclip, and what was exported from it."""
     runs = tmp_path_factory.mktemp("work") / "runs"
-    trained = lcl("train", "--recipe", "lightclip", "--profile", "smoke", "--epochs", 1, "--runs", runs, "--name", "light")
+    trained = lcl(
+        "train", "--recipe", "lightclip", "--profile", "smoke", "--epochs", 1, "--runs", runs, "--name", "light"
+    )
     assert trained.code == 0
     return runs, lcl("export", runs / "light", runs / "exported")
 
@@ -374,3 +389,145 @@ def test_a_run_without_its_training_only_part_is_refused(lightclip, tmp_path):
     (tmp_path / "light" / "training_only.safetensors").unlink()
     result = lcl("evaluate", tmp_path / "light")
     assert is_one_sentence(result.refusal) and "training_only.safetensors" in result.err
+
+
+# --- neighbours
+
+
+@dataclass
+class Guided:
+    """What the commands about neighbours printed with the real encoders, in a data folder of their own."""
+
+    data: Path
+    runs: Path
+    results: dict[str, Result]
+
+    @property
+    def banks(self) -> list[Bank]:
+        """Both banks, of the images and of the captions, in the folders that `lcl banks` named."""
+        return [open_bank(Path(re.search(r" in (\S+),", line)[1])) for line in self.results["banks"].out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A data folder where the smoke profile is encoded only once, and encoders that are loaded only once."""
+    smoke, folder = get_profile("smoke"), tmp_path_factory.mktemp("data")
+    open_once(smoke.scenes, None)  # before its pictures are looked for in the new folder
+    image, text = functools.cache(encoders.ImageEncoder), functools.cache(encoders.TextEncoder)
+
+    def image_encoder(name, size, precision="float32"):
+        return image(name, size, precision)
+
+    def text_encoder(name, precision="float32"):
+        return text(name, precision)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LCL_DATA", str(folder))
+        patch.setattr(scenes, "open_world", open_once)
+        for module in (encoders, training):
+            patch.setattr(module, "ImageEncoder", image_encoder)
+            patch.setattr(module, "TextEncoder", text_encoder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def guided(real, tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+    train = ("train", "--profile", "smoke", "--epochs", 1, "--runs", work / "runs")
+    commands = {
+        "banks": ("banks", "--profile", "smoke"),
+        "neighbours": ("neighbours", "--profile", "smoke", "--k", 3, "--save", work / "three"),
+        "train": (*train, "--recipe", "clip-ping", "--name", "ping"),
+        "evaluate": ("evaluate", work / "runs" / "ping"),
+        "export": ("export", work / "runs" / "ping", work / "runs" / "exported"),
+        "once more": ("neighbours", "--profile", "smoke", "--k", 2, "--save", work / "two"),
+    }
+    results = {name: lcl(*command) for name, command in commands.items()}
+    assert {name: result.err for name, result in results.items() if result.code} == {}
+    return Guided(real, work, results)
+
+
+def test_banks_are_written_where_the_command_says_and_are_what_it_says(guided):
+    lines = guided.results["banks"].out.splitlines()
+    assert len(lines) == 2 and all(bank.folder.parent == guided.data / "cache" / "banks" for bank in guided.banks)
+    for line, bank, kind, width in zip(lines, guided.banks, ("images", "captions"), (1280, 384), strict=True):
+        assert line == f"1024 rows of {width} numbers in {bank.folder}, fingerprint {bank.fingerprint}"
+        assert (len(bank), bank.width, bank.description["encoder"]["kind"]) == (1024, width, kind)
+        torch.testing.assert_close(bank[:].norm(dim=1), torch.ones(1024), rtol=0, atol=1e-3)
+
+
+def test_neighbours_are_saved_as_many_as_were_asked_for_with_the_purity_that_was_printed(guided, small_world):
+    lines = guided.results["neighbours"].out.splitlines()
+    every = [small_world.scene("train", row) for row in range(1024)]
+    for number, (bank, kind) in enumerate(zip(guided.banks, ("images", "captions"), strict=True)):
+        path = guided.runs / "three" / f"{kind}.safetensors"
+        found, wanted = load_neighbours(path, bank), nearest_neighbours(bank, 3)
+        assert torch.equal(found.indices, wanted.indices)
+        purity = neighbour_purity(every, found.indices[:, :1])
+        said, wrote = lines[2 * number : 2 * number + 2]
+        assert re.fullmatch(rf"{kind}: [\d.]+ s; .* {purity['value']:.1%} .* {purity['chance']:.1%}", said)
+        assert wrote == f"wrote {path}"
+        assert purity["value"] > 2 * purity["chance"]  # who looks or reads alike shows the same things
+
+
+def test_as_many_neighbours_are_saved_as_were_asked_for_even_if_more_are_kept(guided):
+    found = load_neighbours(guided.runs / "two" / "images.safetensors", guided.banks[0])
+    assert found.indices.shape == (1024, 2)
+
+
+def test_an_approximate_search_says_what_it_misses(guided, tmp_path):
+    result = lcl("neighbours", "--profile", "smoke", "--k", 2, "--approximate", "--save", tmp_path / "found")
+    assert result.code == 0
+    for bank, kind in zip(guided.banks, ("images", "captions"), strict=True):
+        found, wanted = load_neighbours(tmp_path / "found" / f"{kind}.safetensors", bank), nearest_neighbours(bank, 2)
+        said = float(re.search(rf"{kind}: .*has ([\d.]+)% of the exact ones", result.out)[1]) / 100
+        pairs = zip(found.indices.tolist(), wanted.indices.tolist(), strict=True)
+        assert said == pytest.approx(sum(len({*a} & {*b}) for a, b in pairs) / 2048, abs=0.05)
+
+
+@pytest.mark.parametrize("options", [[], ["--approximate"]], ids=str)
+def test_more_neighbours_than_there_are_others_are_refused(guided, tmp_path, options):
+    result = lcl("neighbours", "--profile", "smoke", "--k", 1024, "--save", tmp_path / "found", *options)
+    assert result.code == 2 and "Traceback" not in result.err
+    assert re.search(r"\nerror: .*\b1024 neighbours\b.*\b1023\b.*\.\n\Z", result.err)
+    assert not (tmp_path / "found").exists()
+
+
+@pytest.mark.parametrize("option", ["-k", "--k"])
+def test_no_neighbours_at_all_are_refused(option):
+    assert "Invalid value" in lcl("neighbours", "--profile", "smoke", option, 0).refusal
+
+
+def test_a_run_of_clip_ping_knows_its_recipe_and_its_teachers(guided):
+    found = metrics_of(guided.runs / "runs" / "ping")
+    assert found["recipe"]["name"] == found["profile"]["training"]["recipe"] == "clip-ping"
+    images, captions = guided.banks
+    assert found["teacher"]["images"] == images.fingerprint and found["teacher"]["captions"] == captions.fingerprint
+    assert found["teacher"]["widths"] == [1280, 384] and found["teacher"]["rows"] == images.description["rows"]
+    assert load_run(guided.runs / "runs" / "ping").recipe == RECIPES["clip-ping"]
+    curve = json.loads((guided.runs / "runs" / "ping" / "curve.json").read_text(encoding="utf-8"))
+    assert all(losses.keys() == RECIPES["clip-ping"].weights.keys() for *_, losses in curve["steps"])
+
+
+def test_a_run_of_clip_ping_is_measured_again_to_the_same_figures_without_its_teacher(guided):
+    assert table_text(metrics_of(guided.runs / "runs" / "ping")["metrics"]) in guided.results["train"].out
+    assert "equal to metrics.json" in guided.results["evaluate"].out
+    assert "linear probe, concept" in guided.results["evaluate"].out
+
+
+def test_the_exported_towers_of_clip_ping_give_the_same_bits_and_hold_no_projections(guided, small_world):
+    folder, kept = guided.runs / "runs" / "exported", load_run(guided.runs / "runs" / "ping")
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+    exported, tokenizer = load_model(folder)
+    assert list(kept.extra) == ["projections"]
+    assert exported.state_dict().keys() == Clip(exported.config).state_dict().keys()
+    assert f"{(1280 + 384) * exported.config.embed_dim:,} that only the training needed" in guided.results["export"].out
+    pairs = small_world.pairs("new_scenes", range(8))
+    for ours, theirs in zip(embed(exported, tokenizer, pairs), embed(kept.model, kept.tokenizer, pairs), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("arguments", [["--image-size", 16], ["--image-size", 5000]], ids=str)
+def test_a_size_that_no_encoder_looks_at_is_refused(arguments):
+    refusal = lcl("banks", "--profile", "smoke", *arguments).refusal
+    assert str(arguments[1]) in refusal and len(refusal) < 400

@@ -2,18 +2,22 @@
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+from conftest import TINY, untrained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
+from lcl import evaluation
 from lcl.captions import one
-from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
+from lcl.config import EvalConfig, LclError
 from lcl.evaluation import (
     category_accuracy,
     class_embeddings,
@@ -22,7 +26,10 @@ from lcl.evaluation import (
     embed_texts,
     evaluate,
     graded_retrieval,
+    image_features,
+    linear_probe,
     ndcg_at_k,
+    neighbour_purity,
     ranks,
     recall_at_k,
     relevance,
@@ -30,29 +37,14 @@ from lcl.evaluation import (
     top_k_accuracy,
 )
 from lcl.fusion import FusedMlm
-from lcl.model import Clip
 from lcl.pictures import Concept
-from lcl.scenes import SPLITS
-from lcl.training import train_tokenizer
+from lcl.scenes import SPLITS, Pairs
 
-TINY = ModelConfig(VisionConfig(width=32, depth=1), LanguageConfig(vocab_size=400, width=32, depth=1, heads=2), 32)
 SMALL = EvalConfig(retrieval=64, views=2)
 
 
 def random_scores(rows: int, columns: int, seed: int) -> torch.Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def untrained(seed: int) -> Clip:
-    torch.manual_seed(seed)
-    return Clip(TINY)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(small_world):
-    smoke = get_profile("smoke")
-    training = dataclasses.replace(smoke.training, pairs=256)
-    return train_tokenizer(small_world, dataclasses.replace(smoke, model=TINY, training=training))
 
 
 @pytest.fixture(scope="module")
@@ -184,11 +176,13 @@ def test_every_split_but_train_is_measured_with_value_and_chance(measured):
     for figures in measured:
         assert list(figures) == [split for split in SPLITS if split != "train"]
         for split, found in figures.items():
-            assert {name for name in found if name not in ("category_top1", "alignment")} == {
+            probes = {"probe_concept", "probe_category"}
+            assert {name for name in found if name not in {"category_top1", "alignment", *probes}} == {
                 *(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
                 "image_to_text_ndcg@10", "text_to_image_ndcg@10", "zero_shot_top1", "zero_shot_top5",
             }  # fmt: skip
             assert "alignment" in found and ("category_top1" in found) == (split == "unseen_concepts")
+            assert probes & found.keys() == (set() if split == "unseen_pairs" else probes)  # which show one thing
             for figure in found.values():
                 assert figure.keys() == {"value", "chance"}
                 assert 0 <= figure["value"] <= 1 and 0 < figure["chance"] <= 1
@@ -197,6 +191,8 @@ def test_every_split_but_train_is_measured_with_value_and_chance(measured):
 def test_an_untrained_model_does_about_as_well_as_chance(measured):
     for split in measured[0]:
         for name in measured[0][split]:
+            if name.startswith("probe_"):
+                continue  # a probe learns, and untrained features tell a red thing from a blue one
             values = [figures[split][name]["value"] for figures in measured]
             chance = measured[0][split][name]["chance"]
             room = 0.35 if name == "category_top1" else 0.15  # few things, and an untrained model likes the same few
@@ -293,3 +289,171 @@ def test_graded_retrieval_counts_scenes_that_share_things_both_ways(small_world)
     ideal = graded_retrieval(shows, shows, scenes)  # who knows what a scene shows, orders by what is shared
     assert [figure["value"] for figure in ideal.values()] == [pytest.approx(1.0)] * 2
     assert {figure["value"] for figure in retrieval(shows, shows).values()} != {1.0}  # which recall does not see
+
+
+# --- linear probes
+
+
+PROBED = [split for split in SPLITS if split not in ("train", "unseen_pairs")]
+
+
+class Labelled:
+    """A world whose pictures of one thing are a code of what they show; it keeps which it was asked for."""
+
+    def __init__(self, world, code):
+        self.world, self.code, self.asked = world, code, []
+
+    def __getattr__(self, name):
+        return getattr(self.world, name)
+
+    def pairs(self, split, indices, single):
+        assert single
+        self.asked.append((split, list(indices)))
+        scenes = tuple(self.world.scene(split, index, single) for index in indices)
+        return Pairs(torch.stack([self.code(scene.things[0].concept) for scene in scenes]), scenes)
+
+
+def categories_of(world, split: str) -> set[str]:
+    return {world.pictures.concepts[concept].category for concept in world.concepts(split)}
+
+
+@pytest.fixture
+def reading(monkeypatch):
+    """An image tower that says what stands in the picture."""
+    monkeypatch.setattr(evaluation, "image_features", lambda model, images: images.float())
+
+
+@pytest.mark.parametrize("split", PROBED)
+def test_who_sees_the_concept_is_probed_to_know_it_and_of_known_ones_the_category(small_world, reading, split):
+    number = len(small_world.pictures.concepts)
+    found = linear_probe(None, Labelled(small_world, lambda c: torch.eye(number)[c]), split, 2)
+    among = small_world.unseen if split == "unseen_concepts" else small_world.known  # even where a split shows but some
+    assert found["probe_concept"] == {"value": 1.0, "chance": 1 / len(among)}
+    assert found["probe_category"]["chance"] == 1 / len(categories_of(small_world, "train"))
+    if split == "unseen_concepts":  # of these it saw no picture when it learned the categories
+        assert found["probe_category"]["value"] == pytest.approx(1 / len(categories_of(small_world, split)))
+    else:
+        assert found["probe_category"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("split", PROBED)
+def test_who_sees_the_category_knows_that_of_unseen_things_too_but_not_the_thing(small_world, reading, split):
+    names = sorted(categories_of(small_world, "train"))
+    see = lambda c: torch.eye(len(names))[names.index(small_world.pictures.concepts[c].category)]  # noqa: E731
+    found = linear_probe(None, Labelled(small_world, see), split, 2)
+    assert found["probe_category"]["value"] == 1.0 > found["probe_concept"]["value"]
+
+
+@pytest.mark.parametrize("split", PROBED)
+def test_who_sees_nothing_says_one_thing_always_and_that_is_worth_one_class_however_large(small_world, reading, split):
+    found = linear_probe(None, Labelled(small_world, lambda c: torch.ones(3)), split, 2)
+    assert found["probe_concept"]["value"] in (0, pytest.approx(1 / len(small_world.concepts(split))))
+    assert found["probe_category"]["value"] in (0, pytest.approx(1 / len(categories_of(small_world, split))))
+
+
+@pytest.mark.parametrize("split", PROBED)
+def test_chance_of_a_probe_is_what_features_of_nothing_reach(small_world, reading, split):
+    draws = []
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        world = Labelled(small_world, lambda c, g=generator: torch.randn(3, generator=g))
+        draws.append(linear_probe(None, world, split, 2))
+    for name in ("probe_concept", "probe_category"):
+        values = torch.tensor([figures[name]["value"] for figures in draws])
+        room = 4 * values.std().item() / math.sqrt(len(draws))
+        assert values.mean().item() == pytest.approx(draws[0][name]["chance"], abs=room)
+        assert len({figures[name]["chance"] for figures in draws}) == 1
+
+
+@pytest.mark.parametrize("split", PROBED)
+def test_a_probe_is_asked_what_zero_shot_is_asked_and_learns_from_other_pictures(small_world, reading, split):
+    world = Labelled(small_world, lambda c: torch.ones(3))
+    linear_probe(None, world, split, 2)
+    number, seen = len(small_world.concepts(split)), set()
+    asked = [(split, index) for index in range(2 * number)]
+    assert ([split] * len(asked), list(range(2 * number))) == ([world.asked[0][0]] * len(asked), world.asked[0][1])
+    for name, indices in world.asked[1:]:
+        assert name == "train" or split == name == "unseen_concepts"
+        assert len(indices) == evaluation.PROBE_VIEWS * len(small_world.concepts(name))
+        seen |= {(name, index) for index in indices}
+    assert seen.isdisjoint(asked)
+    assert {name for name, _ in seen} == {"train"} | ({split} if split == "unseen_concepts" else set())
+
+
+def test_a_world_of_one_category_as_of_ones_own_drawings_is_probed_too(small_world, reading, monkeypatch):
+    plain = [dataclasses.replace(concept, category="things") for concept in small_world.pictures.concepts]
+    pictures = dataclasses.replace(small_world.pictures, concepts=plain)
+    monkeypatch.setattr(small_world, "pictures", pictures)
+    found = linear_probe(None, Labelled(small_world, lambda c: torch.eye(len(plain))[c]), "new_scenes", 2)
+    assert found["probe_concept"]["value"] == 1.0
+    assert found.get("probe_category", {"value": 1.0})["value"] == 1.0
+
+
+def slow_probe(learned, labels, asked, right) -> float:
+    """A probe by hand: standardise, learn, and take the mean over what there is of the share that is right."""
+    mean, deviation = learned.mean(0), learned.std(0)
+    deviation[deviation == 0] = 1
+    guess = LogisticRegression(max_iter=1000, class_weight="balanced").fit((learned - mean) / deviation, labels)
+    guesses, shares = guess.predict((asked - mean) / deviation), []
+    for label in sorted(set(right)):
+        of_this = [guessed == label for guessed, shown in zip(guesses, right, strict=True) if shown == label]
+        shares.append(sum(of_this) / len(of_this))
+    return sum(shares) / len(shares)
+
+
+@torch.no_grad()
+def test_a_probe_is_a_classifier_of_the_towers_pooled_features(small_world):
+    model = untrained(0)
+    found = linear_probe(model, small_world, "new_scenes", 2)
+    looks = {}
+    for split, views in (("train", evaluation.PROBE_VIEWS), ("new_scenes", 2)):
+        pairs = small_world.pairs(split, range(32 * views), single=True)
+        concepts = [scene.things[0].concept for scene in pairs.scenes]
+        features = model.eval().vision(pairs.images).pooled.double().numpy()
+        looks[split] = features, concepts, [small_world.pictures.concepts[c].category for c in concepts]
+    (learned, *labels), (asked, *right) = looks["train"], looks["new_scenes"]
+    for figure, known, wanted in zip(found.values(), labels, right, strict=True):
+        assert figure["value"] == pytest.approx(slow_probe(learned, known, asked, wanted), abs=0.02)
+        assert figure["value"] > figure["chance"]  # colours alone tell something
+
+
+@torch.no_grad()
+def test_image_features_are_what_the_tower_pools_whatever_the_batch_and_the_mode_before(small_world):
+    model, images = untrained(0), small_world.pairs("new_scenes", range(20)).images
+    found = image_features(model.train(), images)
+    assert not model.training and found.shape == (20, model.vision.width) and found.device.type == "cpu"
+    torch.testing.assert_close(found, model.vision(images).pooled)
+    torch.testing.assert_close(image_features(model, images, 7), found, rtol=1e-4, atol=1e-5)
+
+
+def test_measuring_says_nothing_on_the_side(small_world, tokenizer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(untrained(1), tokenizer, small_world, SMALL)
+
+
+# --- the purity of neighbours
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_purity_is_the_mean_share_of_a_scenes_things_that_its_neighbours_show(small_world, seed, k):
+    scenes = [small_world.scene(split, index) for split in SPLITS for index in range(9)]
+    number, generator = len(scenes), torch.Generator().manual_seed(seed)
+    indices = torch.stack([torch.randperm(number - 1, generator=generator)[:k] for _ in range(number)])
+    indices += indices >= torch.arange(number)[:, None]  # none is his own neighbour
+    share = lambda i, j: len(scenes[i].concepts & scenes[j].concepts) / len(scenes[i].concepts)  # noqa: E731
+    found = [share(i, j) for i in range(number) for j in indices[i].tolist()]
+    random = [share(i, j) for i in range(number) for j in range(number) if i != j]
+    wanted = {"value": sum(found) / len(found), "chance": sum(random) / len(random)}
+    assert neighbour_purity(scenes, indices) == pytest.approx(wanted)
+
+
+def test_neighbours_that_show_the_same_things_are_pure_and_those_that_share_nothing_are_not(small_world):
+    first = [small_world.scene("train", index) for index in range(20)]
+    twins = torch.arange(40).roll(20)[:, None]
+    assert neighbour_purity(first * 2, twins)["value"] == 1.0 > neighbour_purity(first * 2, twins)["chance"]
+    apart = {scene.things[0].concept: scene for scene in (small_world.scene("train", i, single=True) for i in range(8))}
+    assert len(apart) == 8
+    found = neighbour_purity([*apart.values()], torch.arange(8).roll(1)[:, None])
+    assert found == {"value": 0.0, "chance": 0.0}

@@ -5,32 +5,18 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import TINY, untrained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from lcl.captions import plural
-from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
+from lcl.config import LclError
 from lcl.fusion import FusedMlm
 from lcl.grounding import align, alignment, mask_names, masked_words, patches_in_box
 from lcl.model import Clip
 from lcl.scenes import Pairs
 from lcl.text import MASK, SPECIAL, Tokenizer, words_of_span
-from lcl.training import train_tokenizer
-
-TINY = ModelConfig(VisionConfig(width=32, depth=1), LanguageConfig(vocab_size=400, width=32, depth=1, heads=2), 32)
-
-
-def untrained(seed: int) -> Clip:
-    torch.manual_seed(seed)
-    return Clip(TINY)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(small_world):
-    smoke = get_profile("smoke")
-    training = dataclasses.replace(smoke.training, pairs=256)
-    return train_tokenizer(small_world, dataclasses.replace(smoke, model=TINY, training=training))
 
 
 @settings(max_examples=60)

@@ -6,16 +6,30 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, from_dict, to_dict
 from lcl.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
+from lcl.encoders import IMAGE_ENCODER, TEXT_ENCODER
 from lcl.fusion import FusedMlm, masked_language
+from lcl.guidance import Near, Projections, nn_contrast, xnn_contrast
 from lcl.matching import FREE, SOLVERS, matched_contrast
 from lcl.model import Clip
-from lcl.recipes import OBJECTIVES, RECIPES, MatchConfig, MlmConfig, Moment, Recipe, SoftConfig, get_recipe
+from lcl.recipes import (
+    GUIDED,
+    OBJECTIVES,
+    RECIPES,
+    MatchConfig,
+    MlmConfig,
+    Moment,
+    PingConfig,
+    Recipe,
+    SoftConfig,
+    get_recipe,
+)
 from lcl.text import NOT_MASKED, Tokenizer, mask_words
 
 CAPTIONS = ["a red apple", "two dogs left of a cat, on a blue ground", "a small house", "a cat", "a cat and a dog"]
@@ -29,6 +43,9 @@ match_configs = st.builds(
     MatchConfig, st.sampled_from([*SOLVERS]), st.integers(1, 64), st.floats(0, 2) | st.just(FREE), st.floats(0.1, 100)
 )
 mlm_configs = st.builds(MlmConfig, st.floats(0, 1), st.lists(st.integers(1, 12), max_size=4).map(tuple))
+ping_configs = st.builds(
+    PingConfig, st.text(max_size=9), st.text(max_size=9), st.integers(1, 512), st.booleans(), st.integers(1, 9999)
+)
 weights = st.dictionaries(st.sampled_from([*OBJECTIVES]), st.floats(0, 10), min_size=1)
 
 
@@ -37,9 +54,8 @@ def recipes(draw) -> Recipe:
     """Any recipe that makes sense."""
     chosen = draw(weights)
     warmup = draw(st.dictionaries(st.sampled_from([*chosen]), st.floats(0, 1)))
-    return Recipe(
-        "mine", chosen, draw(st.text(max_size=9)), warmup, draw(soft_configs), draw(match_configs), draw(mlm_configs)
-    )
+    settings = (draw(configs) for configs in (soft_configs, match_configs, mlm_configs, ping_configs))
+    return Recipe("mine", chosen, draw(st.text(max_size=9)), warmup, *settings)
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +63,26 @@ def tokens():
     return Tokenizer.train(CAPTIONS, 300, "a data set").encode(CAPTIONS, 48)
 
 
+WIDTHS = (6, 7)  # of what a teacher tells of images, and of captions
+
+
+def neighbours(rows: int) -> Near:
+    """What a teacher might tell."""
+    generator = torch.Generator().manual_seed(1)
+    return Near(*(F.normalize(torch.randn(rows, WIDTHS[kind], generator=generator), dim=1) for kind in (0, 1, 1, 0)))
+
+
 def moment(recipe: Recipe, tokens, progress: float = 0.5, rows: int = 5, seed: int = 3) -> Moment:
-    """A step of training: an untrained model looks at five pairs."""
+    """A step of training: an untrained model looks at five pairs, and a recipe that asks is told their neighbours."""
     torch.manual_seed(0)
     model = Clip(TINY).eval()
-    extra = recipe.make_extra(model)
-    for module in extra.values():
-        for block in module.blocks.values():
+    extra = recipe.make_extra(model, WIDTHS if recipe.guided else ())
+    if "masked_language" in extra:
+        for block in extra["masked_language"].blocks.values():
             block.gate.data.fill_(0.5)
     some = tokens[range(rows)]
-    seen = model(IMAGES[:rows], some)
-    return Moment(model, extra, seen, some, progress, torch.Generator().manual_seed(seed))
+    seen, near = model(IMAGES[:rows], some), neighbours(rows) if recipe.guided else None
+    return Moment(model, extra, seen, some, progress, torch.Generator().manual_seed(seed), near)
 
 
 # --- what there is
@@ -71,6 +96,23 @@ def test_the_recipes_are_clip_each_objective_alone_and_all_of_them():
     assert parts["clip+match"] == {"info_nce", "matched_contrast"}
     assert parts["clip+mlm"] == {"info_nce", "masked_language"}
     assert parts["lightclip"] == {"soft_info_nce", "matched_contrast", "masked_language"}
+    assert parts["clip+nn"] == {"info_nce", "nn_contrast"}
+    assert parts["clip+xnn"] == {"info_nce", "xnn_contrast"}
+    assert parts["clip-ping"] == parts["a-clip-ping"] == parts["clip+nn"] | parts["clip+xnn"]
+    assert parts["lightclip-ping"] == parts["lightclip"] | {"nn_contrast", "xnn_contrast"}
+    assert [name for name in RECIPES if RECIPES[name].ping.live] == ["a-clip-ping"]
+
+
+def test_the_recipes_that_ask_for_neighbours_are_the_guided_ones():
+    named = {name for name in RECIPES if name.endswith(("nn", "ping"))}
+    assert {name for name in RECIPES if RECIPES[name].guided} == named
+    for name in OBJECTIVES:
+        assert Recipe("mine", {name: 0.0}, "").guided == (name in GUIDED) == name.endswith("nn_contrast")
+
+
+def test_guidance_uses_the_encoders_that_are_installed_with_the_library():
+    for recipe in RECIPES.values():
+        assert (recipe.ping.image_encoder, recipe.ping.text_encoder) == (IMAGE_ENCODER, TEXT_ENCODER)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -88,6 +130,15 @@ def test_every_objective_alone_weighs_what_it_weighs_in_lightclip():
         assert alone.weights[objective] == whole.weights[objective]
         assert alone.warmup.get(objective) == whole.warmup.get(objective)
         assert getattr(alone, name) == getattr(whole, name)
+
+
+def test_the_recipes_with_ping_weigh_what_their_parts_weigh():
+    ping, both = RECIPES["clip-ping"], RECIPES["lightclip-ping"]
+    assert ping.weights == RECIPES["clip+nn"].weights | RECIPES["clip+xnn"].weights
+    assert both.weights == RECIPES["lightclip"].weights | {name: ping.weights[name] for name in GUIDED}
+    assert both.warmup == RECIPES["lightclip"].warmup and ping.ping == both.ping == RECIPES["clip+nn"].ping
+    active = RECIPES["a-clip-ping"]
+    assert active.weights == ping.weights and active.ping == dataclasses.replace(ping.ping, live=True)
 
 
 # --- as JSON
@@ -110,12 +161,19 @@ def test_a_recipe_without_a_price_survives_a_file(tmp_path):
     assert from_dict(Recipe, storage.read_json(tmp_path / "recipe.json")) == recipe
 
 
+def test_a_recipe_of_a_run_from_before_there_were_neighbours_is_read_as_it_was():
+    old = {key: value for key, value in to_dict(RECIPES["lightclip"]).items() if key != "ping"}
+    assert from_dict(Recipe, old) == RECIPES["lightclip"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"weights": {"info_nec": 1.0}}, {"weights": {}}, {"weights": {"info_nce": "1"}}, {"weights": ["info_nce"]},
         {"warmup": {"info_nce": None}}, {"soft": {"alpha": 0.1}}, {"soft": {"alpha_max": 2.0}},
         {"mlm": {"layers": [1.5]}}, {"mlm": {"layers": 1}}, {"match": {"solver": "exakt"}}, {"weight": 1},
+        {"ping": {"live": 1}}, {"ping": {"queue": 0}}, {"ping": {"queue": 1.5}}, {"ping": {"encoder": "x"}},
+        {"ping": {"image_encoder": None}}, {"ping": {"image_size": -1}}, {"ping": True},
     ],
     ids=str,
 )  # fmt: skip
@@ -156,6 +214,8 @@ def test_parts_are_the_objectives_of_the_embeddings_at_hand(tokens):
             match.solver,
         ),
         **masked_language(mlm(now.model.language, some, now.seen.image, targets != NOT_MASKED), targets),
+        **nn_contrast(v, t, now.extra["projections"](now.near), scale),
+        **xnn_contrast(v, t, now.extra["projections"](now.near), scale),
     }  # fmt: skip
     assert parts.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -190,6 +250,15 @@ def test_a_weight_scales_the_gradient_of_its_part_alone(tokens):
     apart = [gradient(Recipe("one", {name: 1.0}, "")) for name in ("info_nce", "matched_contrast")]
     both = gradient(Recipe("two", {"info_nce": 0.5, "matched_contrast": 3.0}, ""))
     torch.testing.assert_close(both, 0.5 * apart[0] + 3.0 * apart[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(GUIDED))
+def test_other_neighbours_change_the_guided_part_and_nothing_else(name, tokens):
+    recipe = Recipe("mine", {"info_nce": 1.0, name: 1.0}, "")
+    now = moment(recipe, tokens)
+    others = dataclasses.replace(now, near=Near(*(x.flip(0) for x in now.near)))
+    (_, first), (_, second) = recipe.loss(now), recipe.loss(others)
+    assert torch.equal(first["info_nce"], second["info_nce"]) and not torch.equal(first[name], second[name])
 
 
 def test_equal_generators_give_equal_losses_and_others_mask_other_words(tokens):
@@ -231,11 +300,24 @@ def test_a_batch_of_one_is_refused(name, tokens):
 # --- what exists in training only
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_only_masked_language_adds_modules_of_its_own(name):
-    extra = RECIPES[name].make_extra(Clip(TINY))
-    assert list(extra) == (["masked_language"] if "masked_language" in RECIPES[name].weights else [])
-    assert all(isinstance(module, FusedMlm) for module in extra.values())
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_only_masked_language_and_neighbours_add_modules_of_their_own(recipe):
+    extra = recipe.make_extra(Clip(TINY), WIDTHS if recipe.guided else ())
+    kinds = {"masked_language": FusedMlm} if "masked_language" in recipe.weights else {}
+    kinds |= {"projections": Projections} if recipe.guided else {}
+    assert {name: type(module) for name, module in extra.items()} == kinds
+
+
+@pytest.mark.parametrize("name", ["clip+nn", "clip+xnn", "clip-ping", "a-clip-ping", "lightclip-ping"])
+def test_projections_lead_from_the_teachers_widths_into_the_shared_space(name):
+    made = RECIPES[name].make_extra(Clip(TINY), [9, 5])["projections"]
+    assert (made.image.weight.shape, made.text.weight.shape) == ((16, 9), (16, 5))
+
+
+def test_a_model_and_its_neighbours_projections_have_no_parameter_in_common(tokens):
+    now = moment(RECIPES["lightclip-ping"], tokens)
+    shared = {id(p) for p in now.model.parameters()} & {id(p) for p in now.extra["projections"].parameters()}
+    assert not shared and not any("projections" in name for name in now.model.state_dict())
 
 
 def test_the_layers_of_fusion_are_those_of_the_recipe():
@@ -256,6 +338,7 @@ def test_the_layers_of_fusion_are_those_of_the_recipe():
         lambda: SoftConfig(alpha_max=-0.1), lambda: SoftConfig(alpha_max=1.1), lambda: SoftConfig(alpha_max=math.nan),
         lambda: SoftConfig(temperature=0.0), lambda: SoftConfig(temperature=math.nan),
         lambda: MatchConfig(negatives=0), lambda: MatchConfig(scale=0.0), lambda: MatchConfig(price=math.nan),
+        lambda: PingConfig(image_size=0), lambda: PingConfig(queue=0), lambda: PingConfig(queue=-5),
         lambda: MlmConfig(share=-0.1), lambda: MlmConfig(share=1.1), lambda: MlmConfig(share=math.nan),
         lambda: Recipe("mine", {}, ""), lambda: Recipe("mine", {"info_nce": math.nan}, ""),
         lambda: Recipe("mine", {"info_nce": -1.0}, ""), lambda: Recipe("mine", {"info_nce": 1.0}, "", {"info_nce": -0.5}),
@@ -271,7 +354,9 @@ def test_a_number_that_cannot_work_is_refused(make):
     ("make", "near"),
     [
         (lambda: get_recipe("lightclop"), "lightclip"),
+        (lambda: get_recipe("clip-pnig"), "clip-ping"),
         (lambda: Recipe("mine", {"info_nec": 1.0}, ""), "info_nce"),
+        (lambda: Recipe("mine", {"xn_contrast": 1.0}, ""), "xnn_contrast"),
         (lambda: Recipe("mine", {"info_nce": 1.0}, "", {"info_nec": 0.5}), "info_nce"),
         (lambda: SoftConfig(schedule="linaer"), "linear"),
         (lambda: MatchConfig(solver="exakt"), "exact"),

@@ -11,6 +11,7 @@ from lcl.results import as_markdown, as_text, comparison, kept_runs, percent, su
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LIGHTCLIP = ("clip", "clip+soft", "clip+match", "clip+mlm", "lightclip")
 STEMS = sorted({path.name.rsplit("-seed", 1)[0] for path in (ROOT / "results").glob("*-seed*.json")})
 
 
@@ -37,10 +38,18 @@ def test_the_table_in_readme_is_made_from_the_kept_runs():
     assert as_markdown(summary(runs)) in README
 
 
+def test_the_table_of_lightclip_in_readme_is_made_from_the_kept_runs():
+    figures = [
+        "image_to_text_recall@1", "text_to_image_recall@1", "image_to_text_ndcg@10", "text_to_image_ndcg@10",
+        "zero_shot_top1", "alignment", "masked_word_true_image", "masked_word_no_image", "masked_word_wrong_image",
+    ]  # fmt: skip
+    assert as_markdown(comparison([f"{name}-laptop" for name in LIGHTCLIP], figures)) in README
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_the_kept_runs_are_of_their_recipe_and_differ_in_their_seed(stem):
     runs = kept_runs(stem)
-    assert [run["seed"] for run in runs] == list(range(len(runs)))
+    assert [run["seed"] for run in runs] == [0, 1, 2]
     assert {run["recipe"]["name"] for run in runs} == {stem.split("-laptop")[0]}
     assert len({run["last_loss"] for run in runs}) == len(runs)
 
@@ -60,6 +69,24 @@ def test_the_baseline_reaches_what_the_course_promises():
         found = {name: figure["value"] for name, figure in run["metrics"]["new_scenes"].items()}
         assert found["image_to_text_recall@1"] >= 0.65 and found["text_to_image_recall@1"] >= 0.65
         assert found["zero_shot_top1"] >= 0.60
+
+
+@pytest.mark.parametrize(
+    "figure", ["image_to_text_recall@1", "text_to_image_recall@1", "image_to_text_ndcg@10", "text_to_image_ndcg@10"]
+)
+def test_lightclip_is_above_clip_by_more_than_the_spread(figure):
+    (ours, spread), (clip, other) = (percent(kept_runs(f"{n}-laptop"), "new_scenes", figure) for n in ("lightclip", "clip"))
+    assert ours - clip > max(spread, other)
+
+
+def test_words_find_their_things_and_guesses_need_the_image():
+    assert percent(kept_runs("lightclip-laptop"), "new_scenes", "alignment")[0] >= 80
+    for stem in ("clip+mlm-laptop", "lightclip-laptop"):
+        true, none, wrong = (
+            percent(kept_runs(stem), "new_scenes", f"masked_word_{image}")[0]
+            for image in ("true_image", "no_image", "wrong_image")
+        )
+        assert true - none >= 40 and true - wrong >= 40
 
 
 def test_mean_and_spread_are_those_of_the_seeds(folder):

@@ -1,21 +1,25 @@
 """Training: it begins at a guess, it learns, it repeats itself bit for bit, and every pair has its turn."""
 
 import dataclasses
+import json
 import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import PixelEncoder, WordEncoder
 
 from lcl import training
 from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, TrainConfig, VisionConfig, get_profile
 from lcl.evaluation import evaluate
+from lcl.guidance import Guide, LiveGuide, Near
 from lcl.model import Clip, load_model
-from lcl.recipes import RECIPES, MlmConfig, Moment, Recipe
+from lcl.recipes import RECIPES, MlmConfig, Moment, PingConfig, Recipe
 from lcl.runs import EXTRA, load_run, save_run
+from lcl.scenes import World
 from lcl.storage import read_tensors
-from lcl.training import Look, Step, Training, batches, learning_rate, make_optimizer
+from lcl.training import Look, Step, Training, batches, learning_rate, make_optimizer, open_teacher
 
 TINY = dataclasses.replace(
     get_profile("smoke"),
@@ -216,9 +220,15 @@ def test_a_world_of_another_size_than_the_models_is_refused(small_world):
 SHORT = with_training(pairs=192, epochs=1, evaluate_every=6)  # six steps
 
 
-def short(world, recipe: str | Recipe, seed: int = 0) -> Training:
-    """A training of six steps."""
-    return Training(SHORT, world, seed, "cpu", RECIPES[recipe] if isinstance(recipe, str) else recipe)
+@pytest.fixture(scope="module")
+def short(small_world, teacher_of):
+    """Makes a training of six steps; where the recipe is guided, its teacher is a quick one."""
+
+    def make(recipe: str | Recipe, seed: int = 0, teacher=None) -> Training:
+        recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+        return Training(SHORT, small_world, seed, "cpu", recipe, teacher or teacher_of(recipe))
+
+    return make
 
 
 def steps_of(made: Training) -> list[Step]:
@@ -226,8 +236,8 @@ def steps_of(made: Training) -> list[Step]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_trains_and_shows_its_parts(small_world, name):
-    made = short(small_world, name)
+def test_every_recipe_trains_and_shows_its_parts(short, name):
+    made = short(name)
     steps = steps_of(made)
     assert len(steps) == 6
     for number, step in enumerate(steps):
@@ -245,9 +255,10 @@ def test_the_profile_names_the_recipe(small_world):
         Training(with_training(recipe="lightclop"), small_world, device="cpu")
 
 
-def test_the_same_seed_gives_the_same_bits_with_all_of_lightclip(small_world):
+@pytest.mark.parametrize("name", ["lightclip", "lightclip-ping", "a-clip-ping"])
+def test_the_same_seed_gives_the_same_bits_whatever_the_recipe_is_made_of(short, name):
     def run(seed):
-        made = short(small_world, "lightclip", seed)
+        made = short(name, seed)
         return [(step.loss, step.losses) for step in steps_of(made)], made.learner.state_dict()
 
     (losses, weights), (again, same), (others, _) = run(3), run(3), run(4)
@@ -256,22 +267,22 @@ def test_the_same_seed_gives_the_same_bits_with_all_of_lightclip(small_world):
     assert losses[0] != others[0]
 
 
-def test_all_recipes_begin_with_the_same_pair_of_towers(small_world):
-    first = short(small_world, "clip").model.state_dict()
+def test_all_recipes_begin_with_the_same_pair_of_towers(short):
+    first = short("clip").model.state_dict()
     for name in RECIPES:
-        other = short(small_world, name).model.state_dict()
+        other = short(name).model.state_dict()
         assert first.keys() == other.keys() and all(torch.equal(first[key], other[key]) for key in first)
 
 
-def test_softening_by_nothing_trains_clip_to_the_bit(small_world):
+def test_softening_by_nothing_trains_clip_to_the_bit(short):
     none = dataclasses.replace(RECIPES["clip+soft"], soft=dataclasses.replace(RECIPES["clip+soft"].soft, alpha_max=0.0))
-    clip, soft = short(small_world, "clip"), short(small_world, none)
+    clip, soft = short("clip"), short(none)
     assert [step.loss for step in steps_of(clip)] == [step.loss for step in steps_of(soft)]
     assert all(torch.equal(a, b) for a, b in zip(clip.model.parameters(), soft.model.parameters(), strict=True))
 
 
-def test_nothing_of_what_only_training_needs_is_left_out_of_learning(small_world):
-    made = short(small_world, "lightclip")
+def test_nothing_of_what_only_training_needs_is_left_out_of_learning(short):
+    made = short("lightclip")
     known = {id(p): group for group in made.optimizer.param_groups for p in group["params"]}
     assert known.keys() == {id(p) for p in [*made.model.parameters(), *made.extra.parameters()]}
     mlm = made.extra["masked_language"]
@@ -279,6 +290,15 @@ def test_nothing_of_what_only_training_needs_is_left_out_of_learning(small_world
     assert known[id(mlm.head.weight)]["weight_decay"] > 0 == known[id(mlm.head.bias)]["weight_decay"]
     steps_of(made)
     assert all(gate != 0 for gate in mlm.gates.values())
+
+
+def test_the_projections_of_neighbours_learn_with_the_towers(short):
+    made = short("clip-ping")
+    known = {id(p): group for group in made.optimizer.param_groups for p in group["params"]}
+    before = [p.clone() for p in made.extra["projections"].parameters()]
+    assert len(before) == 2 and known.keys() == {id(p) for p in made.learner.parameters()}
+    steps_of(made)
+    assert not any(torch.equal(*both) for both in zip(before, made.extra["projections"].parameters(), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,11 +312,11 @@ class Watched(Recipe):
         return super().loss(now)
 
 
-def test_a_recipe_sees_the_progress_from_zero_on_and_another_generator_in_every_step_and_seed(small_world):
+def test_a_recipe_sees_the_progress_from_zero_on_and_another_generator_in_every_step_and_seed(short):
     seeds = []
     for seed in (0, 1):
         recipe = Watched(**{name: getattr(RECIPES["lightclip"], name) for name in Recipe.__dataclass_fields__})
-        made = short(small_world, recipe, seed)
+        made = short(recipe, seed)
         steps_of(made)
         assert [now.progress for now, _ in recipe.moments] == [step / 6 for step in range(6)]
         assert all(now.model is made.model and now.extra is made.extra for now, _ in recipe.moments)
@@ -315,8 +335,8 @@ def test_gradients_are_clipped_over_all_that_learns(small_world):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_poisoned_similarities_stop_the_training_with_its_step_and_scenes(small_world, name):
-    made = short(small_world, name)
+def test_poisoned_similarities_stop_the_training_with_its_step_and_scenes(short, name):
+    made = short(name)
     events = iter(made)
     for _ in range(2):
         next(events)
@@ -328,26 +348,147 @@ def test_poisoned_similarities_stop_the_training_with_its_step_and_scenes(small_
     assert all(torch.equal(*both) for both in zip(before, made.model.vision.parameters(), strict=True))  # no step made
 
 
-def test_a_layer_that_does_not_exist_is_refused_before_the_training(small_world):
+def test_a_layer_that_does_not_exist_is_refused_before_the_training(short):
     with pytest.raises(LclError, match=r"no layer 3 to fuse after"):
-        short(small_world, dataclasses.replace(RECIPES["lightclip"], mlm=MlmConfig(layers=(3,))))
+        short(dataclasses.replace(RECIPES["lightclip"], mlm=MlmConfig(layers=(3,))))
+
+
+# --- neighbours
+
+
+class Recorded:
+    """Passes every question on to a teacher, and keeps it."""
+
+    def __init__(self, teacher):
+        self.teacher, self.widths, self.description, self.asked = teacher, teacher.widths, teacher.description, []
+
+    def __call__(self, indices: torch.Tensor, images: torch.Tensor) -> Near:
+        self.asked.append((indices.clone(), images.clone()))
+        return self.teacher(indices, images)
+
+
+@pytest.mark.parametrize("name", ["clip", "clip-ping", "a-clip-ping", "lightclip-ping"])
+def test_the_teacher_is_asked_for_the_batchs_scenes_and_sees_what_the_model_sees(short, small_world, teacher_of, name):
+    live = RECIPES[name].ping.live
+    teacher, seen = Recorded(teacher_of(RECIPES[name])) if name != "clip" else None, []
+    made = short(name, teacher=teacher)
+    hook = made.model.register_forward_pre_hook(lambda model, given: seen.append(given[0].clone()))
+    steps_of(made)
+    hook.remove()
+    drawn = list(batches(small_world, made.tokenizer, SHORT.training, 48, 0, "cpu"))
+    assert len(seen) == len(drawn) == 6
+    for batch, image in zip(drawn, seen, strict=True):
+        assert image.dtype == torch.uint8 and image.shape == batch.images.shape
+        assert torch.equal(image, batch.images) != live  # the live teacher's pupil alone sees other views
+    if teacher:
+        assert [indices.tolist() for indices, _ in teacher.asked] == [batch.indices.tolist() for batch in drawn]
+        assert all(torch.equal(image, shown) for image, (_, shown) in zip(seen, teacher.asked, strict=True))
+
+
+def test_an_epoch_later_and_with_another_seed_a_scene_is_seen_in_another_view(short, teacher_of):
+    looks = []
+    for seed in (0, 0, 1):
+        teacher = Recorded(teacher_of(RECIPES["a-clip-ping"]))
+        made = short("a-clip-ping", seed, teacher)
+        batch = next(batches(made.world, made.tokenizer, SHORT.training, 48, 0, "cpu"))
+        for step in (1, 2):
+            made.take_step(batch, step)
+        looks.append([image for _, image in teacher.asked])  # of one batch, in two steps
+    assert torch.equal(looks[0][0], looks[1][0]) and torch.equal(looks[0][1], looks[1][1])
+    assert not torch.equal(looks[0][0], looks[0][1]) and not torch.equal(looks[0][0], looks[2][0])
+
+
+def test_a_recipe_that_asks_for_no_neighbours_leaves_a_teacher_alone(short, teacher_of, tmp_path):
+    teacher = Recorded(teacher_of(RECIPES["clip-ping"]))
+    made = short("clip", teacher=teacher)
+    curve = list(made)
+    save_run(tmp_path, made, curve, {}, {})
+    found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert len(teacher.asked) == 0 and found["teacher"] is None
+
+
+@pytest.mark.parametrize("name", ["clip-ping", "lightclip-ping"])
+def test_neighbours_that_weigh_nothing_leave_the_towers_as_they_would_be_to_the_bit(short, name):
+    guided = RECIPES[name]
+    plain = {part: weight for part, weight in guided.weights.items() if not part.endswith("nn_contrast")}
+    alone = short(dataclasses.replace(guided, weights=plain))
+    beside = short(dataclasses.replace(guided, weights=dict.fromkeys(guided.weights, 0.0) | plain))
+    assert [step.loss for step in steps_of(alone)] == [step.loss for step in steps_of(beside)]
+    assert all(torch.equal(a, b) for a, b in zip(alone.model.parameters(), beside.model.parameters(), strict=True))
+
+
+def test_the_towers_learn_who_is_near(small_world, teacher_of):
+    recipe = RECIPES["clip-ping"]
+    profile = with_training(pairs=256, epochs=7, evaluate_every=1000)
+    losses = [step.losses for step in steps_of(Training(profile, small_world, 0, "cpu", recipe, teacher_of(recipe)))]
+    for part in ("nn_contrast", "xnn_contrast"):
+        assert losses[0][part] > 0.9 * math.log(32)
+        assert sum(loss[part] for loss in losses[-8:]) / 8 < 0.9 * math.log(32)
+
+
+def test_a_teacher_of_another_data_set_or_of_too_few_pairs_is_refused(few_pictures, small_world, teacher_of):
+    recipe = RECIPES["clip-ping"]
+    with pytest.raises(LclError, match="the teacher knows"):
+        other = World(dataclasses.replace(SHORT.scenes, seed=1), few_pictures)
+        Training(SHORT, other, 0, "cpu", recipe, teacher_of(recipe))
+    with pytest.raises(LclError, match="the teacher knows"):  # … 256 pairs
+        Training(with_training(pairs=320), small_world, 0, "cpu", recipe, teacher_of(recipe))
+
+
+@pytest.fixture
+def quick_encoders(monkeypatch, tmp_path):
+    """No encoder but the two that stand in, which keep what they were made with; and banks in a folder of their own."""
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+    made = []
+
+    def maker(kind):
+        return lambda *settings: made.append(kind(*settings)) or made[-1]
+
+    monkeypatch.setattr(training, "ImageEncoder", maker(PixelEncoder))
+    monkeypatch.setattr(training, "TextEncoder", maker(WordEncoder))
+    return made
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_recipes_settings_say_who_teaches(small_world, quick_encoders, live):
+    told, settings = [], PingConfig("some-image-model", "some-text-model", 96, live, queue=77)
+    teacher = open_teacher(settings, small_world, SHORT, told.append)
+    assert type(teacher) is (LiveGuide if live else Guide)
+    assert [encoder.settings for encoder in quick_encoders] == [("some-image-model", 96), ("some-text-model",)]
+    assert teacher.widths == (24, 16) and teacher.description["rows"]["rows"] == 192
+    assert teacher.description["rows"]["data"] == small_world.fingerprint
+    assert sum(told) == (192 if live else 384)  # the live one sees to the images as they come
+    assert teacher.length == 77 if live else len(teacher.a) == len(teacher.b) == 192
+
+
+def test_a_training_without_a_teacher_opens_the_one_of_its_recipe(short, small_world, quick_encoders):
+    recipe = RECIPES["clip-ping"]
+    given = short(recipe, teacher=open_teacher(recipe.ping, small_world, SHORT))
+    opened = Training(SHORT, small_world, 0, "cpu", recipe)
+    assert opened.teacher.description == given.teacher.description
+    assert [step.losses for step in steps_of(opened)] == [step.losses for step in steps_of(given)]
+    assert [encoder.calls for encoder in quick_encoders] == [1, 1, 0, 0]  # the second finds what the first kept
+    assert Training(SHORT, small_world, 0, "cpu", RECIPES["clip"]).teacher is None and len(quick_encoders) == 4
 
 
 # --- runs
 
 
+KEPT = ("clip", "lightclip", "clip-ping", "lightclip-ping", "a-clip-ping")
+
+
 @pytest.fixture(scope="module")
-def saved(small_world, tmp_path_factory):
+def saved(short, tmp_path_factory):
     """Folders of a run of each recipe, and the trainings that made them."""
     folder, trainings = tmp_path_factory.mktemp("runs"), {}
-    for name in ("clip", "lightclip"):
-        trainings[name] = short(small_world, name)
+    for name in KEPT:
+        trainings[name] = short(name)
         figures = {"new_scenes": {"alignment": {"value": 0.5, "chance": 0.1}}}
         save_run(folder / name, trainings[name], list(trainings[name]), figures, {"training": 1.0})
     return folder, trainings
 
 
-@pytest.mark.parametrize("name", ["clip", "lightclip"])
+@pytest.mark.parametrize("name", KEPT)
 def test_a_run_comes_back_with_its_recipe_and_what_existed_in_training_only(saved, name):
     folder, trainings = saved
     run, made = load_run(folder / name), trainings[name]
@@ -358,25 +499,59 @@ def test_a_run_comes_back_with_its_recipe_and_what_existed_in_training_only(save
         assert all(torch.equal(value, trained.state_dict()[key]) for key, value in kept.state_dict().items())
 
 
-def test_the_model_of_lightclip_holds_nothing_that_only_training_needs(saved):
+@pytest.mark.parametrize("name", KEPT)
+def test_a_run_says_who_taught_it(saved, name):
     folder, trainings = saved
-    clip, light = (read_tensors(folder / name / "model.safetensors") for name in ("clip", "lightclip"))
-    assert clip.keys() == light.keys() == trainings["clip"].model.state_dict().keys()
-    assert {key: value.shape for key, value in clip.items()} == {key: value.shape for key, value in light.items()}
+    found = json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
+    teacher = trainings[name].teacher
+    assert found["teacher"] == (teacher.description if teacher else None)
+    assert not RECIPES[name].guided or found["teacher"]["widths"] == [24, 16]
+
+
+@pytest.mark.parametrize("name", KEPT[1:])
+def test_a_model_holds_nothing_that_only_training_needs(saved, name):
+    folder, trainings = saved
+    clip, other = (read_tensors(folder / one / "model.safetensors") for one in ("clip", name))
+    assert clip.keys() == other.keys() == trainings["clip"].model.state_dict().keys()
+    assert {key: value.shape for key, value in clip.items()} == {key: value.shape for key, value in other.items()}
     assert not (folder / "clip" / EXTRA).exists()
-    assert read_tensors(folder / "lightclip" / EXTRA).keys() == trainings["lightclip"].extra.state_dict().keys()
+    assert read_tensors(folder / name / EXTRA).keys() == trainings[name].extra.state_dict().keys()
 
 
+@pytest.mark.parametrize("name", KEPT[1:])
 @torch.no_grad()
-def test_a_model_without_its_training_only_parts_gives_the_same_bits(saved, small_world, tmp_path):
+def test_a_model_without_its_training_only_parts_gives_the_same_bits(saved, small_world, tmp_path, name):
     folder, trainings = saved
-    made, pairs = trainings["lightclip"], small_world.pairs("new_scenes", range(8))
-    for name in ("model.json", "model.safetensors"):
-        shutil.copy(folder / "lightclip" / name, tmp_path / name)
+    made, pairs = trainings[name], small_world.pairs("new_scenes", range(8))
+    for file in ("model.json", "model.safetensors"):
+        shutil.copy(folder / name / file, tmp_path / file)
     model, tokenizer = load_model(tmp_path)
     tokens = tokenizer.encode(pairs.captions, 48)
     before, after = made.model(pairs.images, tokens), model(pairs.images, tokens)
     assert torch.equal(before.v, after.v) and torch.equal(before.t, after.t)
+
+
+WRONG_WIDTHS = ([24], [24, 17], ["24", "16"], 24)
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, {}, *({"widths": widths} for widths in WRONG_WIDTHS), [24, 16], "Guide"], ids=str
+)
+def test_a_run_that_no_longer_says_how_wide_its_teachers_features_are_is_refused(saved, tmp_path, wrong):
+    shutil.copytree(saved[0] / "clip-ping", tmp_path / "changed")
+    path = tmp_path / "changed" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"teacher": wrong}), encoding="utf-8")
+    with pytest.raises(LclError, match="changed") as refusal:
+        load_run(tmp_path / "changed")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_run_from_before_there_were_neighbours_is_read_as_it_was(saved, tmp_path):
+    shutil.copytree(saved[0] / "lightclip", tmp_path / "old")
+    found = json.loads((tmp_path / "old" / "metrics.json").read_text(encoding="utf-8"))
+    del found["teacher"], found["recipe"]["ping"]
+    (tmp_path / "old" / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
+    assert load_run(tmp_path / "old").recipe == RECIPES["lightclip"]
 
 
 def test_a_run_whose_training_only_part_is_missing_or_damaged_is_refused(saved, tmp_path):
@@ -394,10 +569,11 @@ def test_a_run_whose_training_only_part_is_missing_or_damaged_is_refused(saved, 
 
 
 @pytest.mark.gpu
-def test_a_step_of_lightclip_and_its_evaluation_run_on_cuda(small_world):
+@pytest.mark.parametrize("name", ["lightclip", "lightclip-ping", "a-clip-ping"])
+def test_a_training_and_its_evaluation_run_on_cuda(small_world, teacher_of, name):
     smoke = get_profile("smoke")
-    profile = dataclasses.replace(smoke, training=dataclasses.replace(smoke.training, recipe="lightclip", pairs=256, epochs=1))
-    made = Training(profile, small_world, device="cuda")
+    profile = dataclasses.replace(smoke, training=dataclasses.replace(smoke.training, recipe=name, pairs=256, epochs=1))
+    made = Training(profile, small_world, device="cuda", teacher=teacher_of(RECIPES[name]))
     losses = [event.loss for event in made if isinstance(event, Step)]
     assert all(math.isfinite(loss) for loss in losses)
     evaluate(made.model, made.tokenizer, small_world, EvalConfig(retrieval=64, views=1), made.extra)

@@ -1,4 +1,5 @@
-"""Image towers: the same outputs from every one, each image on its own, and blocks like PyTorch's."""
+"""Image towers: the same outputs from every one, each image on its own, and blocks like PyTorch's. And other views of
+an image: what they show, and what they never do."""
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import nn
 
 from lcl.config import LclError, VisionConfig
 from lcl.layers import Block, pack
-from lcl.vision import ImageFeatures, make_vision
+from lcl.vision import ImageFeatures, augment, make_vision
 
 SMALL = {"width": 48, "depth": 1, "heads": 3}
 TOWERS = {
@@ -184,3 +185,80 @@ def test_the_conv_towers_tokens_look_out_from_the_middle_of_their_patch(patch):
     steps = torch.arange(192.0)
     middle = [(felt.sum(axis) * steps).sum() / felt.sum() for axis in (1, 0)]
     assert middle == pytest.approx([8 * number + 3.5 for number in patch], abs=0.05)
+
+
+# --- views
+
+
+def view(images: torch.Tensor, seed: int = 0, **least: float) -> torch.Tensor:
+    return augment(images, torch.Generator().manual_seed(seed), **least)
+
+
+def ramps(number: int, side: int = 64) -> torch.Tensor:
+    """Images that say where one looks: red grows to the right, green to the bottom, and blue tells the brightness."""
+    steps = (20 + 160 * (torch.arange(side) + 0.5) / side).round().to(torch.uint8)
+    image = torch.stack([steps.expand(side, side), steps[:, None].expand(side, side), torch.full((side, side), 200)])
+    return image.to(torch.uint8).expand(number, -1, -1, -1).clone()
+
+
+def test_a_view_is_an_image_like_the_other_and_a_function_of_the_generator_alone():
+    images = pictures(6)
+    before = images.clone()
+    first, again, other = view(images, 0), view(images, 0), view(images, 1)
+    assert first.shape == images.shape and first.dtype == torch.uint8 and torch.equal(images, before)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(augment(images, generator), first) and not torch.equal(augment(images, generator), first)
+
+
+def test_every_image_of_a_batch_has_a_view_of_its_own():
+    views = view(ramps(8))
+    assert not any(torch.equal(views[i], views[j]) for i in range(8) for j in range(i))
+
+
+@pytest.mark.parametrize("least", [0.3, 0.6, 0.9])
+def test_a_view_is_an_upright_square_piece_of_the_image_neither_mirrored_nor_beyond_its_edges(least):
+    views = view(ramps(64), least=least).float()
+    brightness = views[:, 2:].mean((1, 2, 3), keepdim=True) / 200
+    right, down = ((views[:, channel] / brightness[:, 0] - 20) / 160 for channel in (0, 1))  # 0 to 1; (B, H, W)
+    sides = []
+    for place, axis in ((right, 2), (down, 1)):
+        line = place.mean(3 - axis)  # (B, 64)
+        assert (place - line.unsqueeze(3 - axis)).abs().max() < 0.01  # the same in every row: nothing is turned
+        sides.append((line[:, 48] - line[:, 16]) * 2)  # positive: nothing is mirrored
+        expected = line[:, 32:33] + (torch.arange(64) - 32) / 64 * sides[-1][:, None]
+        assert (line - expected).abs()[:, 2:-2].max() < 0.02  # all parts are magnified alike
+        assert line.min() > -0.01 and line.max() < 1.01
+        centre = (line[:, 31] + line[:, 32]) / 2
+        assert (centre - sides[-1] / 2).min() > -0.02 and (centre + sides[-1] / 2).max() < 1.02
+        assert centre.min() < 0.5 < centre.max()
+    assert (sides[0] - sides[1]).abs().max() < 0.04  # square
+    for side in sides:
+        assert least - 0.02 < side.min() < least + 0.2 * (1 - least) and 1 - 0.2 * (1 - least) < side.max() < 1.02
+
+
+def test_the_dark_side_of_an_image_stays_where_it_is():
+    images = torch.full((64, 3, 64, 64), 200, dtype=torch.uint8)
+    images[:32, :, :, :32] = 40  # dark on the left …
+    images[32:, :, :32] = 40  # … and above
+    views = view(images).float()
+    assert (views[:32, :, :, :32].mean((1, 2, 3)) < views[:32, :, :, 32:].mean((1, 2, 3))).all()
+    assert (views[32:, :, :32].mean((1, 2, 3)) < views[32:, :, 32:].mean((1, 2, 3))).all()
+
+
+def test_the_whole_image_comes_back_but_for_its_brightness_when_nothing_may_be_cut_off():
+    images = pictures(16) // 4 * 3  # so dark that nothing is cut off at 255
+    views, before = view(images, least=1.0).double(), images.double()
+    factor = views.sum((1, 2, 3), keepdim=True) / before.sum((1, 2, 3), keepdim=True)
+    assert (views - factor * before).abs().max() < 0.6  # rounding
+    assert factor.min() > 0.79 and factor.max() < 1.21
+
+
+@pytest.mark.parametrize("shade", [0, 10, 100, 200, 255])
+def test_of_a_plain_image_only_the_brightness_changes_by_a_fifth_at_most(shade):
+    views = view(torch.full((64, 3, 32, 32), shade, dtype=torch.uint8)).double()
+    assert (views.amax((1, 2, 3)) == views.amin((1, 2, 3))).all()
+    found = views[:, 0, 0, 0]
+    assert found.min() >= 0.8 * shade - 0.5 and found.max() <= min(255, 1.2 * shade + 0.5)
+    if shade >= 100:
+        assert found.min() < 0.84 * shade and found.max() > min(254, 1.16 * shade)

@@ -20,7 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = ROOT / "runs" / "study", ROOT / "results"
 SEEDS = (0, 1, 2)
-RECIPES = ("clip", "clip+match", "clip+mlm", "lightclip", "clip+soft")
+RECIPES = (
+    "clip", "clip+match", "clip+mlm", "lightclip", "clip+soft", "clip-ping", "lightclip-ping", "clip+nn", "clip+xnn",
+)  # fmt: skip
 DEPTHS, DEPTH_EPOCHS = (1, 2, 4, 8, 12), 4
 
 CELLS = {
