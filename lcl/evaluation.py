@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -194,28 +193,25 @@ def linear_probe(model: Clip, world: World, split: str, views: int) -> dict[str,
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def look(split: str, start: int, views: int) -> tuple[np.ndarray, list[int], list[str]]:
+    def look(split: str, start: int, views: int) -> dict[str, Sequence]:
         number = len(world.concepts(split))
         pairs = world.pairs(split, range(start * number, (start + views) * number), single=True)
-        shown = [scene.things[0].concept for scene in pairs.scenes]
-        return (
-            image_features(model, pairs.images).double().numpy(),
-            shown,
-            [world.pictures.concepts[c].category for c in shown],
-        )
+        concepts = [scene.things[0].concept for scene in pairs.scenes]
+        categories = [world.pictures.concepts[concept].category for concept in concepts]
+        features = image_features(model, pairs.images).double().numpy()  # (N, width)
+        return {"features": features, "concept": concepts, "category": categories}
 
-    features, concepts, categories = look(split, 0, views)
-    known = look("train", 0, PROBE_VIEWS)
+    asked, known = look(split, 0, views), look("train", 0, PROBE_VIEWS)
     own = look(split, views, PROBE_VIEWS) if split == "unseen_concepts" else known
     figures: dict[str, Figure] = {}
-    for name, (learned, *labels), right in (("concept", own, concepts), ("category", known, categories)):
-        label = labels[0] if name == "concept" else labels[1]
-        if len(set(label)) < 2:  # drawings of one's own may all be of one category: there is nothing to tell apart
+    for name, learned in (("concept", own), ("category", known)):
+        classes, right = set(learned[name]), asked[name]
+        if len(classes) < 2:  # drawings of one's own may all be of one category: there is nothing to tell apart
             continue
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
-        guessed = probe.fit(learned, label).predict(features)
-        value = float(recall_score(right, guessed, labels=sorted(set(right)), average="macro", zero_division=0))
-        figures[f"probe_{name}"] = {"value": value, "chance": 1 / len(set(label))}
+        guessed = probe.fit(learned["features"], learned[name]).predict(asked["features"])
+        value = recall_score(right, guessed, labels=sorted(set(right)), average="macro", zero_division=0)
+        figures[f"probe_{name}"] = {"value": float(value), "chance": 1 / len(classes)}
     return figures
 
 
