@@ -7,7 +7,7 @@ import pytest
 
 from lcl import results
 from lcl.config import LclError
-from lcl.results import as_markdown, as_text, comparison, kept_runs, percent, summary, values
+from lcl.results import COLUMNS, as_markdown, as_text, comparison, kept_runs, percent, summary, values
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +44,15 @@ def test_the_table_of_lightclip_in_readme_is_made_from_the_kept_runs():
         "zero_shot_top1", "alignment", "masked_word_true_image", "masked_word_no_image", "masked_word_wrong_image",
     ]  # fmt: skip
     assert as_markdown(comparison([f"{name}-laptop" for name in LIGHTCLIP], figures)) in README
+
+
+def test_the_depth_sweep_in_readme_is_made_from_the_kept_runs_and_falls_as_it_says():
+    for figure in ("image_to_text_recall@1", "text_to_image_recall@1", "zero_shot_top1"):
+        found = [percent(kept_runs(f"clip-laptop-depth{depth}"), "new_scenes", figure) for depth in (1, 2, 4, 8, 12)]
+        cells = " | ".join(f"{middle:.1f} ± {spread:.1f}" for middle, spread in found)
+        assert f"| {COLUMNS[figure]} | {cells} |" in README
+        (shallow, spread), (deep, other) = found[0], found[-1]
+        assert shallow - deep > max(spread, other)
 
 
 @pytest.mark.parametrize("stem", STEMS)
