@@ -343,8 +343,11 @@ def depth_sweep(
         left.fill_between(depths, [min(s) for s in values], [max(s) for s in values], color=colour, alpha=0.2, lw=0)
     for colour, marker, (name, values) in zip(CYCLE, "os^D", costs.items(), strict=False):
         right.plot(depths, [value / values[0] for value in values], color=colour, marker=marker, ms=4, label=name)
-    left.set(ylabel="percent", title="Quality (band: all seeds)", ylim=(0, 100))
-    right.set(ylabel="times the one-layer tower", title="Cost of the text tower", yscale="log")
+    left.set(ylabel="percent", title="Quality (band: all seeds)", ylim=(0, None))
+    right.set(ylabel=f"times {depths[0]} layer{'s' * (depths[0] > 1)}", title="Cost of the text tower", yscale="log")
+    most = max(values[-1] / values[0] for values in costs.values())
+    ticks = [2**power for power in range(math.ceil(math.log2(max(most, 1))) + 1)]
+    right.set_yticks(ticks, map(str, ticks))
     for axes in (left, right):
         axes.set(xscale="log", xlabel="layers of the text tower")
         axes.set_xticks(depths, map(str, depths))
