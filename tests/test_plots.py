@@ -43,6 +43,9 @@ PLOTS = {
     "curve_with_reference": lambda pairs, world: plots.curve_with_reference({0.1: 0.9, 1.0: 0.5}, 0.2, "T", "share", "blind"),
     "cost_matrix": lambda pairs, world: plots.cost_matrix(1 - SIMILARITY[:3], SIMILARITY[:3].softmax(1) / 2, ["a", "red", "cat"]),
     "word_lines": lambda pairs, world: plots.word_lines(pairs.images[0], ["a", "red", "cat"], [-1, 3, 63], 64, "exact"),
+    "neighbour_sheet": lambda pairs, world: plots.neighbour_sheet(
+        pairs.images[0], pairs.captions[0], {"by image": [(pairs.images[1], pairs.captions[1], 0.5, 1)], "by caption": []}
+    ),
     "dots": lambda pairs, world: plots.dots({"R@1": [[1.0, 2.0], [3.0]], "nDCG": [[], [4.0]]}, ["clip", "lightclip"], "percent"),
     "depth_sweep": lambda pairs, world: plots.depth_sweep([1, 2], {"R@1": [[1, 2], [3, 4]]}, {"latency": [1.0, 2.0]}),
     "gates": lambda pairs, world: plots.gates({0: {1: 0.0, 2: 0.0}, 64: {1: 0.1, 2: -0.2}}),
