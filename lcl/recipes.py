@@ -213,9 +213,7 @@ MATCH, MLM = {"matched_contrast": 1.0}, {"masked_language": 0.5}
 # At weight 1 neighbours outvote the pair itself: things are found, but places and grounds are not told apart. Trials of half
 # the steps, one seed, recall@1 both ways: clip 48/48, weight 0.25 62/60, 0.5 64/62, 1 (with a temperature of its own) 61/57.
 NN, XNN = {"nn_contrast": 0.5}, {"xnn_contrast": 0.5}
-SLOWLY = {
-    "matched_contrast": 0.5
-}  # at full weight from the start it pulls all embeddings together: nothing is hard yet
+SLOWLY = {"matched_contrast": 0.5}  # at full weight from the start it pulls all embeddings together: nothing is hard yet
 
 RECIPES = {
     recipe.name: recipe

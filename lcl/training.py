@@ -185,10 +185,8 @@ def open_teacher(settings: PingConfig, world: World, profile: Profile, progress:
     progress: is told the number of rows that are encoded, as they are: each of the pairs once a bank.
     """
     rows = SceneRows(world, profile.training.pairs)
-    image_encoder, text_encoder = (
-        ImageEncoder(settings.image_encoder, settings.image_size),
-        TextEncoder(settings.text_encoder),
-    )
+    image_encoder = ImageEncoder(settings.image_encoder, settings.image_size)
+    text_encoder = TextEncoder(settings.text_encoder)
     if settings.live:
         return LiveGuide(image_encoder, build_bank(rows, text_encoder, progress=progress), settings.queue)
     return open_guide(rows, image_encoder, text_encoder, progress)
