@@ -156,7 +156,7 @@ class Training:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
 
         images = augment(batch.images, generator) if self.recipe.ping.live else batch.images
-        near = self.teacher(batch.indices, images) if self.teacher else None
+        near = self.extra["projections"](self.teacher(batch.indices, images)) if self.teacher else None
         seen = self.model(images, batch.tokens)
         now = Moment(self.model, self.extra, seen, batch.tokens, step / config.steps, generator, near)
         loss, parts = self.recipe.loss(now)

@@ -53,9 +53,9 @@ weights = st.dictionaries(st.sampled_from([*OBJECTIVES]), st.floats(0, 10), min_
 def recipes(draw) -> Recipe:
     """Any recipe that makes sense."""
     chosen = draw(weights)
-    warmup = draw(st.dictionaries(st.sampled_from([*chosen]), st.floats(0, 1)))
+    warmup, fade = (draw(st.dictionaries(st.sampled_from([*chosen]), st.floats(0, 1))) for _ in range(2))
     settings = (draw(configs) for configs in (soft_configs, match_configs, mlm_configs, ping_configs))
-    return Recipe("mine", chosen, draw(st.text(max_size=9)), warmup, *settings)
+    return Recipe("mine", chosen, draw(st.text(max_size=9)), warmup, fade, *settings)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def moment(recipe: Recipe, tokens, progress: float = 0.5, rows: int = 5, seed: i
         for block in extra["masked_language"].blocks.values():
             block.gate.data.fill_(0.5)
     some = tokens[range(rows)]
-    seen, near = model(IMAGES[:rows], some), neighbours(rows) if recipe.guided else None
+    seen, near = model(IMAGES[:rows], some), extra["projections"](neighbours(rows)) if recipe.guided else None
     return Moment(model, extra, seen, some, progress, torch.Generator().manual_seed(seed), near)
 
 
@@ -120,7 +120,7 @@ def test_a_recipe_is_found_by_its_name_and_says_where_it_was_published(name):
     assert get_recipe(name) is RECIPES[name] and RECIPES[name].name == name
     assert "arXiv" in RECIPES[name].source
     assert all(weight > 0 and math.isfinite(weight) for weight in RECIPES[name].weights.values())
-    assert RECIPES[name].warmup.keys() <= RECIPES[name].weights.keys()
+    assert RECIPES[name].warmup.keys() | RECIPES[name].fade.keys() <= RECIPES[name].weights.keys()
 
 
 def test_every_objective_alone_weighs_what_it_weighs_in_lightclip():
@@ -136,9 +136,10 @@ def test_the_recipes_with_ping_weigh_what_their_parts_weigh():
     ping, both = RECIPES["clip-ping"], RECIPES["lightclip-ping"]
     assert ping.weights == RECIPES["clip+nn"].weights | RECIPES["clip+xnn"].weights
     assert both.weights == RECIPES["lightclip"].weights | {name: ping.weights[name] for name in GUIDED}
+    assert ping.fade == both.fade == RECIPES["clip+nn"].fade | RECIPES["clip+xnn"].fade
     assert both.warmup == RECIPES["lightclip"].warmup and ping.ping == both.ping == RECIPES["clip+nn"].ping
     active = RECIPES["a-clip-ping"]
-    assert active.weights == ping.weights and active.ping == dataclasses.replace(ping.ping, live=True)
+    assert (active.weights, active.fade) == (ping.weights, ping.fade) and active.ping == dataclasses.replace(ping.ping, live=True)
 
 
 # --- as JSON
@@ -170,7 +171,8 @@ def test_a_recipe_of_a_run_from_before_there_were_neighbours_is_read_as_it_was()
     "change",
     [
         {"weights": {"info_nec": 1.0}}, {"weights": {}}, {"weights": {"info_nce": "1"}}, {"weights": ["info_nce"]},
-        {"warmup": {"info_nce": None}}, {"soft": {"alpha": 0.1}}, {"soft": {"alpha_max": 2.0}},
+        {"warmup": {"info_nce": None}}, {"fade": {"info_nce": 1.0}}, {"fade": {"soft_info_nce": 1.5}},
+        {"soft": {"alpha": 0.1}}, {"soft": {"alpha_max": 2.0}},
         {"mlm": {"layers": [1.5]}}, {"mlm": {"layers": 1}}, {"match": {"solver": "exakt"}}, {"weight": 1},
         {"ping": {"live": 1}}, {"ping": {"queue": 0}}, {"ping": {"queue": 1.5}}, {"ping": {"encoder": "x"}},
         {"ping": {"image_encoder": None}}, {"ping": {"image_size": -1}}, {"ping": True},
@@ -214,8 +216,8 @@ def test_parts_are_the_objectives_of_the_embeddings_at_hand(tokens):
             match.solver,
         ),
         **masked_language(mlm(now.model.language, some, now.seen.image, targets != NOT_MASKED), targets),
-        **nn_contrast(v, t, now.extra["projections"](now.near), scale),
-        **xnn_contrast(v, t, now.extra["projections"](now.near), scale),
+        **nn_contrast(v, t, now.near, scale),
+        **xnn_contrast(v, t, now.near, scale),
     }  # fmt: skip
     assert parts.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -239,6 +241,29 @@ def test_an_objectives_weight_rises_to_its_value_and_stays(largest, start, progr
     assert 0 <= found <= largest
     assert found == (largest if progress >= start else pytest.approx(largest * progress / start))
     assert Recipe("mine", {"info_nce": largest}, "").weight("info_nce", progress) == largest
+
+
+@settings(max_examples=30)
+@given(st.floats(0, 10), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_fade_is_a_warm_up_run_backwards_and_the_two_multiply(largest, start, end, progress):
+    def weight(progress, **shapes):
+        return Recipe("mine", {"info_nce": largest}, "", **shapes).weight("info_nce", progress)
+
+    rising, falling = {"warmup": {"info_nce": start}}, {"fade": {"info_nce": end}}
+    backwards = weight(1 - progress, warmup={"info_nce": end})
+    assert weight(progress, **falling) == backwards
+    product = backwards * weight(progress, **rising)
+    assert weight(progress, **rising, **falling) * largest == pytest.approx(product)
+    if end > 0:
+        assert weight(1.0, **falling) == 0
+
+
+def test_guidance_leads_at_first_and_has_left_at_the_end(tokens):
+    ping = RECIPES["clip-ping"]
+    for progress, weight in ((0.0, 0.5), (0.5, 0.25), (1.0, 0.0)):
+        assert [ping.weight(name, progress) for name in GUIDED] == [weight, weight]
+    last, parts = ping.loss(moment(ping, tokens, 1.0))
+    torch.testing.assert_close(last, parts["info_nce"])
 
 
 def test_a_weight_scales_the_gradient_of_its_part_alone(tokens):

@@ -411,14 +411,14 @@ def test_a_recipe_that_asks_for_no_neighbours_leaves_a_teacher_alone(short, teac
 def test_neighbours_that_weigh_nothing_leave_the_towers_as_they_would_be_to_the_bit(short, name):
     guided = RECIPES[name]
     plain = {part: weight for part, weight in guided.weights.items() if not part.endswith("nn_contrast")}
-    alone = short(dataclasses.replace(guided, weights=plain))
+    alone = short(dataclasses.replace(guided, weights=plain, fade={}))
     beside = short(dataclasses.replace(guided, weights=dict.fromkeys(guided.weights, 0.0) | plain))
     assert [step.loss for step in steps_of(alone)] == [step.loss for step in steps_of(beside)]
     assert all(torch.equal(a, b) for a, b in zip(alone.model.parameters(), beside.model.parameters(), strict=True))
 
 
 def test_the_towers_learn_who_is_near(small_world, teacher_of):
-    recipe = dataclasses.replace(RECIPES["clip-ping"], weights={"info_nce": 1.0, "nn_contrast": 1.0, "xnn_contrast": 1.0})
+    recipe = Recipe("mine", {"info_nce": 1.0, "nn_contrast": 1.0, "xnn_contrast": 1.0}, "")  # to the end at full weight
     profile = with_training(pairs=256, epochs=7, evaluate_every=1000)
     losses = [step.losses for step in steps_of(Training(profile, small_world, 0, "cpu", recipe, teacher_of(recipe)))]
     for part in ("nn_contrast", "xnn_contrast"):
