@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 
 from lcl import storage
-from lcl.config import LclError, data_folder, require
-from lcl.encoders import ImageEncoder, Progress, TextEncoder
+from lcl.config import LclError, Progress, data_folder, require
+from lcl.encoders import ImageEncoder, TextEncoder
 from lcl.scenes import World
 
 FORMAT = "lcl-bank-1"
@@ -123,12 +123,11 @@ def build_bank(
     folder = Path(folder or bank_folder(rows, encoder))
     require(len(rows) >= 1, "a data set without rows has no bank.")
     with storage.locked(folder):  # who comes second waits, and finds the work done
-        _fill(folder, rows, encoder, progress)
-    return open_bank(folder, rows, encoder)
+        return _fill(folder, rows, encoder, progress)
 
 
-def _fill(folder: Path, rows: Rows, encoder: ImageEncoder | TextEncoder, progress: Progress | None) -> None:
-    description, step, checksums = describe(rows, encoder), SHARD_ROWS, {}
+def _fill(folder: Path, rows: Rows, encoder: ImageEncoder | TextEncoder, progress: Progress | None) -> Bank:
+    description, step, checksums, shards = describe(rows, encoder), SHARD_ROWS, {}, []
     if (folder / "bank.json").exists():
         step, checksums = _read_manifest(folder, rows, encoder)
     for pattern in (".features-*", ".bank.json.*"):  # of a write that was killed
@@ -138,7 +137,7 @@ def _fill(folder: Path, rows: Rows, encoder: ImageEncoder | TextEncoder, progres
         name = f"features-{number:05d}.safetensors"
         some = range(start, min(start + step, len(rows)))
         try:
-            _read_shard(folder / name, checksums.get(name), start)
+            shards.append(_read_shard(folder / name, checksums.get(name), start))
             if progress:
                 progress(len(some))
         except LclError:  # not there yet, or not whole
@@ -146,6 +145,8 @@ def _fill(folder: Path, rows: Rows, encoder: ImageEncoder | TextEncoder, progres
             storage.write_tensors(folder / name, {"features": encoder(inputs, progress).half()})
             checksums[name] = storage.file_sha256(folder / name)
             storage.write_json(folder / "bank.json", description | {"shard_rows": step, "shards": checksums})
+            shards.append(_read_shard(folder / name, checksums[name], start))
+    return _whole_bank(folder, description, checksums, shards)
 
 
 def _read_shard(path: Path, checksum: str | None, first_row: int) -> torch.Tensor:
@@ -169,6 +170,10 @@ def open_bank(folder: Path, rows: Rows | None = None, encoder: ImageEncoder | Te
     kept = storage.read_json(folder / "bank.json")
     description = {key: value for key, value in kept.items() if key not in ("shards", "shard_rows")}
     shards = [_read_shard(folder / name, checksums[name], number * step) for number, name in enumerate(checksums)]
+    return _whole_bank(folder, description, checksums, shards)
+
+
+def _whole_bank(folder: Path, description: dict, checksums: dict[str, str], shards: list[torch.Tensor]) -> Bank:
     expected, there = description["rows"]["rows"], sum(len(shard) for shard in shards)
     require(there == expected, f"the bank in {folder} has {there} of {expected} rows; call `lcl banks` again to finish it.")
     return Bank(folder, description, storage.fingerprint([description, checksums]), tuple(shards))

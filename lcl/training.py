@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from lcl.banks import SceneRows, build_bank
-from lcl.config import LclError, Profile, TrainConfig, require
-from lcl.encoders import ImageEncoder, Progress, TextEncoder
+from lcl.config import LclError, Profile, Progress, TrainConfig, require
+from lcl.encoders import ImageEncoder, TextEncoder
 from lcl.evaluation import embed, recall_at_k
 from lcl.guidance import LiveGuide, Teacher, open_guide
 from lcl.model import Clip
