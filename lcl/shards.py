@@ -1,0 +1,424 @@
+"""Pairs in tars, as WebDataset lays them out: written, looked at once from end to end, and then read row by row.
+
+A sample is members of one name: `000017.jpg`, `000017.txt`, and what else there is. WebDataset itself streams such tars; we
+write with it, but read through an index of where every row lies, made when the tars are looked at first. With it any row is
+one read away, so that an order of training is a list of numbers, and goes on in its middle as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+
+from lcl import storage
+from lcl.config import LclError, Progress, require
+from lcl.photos import MAX_BYTES, MAX_CAPTION_BYTES, BadSample, decode_image, read_caption
+
+FORMAT = "lcl-shards-1"
+CODE = 1  # raise it when the same tars would give other rows than before
+MANIFEST, INDEX = "manifest.json", "index.safetensors"
+ROWS = 1000  # of a tar that we write
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+MAX_BAD = 0.05  # share of the samples that may be unusable before that is taken for a mistake
+NAME = re.compile(r"((?:[^/]+/)*[^./][^/.]*)\.([^/]+)")  # WebDataset's: the key ends at the first point of the file's name
+BLOCK = tarfile.BLOCKSIZE
+
+
+class Sample(NamedTuple):
+    """What is written. key: its name, without a point. image: a picture's file. about: more, as JSON holds it."""
+
+    key: str
+    image: bytes
+    extension: str
+    caption: str
+    about: dict | None = None
+
+
+def write_shards(
+    folder: Path, samples: Iterator[Sample], start: int = 0, rows: int = ROWS, progress: Progress | None = None
+) -> dict[str, dict]:
+    """Write samples to `pairs-00000.tar` and so on, `rows` a tar, each whole or not there at all, and the manifest.
+
+    start: number of the first tar; the samples begin there. Returns what the manifest says of each tar.
+    Raises LclError for a folder that cannot be written, or holds other files of these names.
+    """
+    from webdataset import TarWriter
+
+    folder = Path(folder)
+    tars = _promised(folder)
+    while chunk := list(itertools.islice(samples, rows)):
+        name, buffer = f"pairs-{start:05d}.tar", io.BytesIO()
+        require(not (folder / name).exists(), f"{folder / name} is there already; name another folder, or remove it.")
+        writer = TarWriter(buffer, encoder=False, mtime=0)  # equal samples, equal bytes
+        for sample in chunk:
+            members = {sample.extension: sample.image, "txt": sample.caption.encode()}
+            if sample.about is not None:
+                members["json"] = json.dumps(sample.about, ensure_ascii=False).encode()
+            writer.write({"__key__": sample.key} | members)
+        writer.close()
+        data = buffer.getvalue()
+        storage.write_bytes(folder / name, data)
+        tars[name] = {"bytes": len(data), "sha256": storage.sha256(data), "rows": len(chunk)}
+        _promise(folder, tars)
+        start += 1
+        if progress:
+            progress(len(chunk))
+    return tars
+
+
+def _promised(folder: Path) -> dict[str, dict]:
+    """What the manifest says of each tar; nothing if there is none. Raises LclError for one that makes no sense."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    found = storage.read_json(path)
+    tars = found.get("tars") if isinstance(found, dict) and found.get("format") == FORMAT else None
+    whole = isinstance(tars, dict) and all(
+        isinstance(tar, dict)
+        and isinstance(tar.get("sha256"), str)
+        and all(type(tar.get(number)) is int and tar[number] >= 0 for number in ("bytes", "rows"))
+        and Path(name).name == name
+        for name, tar in tars.items()
+    )
+    require(whole, f"{path} is no manifest of this library; remove it, and the tars are looked at anew.")
+    return dict(tars)
+
+
+def _promise(folder: Path, tars: dict[str, dict]) -> None:
+    storage.write_json(folder / MANIFEST, {"format": FORMAT, "tars": dict(sorted(tars.items()))})
+
+
+# --- looking at tars
+
+
+class Place(NamedTuple):
+    """Where a row lies in its tar, in bytes. kind: 0 for a caption of its own, 1 for one within JSON."""
+
+    image: int
+    image_bytes: int
+    caption: int
+    caption_bytes: int
+    kind: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a tar holds. rows: those that can be used. faults: how many of what could not. tar: bytes, sha256, rows."""
+
+    rows: tuple[Place, ...]
+    faults: dict[str, int]
+    tar: dict
+
+
+def look_at(path: Path) -> Contents:
+    """Read a tar to its end, decode every picture and every caption, and say what is there and what is wrong with it.
+
+    Nothing is unpacked. After bytes that are no header, reading goes on at the next header there is.
+    """
+    faults: collections.Counter[str] = collections.Counter()
+    rows, size = [], path.stat().st_size
+    with path.open("rb") as file:
+        for sample in _samples(file, size, faults):
+            try:
+                rows.append(_check(file, sample))
+            except BadSample as reason:
+                faults[str(reason)] += 1
+    return Contents(tuple(rows), dict(faults), {"bytes": size, "sha256": storage.file_sha256(path), "rows": len(rows)})
+
+
+def _samples(file: BinaryIO, size: int, faults: collections.Counter[str]) -> Iterator[dict[str, tuple[int, int]]]:
+    """Members by extension, as (offset, size), of every sample; what is wrong with the tar is counted."""
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    last = None
+    for member in _members(file, size, faults):
+        match = NAME.fullmatch(member.name)
+        parts = re.split(r"[/\\]", member.name)
+        if member.name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+            faults["tar: unsafe name"] += 1
+        elif member.isdir():
+            continue
+        elif not member.isreg() or member.issparse():
+            faults["tar: link or device"] += 1
+        elif match:
+            key, extension = match[1], match[2].lower()
+            if key in samples and key != last:
+                faults["tar: members of a sample apart"] += 1  # they are joined nevertheless
+            sample = samples.setdefault(key, {})
+            if extension in sample:
+                faults["tar: member twice"] += 1  # the first one counts
+            sample.setdefault(extension, (member.offset_data, member.size))
+            last = key
+    yield from samples.values()
+
+
+def _members(file: BinaryIO, size: int, faults: collections.Counter[str]) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar that are there from the first byte to the last, also those after bytes that belong to none."""
+    start = end = 0  # where members are looked for; where the last one ended
+    told = -1  # the end after which garbage was counted: once, however often a header seems to begin in it
+    while start < size:
+        for member in _run_of_members(file, start):
+            start = end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isreg() else 0)
+            if member.offset_data + member.size > size:
+                faults["tar: cut"] += 1
+                return
+            yield member
+        start = _find(file, start + 1, size)  # at `start` itself there was none
+        if end == told:
+            continue
+        if _anything(file, end, start):
+            told = end
+            begun = start == size and size - end < BLOCK  # a header
+            faults["tar: cut" if begun else "tar: garbage" if end or start < size else "tar: no tar"] += 1
+        elif start == size and size - end < 2 * BLOCK:  # a whole tar ends in two blocks of zeros
+            faults["tar: cut"] += 1
+    if end == 0 and told < 0:
+        faults["tar: empty"] += 1
+
+
+def _run_of_members(file: BinaryIO, start: int) -> Iterator[tarfile.TarInfo]:
+    """Members from one on, up to the first bytes that are no header."""
+    file.seek(start)
+    try:
+        with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # it would keep them all
+                here = file.tell()
+                yield member
+                file.seek(here)
+    except (tarfile.TarError, ValueError, OverflowError):  # no header, or one that says nonsense
+        return
+
+
+def _find(file: BinaryIO, start: int, size: int) -> int:
+    """Where the next header may begin: 257 bytes before its mark. `size` if there is none."""
+    for offset in range(start, size, 2**20):
+        file.seek(offset)
+        found = file.read(2**20 + BLOCK).find(b"ustar", max(257 - (offset - start), 0))
+        if found >= 0:
+            return offset + found - 257
+    return size
+
+
+def _anything(file: BinaryIO, start: int, end: int) -> bool:
+    """Are there bytes other than zero?"""
+    for offset in range(start, end, 2**20):
+        file.seek(offset)
+        if file.read(min(2**20, end - offset)).strip(b"\0"):
+            return True
+    return False
+
+
+def _check(file: BinaryIO, sample: dict[str, tuple[int, int]]) -> Place:
+    extension = next((name for name in IMAGES if name in sample), None)
+    if extension is None:
+        raise BadSample("image: missing")
+    image, caption = sample[extension], sample.get("txt", sample.get("json"))
+    if caption is None:
+        raise BadSample("caption: missing")
+    kind = 0 if "txt" in sample else 1
+    place = Place(*image, *caption, kind)
+    read_row(file, place, 64)
+    return place
+
+
+def read_row(file: BinaryIO, place: Place, size: int) -> tuple[torch.Tensor, str]:
+    """A row's picture, (3, size, size) uint8, and its caption. Raises BadSample when either cannot be used."""
+    caption = _caption(file, place)
+    if place.image_bytes > MAX_BYTES:
+        raise BadSample("image: file too large")
+    file.seek(place.image)
+    return decode_image(file.read(place.image_bytes), size), caption
+
+
+def _caption(file: BinaryIO, place: Place) -> str:
+    limit = MAX_CAPTION_BYTES if place.kind == 0 else 64 * MAX_CAPTION_BYTES
+    if place.caption_bytes > limit:
+        raise BadSample("caption: too long")
+    file.seek(place.caption)
+    data = file.read(place.caption_bytes)
+    if place.kind == 0:
+        return read_caption(data)
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadSample("caption: not text") from None
+    caption = found.get("caption") if isinstance(found, dict) else None
+    return read_caption(caption if isinstance(caption, str) else None)
+
+
+# --- reading rows
+
+
+@dataclass
+class Shards:
+    """Rows of tars that were looked at. row → tar and place; opened files are kept, and are not taken along to workers.
+
+    faults: what could not be used, by its short name. fingerprint: of all tars, in order.
+    """
+
+    folder: Path
+    tars: tuple[str, ...]
+    tar: torch.Tensor  # (N,) int32, a row's tar
+    places: torch.Tensor  # (N, 5) int64, see Place
+    faults: dict[str, int]
+    fingerprint: str
+    _open: dict[int, BinaryIO] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.tar)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_open": {}}
+
+    def read(self, row: int, size: int) -> tuple[torch.Tensor, str]:
+        """(3, size, size) uint8, and the caption. Raises BadSample if the row cannot be read any more."""
+        return read_row(self._file(int(self.tar[row])), Place(*self.places[row].tolist()), size)
+
+    def caption(self, row: int) -> str:
+        """Without the picture. Raises BadSample if it cannot be read any more."""
+        return _caption(self._file(int(self.tar[row])), Place(*self.places[row].tolist()))
+
+    def _file(self, tar: int) -> BinaryIO:
+        if tar not in self._open:
+            if len(self._open) >= 64:  # a system lets a process have so many files open, and not many more
+                self._open.pop(next(iter(self._open))).close()
+            try:
+                self._open[tar] = (self.folder / self.tars[tar]).open("rb")
+            except OSError:
+                raise BadSample("tar: missing") from None
+        return self._open[tar]
+
+
+def open_shards(folder: Path, workers: int | None = None, progress: Progress | None = None) -> Shards:
+    """The rows of all tars of a folder. The first time, every tar is looked at, and what was found is kept beside them.
+
+    workers: processes that look; as many as there are processors if None, 0 for none beside this one. progress: is told
+    the number of tars that are done, as they are.
+    Raises LclError when tars are missing or have another size than the manifest says, and when too much is unusable.
+    """
+    folder = Path(folder)
+    index = folder / INDEX
+    promised = _promised(folder)
+    for name, tar in promised.items():
+        found = (folder / name).stat().st_size if (folder / name).exists() else None
+        what = "is missing" if found is None else f"has {found:,} of {tar['bytes']:,} bytes"
+        require(
+            found == tar["bytes"],
+            f"{folder / name} {what}; fetch it again, or let `lcl data verify {folder} --accept` go on with what is there.",
+        )
+    if index.exists():
+        about = storage.read_metadata(index)
+        if about.get("format") == FORMAT and about.get("of") == _of(promised):
+            return _opened(folder, promised, storage.read_tensors(index), json.loads(about["faults"]))
+    return look_through(folder, workers, progress)
+
+
+def look_through(
+    folder: Path, workers: int | None = None, progress: Progress | None = None, accept: bool = False
+) -> Shards:
+    """Look at every tar of a folder, byte by byte, and keep the index and, if there is none, the manifest.
+
+    accept: go on with what there is, where the tars are not those of the manifest; it is written anew.
+    Raises LclError for a folder without tars or without a usable row; when tars differ from the manifest; when more than
+    MAX_BAD of the samples cannot be used.
+    """
+    folder = Path(folder)
+    paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+    require(bool(paths), f"there are no tars in {folder}; `lcl data` makes some.")
+    looks = dict(zip([path.name for path in paths], _look_at_all(paths, workers, progress), strict=True))
+    tars = {name: look.tar for name, look in looks.items()}
+    promised = _promised(folder)
+    if promised and not accept:
+        for name in sorted(promised | tars):
+            differ = promised.get(name) != tars.get(name)
+            what = "is not in the manifest" if name not in promised else "is not as the manifest says"
+            require(
+                not differ,
+                f"{folder / name} {'is missing' if name not in tars else what}{_first(looks.get(name))}; fetch it again, "
+                f"or let `lcl data verify {folder} --accept` go on with what is there.",
+            )
+    faults: collections.Counter[str] = collections.Counter()
+    for look in looks.values():
+        faults.update(look.faults)
+    rows = sum(len(look.rows) for look in looks.values())
+    require(rows > 0, f"no sample of the {len(paths)} tars in {folder} can be used: {tell(faults)}.")
+    check_share(bad_samples(faults), rows, faults, str(folder))
+    places = torch.tensor([place for look in looks.values() for place in look.rows], dtype=torch.int64)
+    tar = torch.tensor([number for number, look in enumerate(looks.values()) for _ in look.rows], dtype=torch.int32)
+    _promise(folder, tars)
+    about = {"format": FORMAT, "of": _of(tars), "faults": json.dumps(faults)}
+    storage.write_tensors(folder / INDEX, {"tar": tar, "places": places}, about)
+    return _opened(folder, tars, {"tar": tar, "places": places}, dict(faults))
+
+
+def _look_at_all(paths: list[Path], workers: int | None, progress: Progress | None) -> list[Contents]:
+    workers = min(os.cpu_count() or 1 if workers is None else workers, len(paths))
+    if workers <= 1:
+        pool, looks = None, map(look_at, paths)
+    else:
+        pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        looks = pool.map(look_at, paths)
+    done = []
+    try:
+        for look in looks:
+            done.append(look)
+            if progress:
+                progress(1)
+    except concurrent.futures.process.BrokenProcessPool:
+        raise LclError(
+            f"a process that looked at the tars in {paths[0].parent} was killed; free some memory, and call again."
+        ) from None
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+    return done
+
+
+def bad_samples(faults: dict[str, int]) -> int:
+    """How many samples could not be used; faults of tars are no samples."""
+    return sum(number for name, number in faults.items() if not name.startswith("tar: "))
+
+
+def check_share(bad: int, good: int, faults: dict[str, int], where: str) -> None:
+    """Raise LclError when more than MAX_BAD of the samples are bad, and say what is wrong with them."""
+    require(
+        bad <= MAX_BAD * (bad + good),
+        f"{bad:,} of {bad + good:,} samples in {where} cannot be used, more than {MAX_BAD:.0%} ({tell(faults)}); "
+        "repair them, or leave them out.",
+    )
+
+
+def tell(faults: dict[str, int]) -> str:
+    """Faults in words, the most frequent first."""
+    by_number = sorted(faults.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {number:,}×" for name, number in by_number) or "nothing wrong"
+
+
+def _first(look: Contents | None) -> str:
+    return f" ({tell(look.faults)})" if look and look.faults else ""
+
+
+def _of(tars: dict[str, dict]) -> str:
+    return storage.fingerprint([CODE, dict(sorted(tars.items()))])
+
+
+def _opened(folder: Path, tars: dict[str, dict], kept: dict[str, torch.Tensor], faults: dict[str, int]) -> Shards:
+    names = tuple(sorted(tars))
+    tar, places = kept.get("tar"), kept.get("places")
+    whole = tar is not None and places is not None and places.shape == (len(tar), len(Place._fields))
+    sound = whole and bool(((tar >= 0) & (tar < len(names))).all()) and bool((places >= 0).all())
+    require(sound, f"{folder / INDEX} is damaged; remove it, and the tars are looked at anew.")
+    return Shards(folder, names, tar, places, faults, _of(tars))
