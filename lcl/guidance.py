@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -42,41 +43,56 @@ class Projections(nn.Module):
 
     def forward(self, near: Near) -> Near:
         q_u, q_z = self.image, self.text
-        return Near(*(F.normalize(q, dim=-1) for q in (q_u(near.u_a), q_z(near.z_b), q_z(near.z_a), q_u(near.u_b))))
+        u_a, z_b, z_a, u_b = (x.to(q_u.weight.dtype) for x in near)
+        return Near(*(F.normalize(q, dim=-1) for q in (q_u(u_a), q_z(z_b), q_z(z_a), q_u(u_b))))
 
 
-def nn_contrast(v: torch.Tensor, t: torch.Tensor, near: Near, logit_scale: torch.Tensor) -> dict[str, torch.Tensor]:
+def nn_contrast(
+    v: torch.Tensor, t: torch.Tensor, near: Near, logit_scale: torch.Tensor, mine: slice | None = None
+) -> dict[str, torch.Tensor]:
     """Nearest neighbours, within a modality (CLIP-PING's NN; the formula is our reading).
 
     Every image should know its nearest image among those of the batch, every caption its nearest caption: the mean of
     InfoNCE(v, q_u(U_a)) and InfoNCE(t, q_z(Z_b)).
 
-    v, t: (B, d) embeddings; near: projected, (B, d) each; all L2-normalised. logit_scale: scalar.
+    v, t: (B, d) embeddings; near: projected, (B, d) each; all L2-normalised. logit_scale, mine: as in `info_nce`.
     Returns {"nn_contrast": scalar}. Raises LclError for a batch of one.
     """
-    return {"nn_contrast": (_contrast(v, near.u_a, logit_scale) + _contrast(t, near.z_b, logit_scale)) / 2}
+    images, captions = info_nce(v, near.u_a, logit_scale, mine), info_nce(t, near.z_b, logit_scale, mine)
+    return {"nn_contrast": (images["info_nce"] + captions["info_nce"]) / 2}
 
 
-def xnn_contrast(v: torch.Tensor, t: torch.Tensor, near: Near, logit_scale: torch.Tensor) -> dict[str, torch.Tensor]:
+def xnn_contrast(
+    v: torch.Tensor, t: torch.Tensor, near: Near, logit_scale: torch.Tensor, mine: slice | None = None
+) -> dict[str, torch.Tensor]:
     """Cross nearest neighbours, between the modalities (CLIP-PING's XNN; the formula is our reading).
 
     Every image should know the caption of its nearest image, every caption the image of its nearest caption: the mean of
     InfoNCE(v, q_z(Z_a)) and InfoNCE(t, q_u(U_b)). Arguments, result and errors as in `nn_contrast`.
     """
-    return {"xnn_contrast": (_contrast(v, near.z_a, logit_scale) + _contrast(t, near.u_b, logit_scale)) / 2}
+    images, captions = info_nce(v, near.z_a, logit_scale, mine), info_nce(t, near.u_b, logit_scale, mine)
+    return {"xnn_contrast": (images["info_nce"] + captions["info_nce"]) / 2}
 
 
-def _contrast(x: torch.Tensor, target: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
-    return info_nce(x, target, logit_scale)["info_nce"]
+Gather = Callable[[torch.Tensor], torch.Tensor]
+"""Rows of one process → those of all, as `parallel.Team.gather`."""
+
+
+def alone(x: torch.Tensor) -> torch.Tensor:
+    """What gathers where there is one process: nothing."""
+    return x
 
 
 class Teacher(Protocol):
-    """Whoever tells a batch's neighbours. widths: d_u and d_z. description: JSON-able, what it was made of."""
+    """Whoever tells a batch's neighbours. widths: d_u and d_z. description: JSON-able, what it was made of.
+
+    gather: brings together what several processes see of one batch; every one is told the neighbours of the whole batch.
+    """
 
     widths: tuple[int, int]
     description: dict
 
-    def __call__(self, indices: torch.Tensor, images: torch.Tensor) -> Near: ...
+    def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> Near: ...
 
 
 class Guide:
@@ -108,8 +124,9 @@ class Guide:
             "widths": list(self.widths),
         }  # fmt: skip
 
-    def __call__(self, indices: torch.Tensor, images: torch.Tensor) -> Near:
+    def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> Near:
         """indices: (B,) int64, rows of the banks. images: (B, 3, H, W), of which the device counts alone. → Near there."""
+        indices = gather(indices.to(images.device)).cpu()
         a, b = self.a[indices], self.b[indices]
         found = Near(self.images[a], self.captions[b], self.captions[a], self.images[b])
         return Near(*(features.to(images.device) for features in found))
@@ -134,9 +151,11 @@ class LiveGuide:
         self.rows = torch.empty(0, dtype=torch.int64)
         self.u, self.z = torch.empty(0, encoder.width), torch.empty(0, captions.width)
 
-    def __call__(self, indices: torch.Tensor, images: torch.Tensor) -> Near:
+    def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> Near:
         """indices: (B,) int64, rows of the bank. images: (B, 3, H, W) uint8, the views. → Near on their device."""
-        u, z = self.encoder(images), self.captions[indices]
+        u = gather(self.encoder(images).to(images.device)).cpu()
+        indices = gather(indices.to(images.device)).cpu()
+        z = self.captions[indices]
         rows = torch.cat([indices, self.rows])  # the batch itself is there, so that the first step, too, finds somebody
         all_u, all_z = torch.cat([u, self.u]), torch.cat([z, self.z])
         same = indices[:, None] == rows  # (B, B + queue)

@@ -85,7 +85,7 @@ class Moment:
 
     progress: share of the training that is done, 0 to 1. generator: for what is random in this step, on the CPU.
     extra: the recipe's modules that exist in training only, by name. near: features of the batch's neighbours, projected
-    into the shared space, if any objective asks for them.
+    into the shared space, if any objective asks for them. mine: the rows that ask, if not all; see `info_nce`.
     """
 
     model: Clip
@@ -95,6 +95,7 @@ class Moment:
     progress: float
     generator: torch.Generator
     near: Near | None = None
+    mine: slice | None = None
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,13 @@ class Recipe:
             choose("objective", name, self.weights)
             require(0 <= power < math.inf, f"the fade of {name} is a power, 0 or more, not {power}.")
 
-    def loss(self, now: Moment) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The weighted total, and its parts before weighting. Scalars."""
+    def loss(self, now: Moment, names: Sequence[str] | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The weighted total, and its parts before weighting; scalars. names: of the objectives to add up, all if None."""
         parts: dict[str, torch.Tensor] = {}
-        for name in self.weights:
+        names = self.weights if names is None else names
+        for name in names:
             parts |= OBJECTIVES[name](self, now)
-        return sum(self.weight(name, now.progress) * parts[name] for name in self.weights), parts
+        return sum(self.weight(name, now.progress) * parts[name] for name in names), parts
 
     def weight(self, name: str, progress: float) -> float:
         """An objective's weight when `progress` (0 to 1) of the training is done."""
@@ -162,12 +164,12 @@ class Recipe:
 
 
 def _info_nce(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
-    return info_nce(now.seen.v, now.seen.t, now.seen.logit_scale)
+    return info_nce(now.seen.v, now.seen.t, now.seen.logit_scale, now.mine)
 
 
 def _soft_info_nce(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
     alpha = ramp(recipe.soft.schedule, recipe.soft.alpha_max, now.progress)
-    return soft_info_nce(now.seen.v, now.seen.t, now.seen.logit_scale, alpha, recipe.soft.temperature)
+    return soft_info_nce(now.seen.v, now.seen.t, now.seen.logit_scale, alpha, recipe.soft.temperature, now.mine)
 
 
 def _matched_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
@@ -193,11 +195,11 @@ def _masked_language(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
 
 
 def _nn_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
-    return nn_contrast(now.seen.v, now.seen.t, now.near, now.seen.logit_scale)
+    return nn_contrast(now.seen.v, now.seen.t, now.near, now.seen.logit_scale, now.mine)
 
 
 def _xnn_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
-    return xnn_contrast(now.seen.v, now.seen.t, now.near, now.seen.logit_scale)
+    return xnn_contrast(now.seen.v, now.seen.t, now.near, now.seen.logit_scale, now.mine)
 
 
 OBJECTIVES: dict[str, Callable[[Recipe, Moment], dict[str, torch.Tensor]]] = {
@@ -212,6 +214,9 @@ OBJECTIVES: dict[str, Callable[[Recipe, Moment], dict[str, torch.Tensor]]] = {
 
 GUIDED = {"nn_contrast", "xnn_contrast"}
 """The objectives that ask for neighbours."""
+
+WHOLE = {"info_nce", "soft_info_nce", "nn_contrast", "xnn_contrast"}
+"""The objectives that compare every pair with every other of the batch, by their embeddings alone."""
 
 CLIP = "Radford et al. 2021, arXiv 2103.00020"
 LIGHTCLIP = "LightCLIP, arXiv 2312.00674"
