@@ -126,7 +126,7 @@ class Guide:
 
     def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> Near:
         """indices: (B,) int64, rows of the banks. images: (B, 3, H, W), of which the device counts alone. → Near there."""
-        indices = gather(indices.to(images.device)).cpu()
+        indices = gather(indices)
         a, b = self.a[indices], self.b[indices]
         found = Near(self.images[a], self.captions[b], self.captions[a], self.images[b])
         return Near(*(features.to(images.device) for features in found))
@@ -153,8 +153,7 @@ class LiveGuide:
 
     def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> Near:
         """indices: (B,) int64, rows of the bank. images: (B, 3, H, W) uint8, the views. → Near on their device."""
-        u = gather(self.encoder(images).to(images.device)).cpu()
-        indices = gather(indices.to(images.device)).cpu()
+        u, indices = gather(self.encoder(images)), gather(indices)
         z = self.captions[indices]
         rows = torch.cat([indices, self.rows])  # the batch itself is there, so that the first step, too, finds somebody
         all_u, all_z = torch.cat([u, self.u]), torch.cat([z, self.z])

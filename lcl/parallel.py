@@ -27,12 +27,13 @@ class Team:
         return self.rank == 0
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """Everybody's rows, in order of their ranks: (b, …) → (size·b, …). No gradient passes."""
+        """Everybody's rows, in order of their ranks: (b, …) → (size·b, …), where x is. No gradient passes."""
         if self.size == 1:
             return x.detach()
-        parts = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(parts, x.detach().contiguous())
-        return torch.cat(parts)
+        own = x.detach().to(self.device).contiguous()  # GPUs tell each other what they hold, and nothing else
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(parts, own)
+        return torch.cat(parts).to(x.device)
 
     def add(self, x: torch.Tensor) -> torch.Tensor:
         """The sum of everybody's x, in its place."""
