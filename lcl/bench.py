@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from lcl.config import LanguageConfig, ModelConfig, VisionConfig, get_profile
 from lcl.contrastive import info_nce
 from lcl.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
+from lcl.feeds import batches
 from lcl.matching import SOLVERS
 from lcl.model import Clip
 from lcl.neighbours import BLOCK, KEPT, nearest_neighbours
@@ -22,7 +23,7 @@ from lcl.recipes import RECIPES, get_recipe
 from lcl.runs import processor
 from lcl.scenes import World, open_world
 from lcl.text import Tokens
-from lcl.training import Training, batches, make_optimizer, open_teacher, train_tokenizer
+from lcl.training import Training, make_optimizer, open_teacher, train_tokenizer
 
 BATCH = 256
 

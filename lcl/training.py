@@ -13,26 +13,17 @@ from lcl.banks import SceneRows, build_bank
 from lcl.config import LclError, Profile, Progress, TrainConfig, require
 from lcl.encoders import ImageEncoder, TextEncoder
 from lcl.evaluation import embed, recall_at_k
+from lcl.feeds import Batch, batches
 from lcl.guidance import LiveGuide, Teacher, open_guide
 from lcl.model import Clip
 from lcl.recipes import Moment, PingConfig, Recipe, get_recipe
 from lcl.scenes import Pairs, World
-from lcl.text import Tokenizer, Tokens
+from lcl.text import Tokenizer
 from lcl.vision import augment
 
-CHUNK = 32_768  # scenes in memory at a time; at 64 pixels 0.4 GB
 TOKENIZER_PAIRS = 16_384  # captions that the tokenizer is trained on
 WATCHED = 256  # scenes, or a batch if that is more, that are looked at in training; never those of the evaluation
 WATCHED_FROM = 1_000_000_000  # … because they are counted from here
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees. images: (B, 3, H, W) uint8. tokens: of the captions. indices: of the scenes, (B,) int64."""
-
-    images: torch.Tensor
-    tokens: Tokens
-    indices: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -196,31 +187,6 @@ def train_tokenizer(world: World, profile: Profile) -> Tokenizer:
     """The tokenizer of a world: trained on captions of its split `train` alone."""
     captions = [world.scene("train", i).caption for i in range(min(profile.training.pairs, TOKENIZER_PAIRS))]
     return Tokenizer.train(captions, profile.model.language.vocab_size, world.fingerprint)
-
-
-def batches(
-    world: World, tokenizer: Tokenizer, config: TrainConfig, context: int, seed: int, device: str
-) -> Iterator[Batch]:
-    """The batches of all epochs, in an order that is a function of (seed, epoch) alone.
-
-    A data set of up to CHUNK scenes is drawn once and stays in memory; a larger one is drawn chunk by chunk,
-    shuffled between and within chunks.
-    """
-    chunk = max(CHUNK // config.batch_size, 1) * config.batch_size  # so that only the last chunk leaves pairs over
-    starts = range(0, config.pairs, chunk)
-    kept: tuple[Pairs, Tokens] | None = None
-    for epoch in range(config.epochs):
-        shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        for number in torch.randperm(len(starts), generator=shuffle).tolist():
-            indices = range(starts[number], min(starts[number] + chunk, config.pairs))
-            if kept is None or len(starts) > 1:
-                pairs = world.pairs("train", indices, device=device)
-                kept = (pairs, tokenizer.encode(pairs.captions, context))
-            pairs, tokens = kept
-            order = torch.randperm(len(pairs), generator=shuffle)
-            for rows in order.split(config.batch_size):
-                if len(rows) == config.batch_size:
-                    yield Batch(pairs.images[rows.to(device)], tokens[rows].to(device), rows + indices.start)
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:

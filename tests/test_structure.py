@@ -13,7 +13,7 @@ MODULES = sorted((ROOT / "lcl").glob("*.py"))
 
 ORDER = (
     "config storage pictures captions scenes text photos shards layers vision language model contrastive matching fusion "
-    "encoders banks neighbours guidance recipes grounding evaluation results parallel together training runs plots report "
+    "encoders banks neighbours guidance recipes grounding evaluation results parallel together feeds training runs plots report "
     "checks widgets bench cli __main__"
 ).split()
 

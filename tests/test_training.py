@@ -13,13 +13,14 @@ from conftest import PixelEncoder, WordEncoder
 from lcl import training
 from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, TrainConfig, VisionConfig, get_profile
 from lcl.evaluation import evaluate
+from lcl.feeds import batches
 from lcl.guidance import Guide, LiveGuide, Near
 from lcl.model import Clip, load_model
 from lcl.recipes import RECIPES, MlmConfig, Moment, PingConfig, Recipe
 from lcl.runs import EXTRA, load_run, save_run
 from lcl.scenes import World
 from lcl.storage import read_tensors
-from lcl.training import Look, Step, Training, batches, learning_rate, make_optimizer, open_teacher
+from lcl.training import Look, Step, Training, learning_rate, make_optimizer, open_teacher
 
 TINY = dataclasses.replace(
     get_profile("smoke"),
@@ -105,59 +106,6 @@ def test_training_does_not_hang_on_what_was_random_before(small_world):
         return next(iter(Training(with_training(pairs=64), small_world, 0, "cpu"))).loss
 
     assert first_loss(1) == first_loss(2)
-
-
-def drawn(world, made, seed=0, **changes):
-    """The indices of every batch, in the order of training."""
-    config = dataclasses.replace(TINY.training, **changes)
-    return [batch.indices.tolist() for batch in batches(world, made.tokenizer, config, 48, seed, "cpu")]
-
-
-def joined(lists):
-    return [index for one in lists for index in one]
-
-
-def test_a_batch_holds_the_pictures_and_captions_of_its_indices(few_world, finished):
-    config = TrainConfig(pairs=24, epochs=1, batch_size=8)
-    for batch in batches(few_world, finished[0].tokenizer, config, 48, 0, "cpu"):
-        pairs = few_world.pairs("train", batch.indices.tolist())
-        assert torch.equal(batch.images, pairs.images)
-        assert torch.equal(batch.tokens.ids, finished[0].tokenizer.encode(pairs.captions, 48).ids)
-
-
-@pytest.mark.parametrize("chunk", [10_000, 32, 40])
-@pytest.mark.parametrize("pairs", [96, 100])
-def test_every_epoch_shows_each_pair_at_most_once_in_as_many_steps_as_planned(
-    few_world, finished, monkeypatch, chunk, pairs
-):
-    monkeypatch.setattr(training, "CHUNK", chunk)
-    config = {"pairs": pairs, "epochs": 2, "batch_size": 16}
-    seen = drawn(few_world, finished[0], **config)
-    assert [len(batch) for batch in seen] == [16] * len(seen)
-    assert len(seen) == TrainConfig(**config).steps == 12
-    for epoch in (joined(seen[:6]), joined(seen[6:])):
-        assert len(set(epoch)) == 96 and set(epoch) <= set(range(pairs))
-
-
-def test_chunks_that_batches_fill_show_what_one_piece_shows(few_world, finished, monkeypatch):
-    whole = joined(drawn(few_world, finished[0], pairs=96, epochs=1, batch_size=16))
-    monkeypatch.setattr(training, "CHUNK", 32)
-    chunked = joined(drawn(few_world, finished[0], pairs=96, epochs=1, batch_size=16))
-    assert sorted(chunked) == sorted(whole) == list(range(96))
-    assert [sorted({index // 32 for index in chunked[start : start + 32]}) for start in (0, 32, 64)] != [[0], [1], [2]]
-    assert all(len({index // 32 for index in chunked[start : start + 32]}) == 1 for start in (0, 32, 64))
-
-
-def test_the_order_is_a_function_of_seed_and_epoch_alone(few_world, finished):
-    made, common = finished[0], {"pairs": 64, "batch_size": 16}
-    three = drawn(few_world, made, **common, epochs=3)
-    assert three[:4] == drawn(few_world, made, **common, epochs=1)
-    torch.rand(5)
-    assert three == drawn(few_world, made, **common, epochs=3)
-    assert joined(three) == joined(drawn(few_world, made, pairs=64, batch_size=8, epochs=3))
-    first, second, third = three[:4], three[4:8], three[8:]
-    assert first != second != third != first
-    assert first != drawn(few_world, made, **common, epochs=1, seed=1)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
