@@ -158,6 +158,7 @@ class TrainConfig:
     beta2: float = 0.98
     clip_norm: float = 1.0  # largest global norm of a gradient
     evaluate_every: int = 64  # steps between looks at the validation loss
+    micro_batch: int | None = None  # pairs in one forward pass of a process; None: all it has. See `together`
 
     def __post_init__(self):
         require(
@@ -173,6 +174,10 @@ class TrainConfig:
         require(0 <= self.weight_decay < math.inf, f"weight_decay must be 0 or more, not {self.weight_decay}.")
         require(0 <= self.beta2 < 1, f"beta2 must be at least 0 and less than 1, not {self.beta2}.")
         require(0 <= self.warmup < 1, f"warmup is a share of the steps, at least 0 and less than 1, not {self.warmup}.")
+        require(
+            self.micro_batch is None or (self.micro_batch >= 1 and self.batch_size % self.micro_batch == 0),
+            f"a batch of {self.batch_size} does not divide into pieces of {self.micro_batch}.",
+        )
 
     @property
     def steps(self) -> int:

@@ -16,9 +16,11 @@ from lcl.evaluation import embed, recall_at_k
 from lcl.feeds import Batch, batches
 from lcl.guidance import LiveGuide, Teacher, open_guide
 from lcl.model import Clip
+from lcl.parallel import Team
 from lcl.recipes import Moment, PingConfig, Recipe, get_recipe
 from lcl.scenes import Pairs, World
 from lcl.text import Tokenizer
+from lcl.together import Piece, backward
 from lcl.vision import augment
 
 TOKENIZER_PAIRS = 16_384  # captions that the tokenizer is trained on
@@ -60,7 +62,8 @@ Event = Step | Look
 class Training:
     """One run: iterate over it to train, read `model` and `tokenizer` at any time.
 
-    teacher: tells the neighbours where the recipe asks for them; `open_teacher` of its settings if None.
+    teacher: tells the neighbours where the recipe asks for them; `open_teacher` of its settings if None. team: the processes
+    that share every batch; they all hold the same model, and yield the same events.
     Everything random follows from `seed`: on a CPU the same seed, machine and number of threads give the same bits.
     Raises LclError when the loss stops being a finite number, with the step and the batch's scenes.
     """
@@ -73,13 +76,21 @@ class Training:
         device: str | None = None,
         recipe: Recipe | None = None,
         teacher: Teacher | None = None,
+        team: Team | None = None,
     ):
+        self.team = team or Team(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        share, piece = profile.training.batch_size / self.team.size, profile.training.micro_batch
+        require(
+            share.is_integer() and (piece is None or share % piece == 0),
+            f"a batch of {profile.training.batch_size} does not divide among {self.team.size} processes"
+            + (f" in pieces of {piece}." if piece else "."),
+        )
         require(
             profile.model.vision.image_size == profile.scenes.size == world.config.size,
             f"the model sees {profile.model.vision.image_size} pixels, the scenes have {world.config.size}; make them equal.",
         )
         self.profile, self.world, self.seed = profile, world, seed
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = self.team.device
         self.recipe = recipe or get_recipe(profile.training.recipe)
         self.teacher = None
         if self.recipe.guided:
@@ -96,6 +107,7 @@ class Training:
         self.extra = self.recipe.make_extra(self.model, widths).to(self.device)  # after the model: recipes begin alike
         self.learner = torch.nn.ModuleList([self.model, self.extra])  # all that learns
         self.optimizer = make_optimizer(self.learner, profile.training)
+        self.step = 0  # that many are done; whoever iterates goes on there
 
     def __iter__(self) -> Iterator[Event]:
         self.learner.train()
@@ -107,17 +119,18 @@ class Training:
     def _events(self) -> Iterator[Event]:
         config, context = self.profile.training, self.profile.model.language.context_length
         watched = self.world.pairs("new_scenes", range(WATCHED_FROM, WATCHED_FROM + max(WATCHED, config.batch_size)))
-        step, busy = 0, 0.0
+        first, busy = self.step, 0.0
         started = time.perf_counter()  # the clock runs while a batch is drawn, too, but not during a look
-        for batch in batches(self.world, self.tokenizer, config, context, self.seed, self.device):
+        for batch in batches(self.world, self.tokenizer, config, context, self.seed, self.device, self.team, first):
             try:
-                loss, norm, logit_scale, parts = self.take_step(batch, step)
+                loss, norm, logit_scale, parts = self.take_step(batch, self.step)
             except LclError as error:
                 raise LclError(
-                    f"training stopped at step {step + 1}, on the scenes {batch.indices.tolist()}: {error} "
+                    f"training stopped at step {self.step + 1}, on the scenes {batch.indices.tolist()}: {error} "
                     "Lower the learning rate, or look at these scenes."
                 ) from None
-            step, busy = step + 1, busy + time.perf_counter() - started
+            self.step, busy = self.step + 1, busy + time.perf_counter() - started
+            step, done = self.step, self.step - first
             yield Step(
                 step,
                 config.steps,
@@ -126,8 +139,8 @@ class Training:
                 self.optimizer.param_groups[0]["lr"],
                 norm,
                 logit_scale,
-                config.batch_size * step / busy,
-                (config.steps - step) * busy / step,
+                config.batch_size * done / busy,
+                (config.steps - step) * busy / done,
             )
             if step % config.evaluate_every == 0 or step == config.steps:
                 yield self._look(step, watched)
@@ -144,22 +157,40 @@ class Training:
         config = self.profile.training
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate(config, step)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-
-        images = augment(batch.images, generator) if self.recipe.ping.live else batch.images
-        near = self.extra["projections"](self.teacher(batch.indices, images)) if self.teacher else None
-        seen = self.model(images, batch.tokens)
-        now = Moment(self.model, self.extra, seen, batch.tokens, step / config.steps, generator, near)
-        loss, parts = self.recipe.loss(now)
-        require(bool(torch.isfinite(loss)), f"the loss is {loss.item()}.")
         self.optimizer.zero_grad()
-        loss.backward()
+        loss, parts = self._learn_from(batch, step)
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip_norm)
         require(bool(torch.isfinite(norm)), f"the gradient's norm is {norm.item()}.")
+        scale = self.model.logit_scale.detach()
         self.optimizer.step()
 
-        total, norm, scale, *values = torch.stack([loss, norm, seen.logit_scale, *parts.values()]).tolist()  # waits
+        total, norm, scale, *values = torch.stack([loss, norm, scale, *parts.values()]).tolist()  # waits
         return total, norm, scale, dict(zip(parts, values, strict=True))
+
+    def _learn_from(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a batch and its parts; their gradients are then at the parameters. Raises LclError if it is not finite."""
+        progress, size = step / self.profile.training.steps, self.profile.training.micro_batch or len(batch.indices)
+        pieces = []
+        for number, rows in enumerate(torch.arange(len(batch.indices)).split(size)):
+            place = self.team.rank * (len(batch.indices) // size) + number  # in the whole batch
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step + place * 2**40)
+            images = batch.images[rows[0] : rows[-1] + 1]
+            images = augment(images, generator) if self.recipe.ping.live else images
+            tokens = batch.tokens if len(rows) == len(batch.indices) else batch.tokens[rows]
+            pieces.append(Piece(images, tokens, batch.indices[rows], generator))
+        if len(pieces) > 1 or self.team.size > 1:
+            loss, parts = backward(self.recipe, self.model, self.extra, pieces, progress, self.teacher, self.team)
+            require(bool(torch.isfinite(loss)), f"the loss is {loss.item()}.")
+            return loss, parts
+
+        (piece,) = pieces
+        near = self.extra["projections"](self.teacher(piece.indices, piece.images)) if self.teacher else None
+        seen = self.model(piece.images, piece.tokens)
+        now = Moment(self.model, self.extra, seen, piece.tokens, progress, piece.generator, near)
+        loss, parts = self.recipe.loss(now)
+        require(bool(torch.isfinite(loss)), f"the loss is {loss.item()}.")
+        loss.backward()
+        return loss.detach(), {name: part.detach() for name, part in parts.items()}
 
     def _look(self, step: int, watched: Pairs) -> Look:
         v, t = embed(self.model, self.tokenizer, watched)

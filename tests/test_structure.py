@@ -13,8 +13,8 @@ MODULES = sorted((ROOT / "lcl").glob("*.py"))
 
 ORDER = (
     "config storage pictures captions scenes text photos shards layers vision language model contrastive matching fusion "
-    "encoders banks neighbours guidance recipes grounding evaluation results parallel together feeds training runs plots report "
-    "checks widgets bench cli __main__"
+    "encoders banks neighbours guidance recipes grounding evaluation results parallel together feeds training checkpoints "
+    "runs plots report checks widgets bench cli __main__"
 ).split()
 
 
