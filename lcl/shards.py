@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import torch
+from PIL import Image
 
 from lcl import storage
 from lcl.config import LclError, Progress, require
 from lcl.photos import MAX_BYTES, MAX_CAPTION_BYTES, BadSample, decode_image, read_caption
+from lcl.scenes import World
 
 FORMAT = "lcl-shards-1"
 CODE = 1  # raise it when the same tars would give other rows than before
@@ -48,17 +50,25 @@ class Sample(NamedTuple):
 
 
 def write_shards(
-    folder: Path, samples: Iterator[Sample], start: int = 0, rows: int = ROWS, progress: Progress | None = None
+    folder: Path,
+    samples: Iterator[Sample],
+    source: dict,
+    start: int = 0,
+    rows: int = ROWS,
+    progress: Progress | None = None,
 ) -> dict[str, dict]:
     """Write samples to `pairs-00000.tar` and so on, `rows` a tar, each whole or not there at all, and the manifest.
 
-    start: number of the first tar; the samples begin there. Returns what the manifest says of each tar.
-    Raises LclError for a folder that cannot be written, or holds other files of these names.
+    source: what they are made of, JSON-able. start: number of the first tar; the samples begin there. Returns what the
+    manifest says of each tar. Raises LclError for a folder that cannot be written, holds other files of these names, or
+    shards of another source.
     """
     from webdataset import TarWriter
 
     folder = Path(folder)
     tars = _promised(folder)
+    before = storage.read_json(folder / MANIFEST).get("source") if tars else source
+    require(before == source, f"the shards in {folder} are made of something else ({before}); name another folder.")
     while chunk := list(itertools.islice(samples, rows)):
         name, buffer = f"pairs-{start:05d}.tar", io.BytesIO()
         require(not (folder / name).exists(), f"{folder / name} is there already; name another folder, or remove it.")
@@ -72,11 +82,22 @@ def write_shards(
         data = buffer.getvalue()
         storage.write_bytes(folder / name, data)
         tars[name] = {"bytes": len(data), "sha256": storage.sha256(data), "rows": len(chunk)}
-        _promise(folder, tars)
+        _promise(folder, tars, source)
         start += 1
         if progress:
             progress(len(chunk))
     return tars
+
+
+def scene_samples(world: World, indices: range) -> Iterator[Sample]:
+    """The training scenes of a world, as JPEG of high quality; with them, as JSON, the box and the words of every thing."""
+    for start in range(indices.start, indices.stop, 256):
+        pairs = world.pairs("train", range(start, min(start + 256, indices.stop)))
+        for index, (image, scene) in enumerate(zip(pairs.images, pairs.scenes, strict=True), start=start):
+            file = io.BytesIO()
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=95, subsampling=0)
+            things = [{"name": world.name(thing.concept), "box": thing.box, "words": thing.span} for thing in scene.things]
+            yield Sample(f"{index:09d}", file.getvalue(), "jpg", scene.caption, {"things": things})
 
 
 def _promised(folder: Path) -> dict[str, dict]:
@@ -97,8 +118,8 @@ def _promised(folder: Path) -> dict[str, dict]:
     return dict(tars)
 
 
-def _promise(folder: Path, tars: dict[str, dict]) -> None:
-    storage.write_json(folder / MANIFEST, {"format": FORMAT, "tars": dict(sorted(tars.items()))})
+def _promise(folder: Path, tars: dict[str, dict], source: dict | None = None) -> None:
+    storage.write_json(folder / MANIFEST, {"format": FORMAT, "source": source, "tars": dict(sorted(tars.items()))})
 
 
 # --- looking at tars
@@ -305,8 +326,8 @@ class Shards:
 def open_shards(folder: Path, workers: int | None = None, progress: Progress | None = None) -> Shards:
     """The rows of all tars of a folder. The first time, every tar is looked at, and what was found is kept beside them.
 
-    workers: processes that look; as many as there are processors if None, 0 for none beside this one. progress: is told
-    the number of tars that are done, as they are.
+    workers: processes that look; if None as many as there are processors, where the tars are many; 0 for this one alone.
+    progress: is told the number of tars that are done, as they are.
     Raises LclError when tars are missing or have another size than the manifest says, and when too much is unusable.
     """
     folder = Path(folder)
@@ -338,18 +359,17 @@ def look_through(
     folder = Path(folder)
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
     require(bool(paths), f"there are no tars in {folder}; `lcl data` makes some.")
-    looks = dict(zip([path.name for path in paths], _look_at_all(paths, workers, progress), strict=True))
+    promised = {} if accept else _promised(folder)
+    mend = f"; fetch it again, or let `lcl data verify {folder} --accept` go on with what is there."
+    names = [path.name for path in paths]
+    for name in sorted({*promised, *names}) if promised else ():
+        require(name in names, f"{folder / name} is missing{mend}")
+        require(name in promised, f"{folder / name} is not in the manifest{mend}")
+    looks = dict(zip(names, _look_at_all(paths, workers, progress), strict=True))
     tars = {name: look.tar for name, look in looks.items()}
-    promised = _promised(folder)
-    if promised and not accept:
-        for name in sorted(promised | tars):
-            differ = promised.get(name) != tars.get(name)
-            what = "is not in the manifest" if name not in promised else "is not as the manifest says"
-            require(
-                not differ,
-                f"{folder / name} {'is missing' if name not in tars else what}{_first(looks.get(name))}; fetch it again, "
-                f"or let `lcl data verify {folder} --accept` go on with what is there.",
-            )
+    for name, tar in promised.items():
+        wrong = f" ({tell(looks[name].faults)})" if looks[name].faults else ""
+        require(tar == tars[name], f"{folder / name} is not as the manifest says{wrong}{mend}")
     faults: collections.Counter[str] = collections.Counter()
     for look in looks.values():
         faults.update(look.faults)
@@ -358,14 +378,17 @@ def look_through(
     check_share(bad_samples(faults), rows, faults, str(folder))
     places = torch.tensor([place for look in looks.values() for place in look.rows], dtype=torch.int64)
     tar = torch.tensor([number for number, look in enumerate(looks.values()) for _ in look.rows], dtype=torch.int32)
-    _promise(folder, tars)
+    if tars != promised:
+        _promise(folder, tars)
     about = {"format": FORMAT, "of": _of(tars), "faults": json.dumps(faults)}
     storage.write_tensors(folder / INDEX, {"tar": tar, "places": places}, about)
     return _opened(folder, tars, {"tar": tar, "places": places}, dict(faults))
 
 
 def _look_at_all(paths: list[Path], workers: int | None, progress: Progress | None) -> list[Contents]:
-    workers = min(os.cpu_count() or 1 if workers is None else workers, len(paths))
+    if workers is None:
+        workers = (os.cpu_count() or 1) if len(paths) >= 16 else 0  # it takes seconds until a process is there
+    workers = min(workers, len(paths))
     if workers <= 1:
         pool, looks = None, map(look_at, paths)
     else:
@@ -405,10 +428,6 @@ def tell(faults: dict[str, int]) -> str:
     """Faults in words, the most frequent first."""
     by_number = sorted(faults.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{name} {number:,}×" for name, number in by_number) or "nothing wrong"
-
-
-def _first(look: Contents | None) -> str:
-    return f" ({tell(look.faults)})" if look and look.faults else ""
 
 
 def _of(tars: dict[str, dict]) -> str:

@@ -327,6 +327,39 @@ def test_data_shows_the_splits_the_credits_and_a_sheet_of_scenes(tmp_path):
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_scenes_are_written_as_shards_looked_at_and_noticed_when_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "open_world", open_once)
+    out = tmp_path / "shards"
+    made = lcl("data", "scenes", "--profile", "smoke", "--count", 1200, "--out", out)
+    assert made.code == 0 and "1,200 pairs in 2 tars" in made.out and "nothing wrong" in made.out
+    (out / "pairs-00001.tar").unlink()
+    refused = lcl("data", "verify", out).refusal.splitlines()[-1] + "\n"  # after the bar
+    assert is_one_sentence(refused) and "pairs-00001.tar is missing" in refused
+    again = lcl("data", "scenes", "--profile", "smoke", "--count", 1200, "--out", out)
+    assert again.code == 0 and again.out == made.out  # the missing one was written again, the same bytes
+    cut = out / "pairs-00000.tar"
+    cut.write_bytes(cut.read_bytes()[:99_999])
+    assert "tar: cut 1×" in lcl("data", "verify", out).refusal.splitlines()[-1]
+    assert "tar: cut 1×" in lcl("data", "verify", out, "--accept").out
+    other = lcl("data", "scenes", "--profile", "smoke", "--count", 1300, "--out", out).refusal.splitlines()[-1] + "\n"
+    assert is_one_sentence(other) and "made of something else" in other
+
+
+def test_ones_own_pictures_become_shards(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 20), (number * 90, 0, 0)).save(tmp_path / "mine" / f"{number}.png")
+    table = tmp_path / "mine.csv"
+    table.write_text("image,caption\n0.png,black\n1.png,dark red\n2.png,red\n")
+    arguments = "data", "from-folder", tmp_path / "mine", "--captions", table, "--out"
+    assert "3 pairs in 1 tars" in lcl(*arguments, tmp_path / "out").out
+    assert is_one_sentence(refused := lcl(*arguments, tmp_path / "out").refusal) and "shards" in refused
+    table.write_text("image,caption\n7.png,black\n")
+    assert "image: missing 1×" in lcl(*arguments, tmp_path / "none").refusal.splitlines()[-1]
+    table.write_text("picture,caption\n0.png,black\n")
+    assert "no column image" in lcl(*arguments, tmp_path / "none").refusal
+
+
 def test_a_deeper_text_tower_can_be_asked_for(tmp_path):
     result = lcl("train", "--profile", "smoke", "--epochs", 1, "--text-depth", 3, "--runs", tmp_path, "--name", "deep")
     assert result.code == 0 and metrics_of(tmp_path / "deep")["profile"]["model"]["language"]["depth"] == 3

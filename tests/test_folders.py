@@ -52,7 +52,7 @@ def test_every_kind_of_table_says_the_same_pairs(pictures, tmp_path, name):
 
 def test_a_folder_of_ones_own_pictures_becomes_shards(pictures, tmp_path):
     (tmp_path / "t.csv").write_text(TABLES["t.csv"])
-    write_shards(tmp_path / "out", samples_of_folder(pictures, tmp_path / "t.csv", collections.Counter()), rows=2)
+    write_shards(tmp_path / "out", samples_of_folder(pictures, tmp_path / "t.csv", collections.Counter()), {}, rows=2)
     found = open_shards(tmp_path / "out", workers=0)
     assert [found.caption(row) for row in range(3)] == ["one, two", "two", 'say "three"'] and len(found.tars) == 2
 

@@ -28,6 +28,7 @@ def jpeg(number: int, side: int = 24) -> bytes:
     return file.getvalue()
 
 
+SOURCE = {"made of": "colours"}
 PICTURES = [jpeg(number) for number in range(8)]
 
 
@@ -69,7 +70,7 @@ def looked(tmp_path, data: bytes) -> tuple[list[str], dict[str, int]]:
 
 @pytest.fixture
 def folder(tmp_path):
-    write_shards(tmp_path / "pairs", samples(50), rows=20)
+    write_shards(tmp_path / "pairs", samples(50), SOURCE, rows=20)
     return tmp_path / "pairs"
 
 
@@ -108,12 +109,26 @@ def test_rows_may_be_read_in_any_order_and_by_a_copy_in_another_process(folder):
 
 
 def test_equal_samples_give_equal_bytes_and_a_writing_that_was_stopped_goes_on(tmp_path, folder):
-    write_shards(tmp_path / "again", itertools.islice(samples(50), 20), rows=20)
-    write_shards(tmp_path / "again", samples(30, 20), start=1, rows=20)
+    write_shards(tmp_path / "again", itertools.islice(samples(50), 20), SOURCE, rows=20)
+    write_shards(tmp_path / "again", samples(30, 20), SOURCE, start=1, rows=20)
     for name in ("pairs-00000.tar", "pairs-00001.tar", "pairs-00002.tar", MANIFEST):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
     with pytest.raises(LclError, match="is there already"):
-        write_shards(folder, samples(1))
+        write_shards(folder, samples(1), SOURCE)
+    with pytest.raises(LclError, match="made of something else"):
+        write_shards(folder, samples(1), {"made of": "sounds"}, start=3)
+
+
+def test_scenes_become_shards_and_their_json_knows_the_things(small_world, tmp_path):
+    write_shards(tmp_path, shards.scene_samples(small_world, range(300)), SOURCE)
+    found = open_shards(tmp_path, workers=0)
+    pairs = small_world.pairs("train", range(300))
+    assert [found.caption(row) for row in range(300)] == pairs.captions and found.faults == {}
+    drawn = torch.stack([found.read(row, 64)[0] for row in range(300)])
+    assert (drawn.int() - pairs.images.int()).abs().float().mean() < 3  # of 255; JPEG keeps what one sees
+    first = next(iter(webdataset.WebDataset(str(tmp_path / "pairs-00000.tar"), shardshuffle=False, empty_check=False)))
+    things = [{"name": small_world.name(t.concept), "box": [*t.box], "words": [*t.span]} for t in pairs.scenes[0].things]
+    assert json.loads(first["json"]) == {"things": things}
 
 
 def test_the_index_is_kept_and_found_again_and_workers_find_the_same(folder, monkeypatch):
@@ -130,7 +145,7 @@ def test_the_index_is_kept_and_found_again_and_workers_find_the_same(folder, mon
 
 def test_another_tar_is_another_data_set(folder):
     before = open_shards(folder, workers=0).fingerprint
-    write_shards(folder, samples(5, 50), start=3)
+    write_shards(folder, samples(5, 50), SOURCE, start=3)
     after = open_shards(folder, workers=0)
     assert after.fingerprint != before and len(after) == 55
 
