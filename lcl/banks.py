@@ -197,7 +197,7 @@ def _read_manifest(
     shards = found.get("shards") if isinstance(found, dict) else None
     ours = isinstance(shards, dict) and found.get("format") == FORMAT and isinstance(found.get("rows"), dict)
     numbers = ours and all(isinstance(number, int) for number in (found["rows"].get("rows"), found.get("shard_rows")))
-    require(numbers, f"{folder / 'bank.json'} describes no bank of this library.")
+    require(numbers, f"{folder / 'bank.json'} describes no bank of this library; remove that folder, or name another.")
     require(
         list(shards) == [f"features-{number:05d}.safetensors" for number in range(len(shards))],
         f"{folder / 'bank.json'} names other shards than this library writes.",

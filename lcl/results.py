@@ -59,11 +59,15 @@ def percent(runs: Sequence[dict], split: str, figure: str) -> tuple[float, float
 
 
 def comparison(stems: Sequence[str], figures: Sequence[str], split: str = "new_scenes") -> list[list[str]]:
-    """Recipes beside each other: a row a figure, a column a recipe, chance in the last. The first row is a header."""
+    """Recipes beside each other: a row a figure, a column a recipe, chance in the last. The first row is a header.
+
+    Raises LclError for a figure that none of them measured on this split.
+    """
     runs = {stem: kept_runs(stem) for stem in stems}
     rows = [[split, *(stem.removesuffix("-laptop") for stem in stems), "chance"]]
     for figure in figures:
         cells = [percent(runs[stem], split, figure) for stem in stems]
+        require(any(cell is not None for cell in cells), f"none of these runs measured {figure} on {split}.")
         shown = ["–" if cell is None else f"{cell[0]:.1f} ± {cell[1]:.1f}" for cell in cells]
         measured = next(stem for stem, cell in zip(stems, cells, strict=True) if cell is not None)
         rows.append([COLUMNS[figure], *shown, f"{_chance(runs[measured][0], split, figure):.1f}"])
