@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import sys
@@ -236,6 +237,7 @@ def _banks(
 
 @app.command()
 def train(
+    context: typer.Context,
     recipe: Annotated[str, typer.Option(help="The method: its objectives and their weights.")] = "clip",
     profile: ProfileOption = "laptop",
     name: Annotated[str | None, typer.Option(help="The run's name; without it one is found.")] = None,
@@ -246,51 +248,89 @@ def train(
     text_depth: Annotated[int | None, typer.Option(help="Layers of the text tower, instead of the profile's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Pairs in one forward pass, where a batch is too large.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; none if not said.", min=1)] = None,
+    keep: Annotated[int, typer.Option(help="Checkpoints that are kept, beside the best one.", min=1)] = 2,
+    resume: Annotated[Path | None, typer.Option(help="The folder of a training that was stopped: go on with it.")] = None,
 ) -> None:
     """Train, evaluate, and write runs/NAME/.
 
-    The folder holds metrics.json, the checkpoint, and report.html, a page to look at.
+    The folder holds metrics.json, the checkpoint, and report.html, a page to look at. With checkpoints, a training that was
+    stopped goes on by `lcl train --resume runs/NAME`, bit for bit.
     """
     # Mistakes are refused at once, before torch loads.
-    chosen = _customised(get_profile(profile), recipe, tower, text_depth, epochs, batch_size)
+    chosen = _customised(get_profile(profile), recipe, tower, text_depth, epochs, batch_size, micro_batch)
+    given = [option for option in context.params if context.get_parameter_source(option).name == "COMMANDLINE"]
+    others = ", ".join(f"--{option.replace('_', '-')}" for option in given if option != "resume")
+    require(resume is None or not others, f"a training that is resumed has its own settings; leave out {others}.")
 
+    from lcl.parallel import join
+    from lcl.recipes import get_recipe
+    from lcl.runs import LOG, Plan, free_name, new_run, read_plan, write_plan
+    from lcl.vision import make_vision
+
+    where = str(pictures.resolve()) if pictures else None
+    plan = read_plan(resume) if resume else Plan(chosen, seed, where, checkpoint_every or 0, keep)
+    get_recipe(plan.profile.training.recipe)
+    make_vision(plan.profile.model.vision)  # an unknown tower, too, is refused before anything is drawn
+    with join() as team, contextlib.ExitStack() as stack:
+        folder = resume
+        if resume is None and team.leads:
+            folder = stack.enter_context(new_run(runs, name or free_name(runs, f"{recipe}-{profile}")))
+            if plan.checkpoint_every:
+                write_plan(folder, plan)
+        try:
+            _train(plan, folder := Path(team.agree(folder)), team)
+        except BaseException:
+            if team.leads and not plan.checkpoint_every:  # there is nothing to resume, so the name is free again
+                (folder / LOG).unlink(missing_ok=True)
+            raise
+
+
+def _train(plan, folder: Path, team) -> None:
+    """Train in a run's folder, from its last checkpoint on if it has one, and evaluate."""
+    from tqdm import tqdm
+
+    from lcl.checkpoints import resume
     from lcl.evaluation import evaluate as measure
     from lcl.recipes import get_recipe
     from lcl.report import write_report
     from lcl.results import table_text
-    from lcl.runs import free_name, load_run, new_run, save_run
+    from lcl.runs import load_run, save_run
     from lcl.scenes import open_world
     from lcl.training import Training, open_teacher
-    from lcl.vision import make_vision
 
-    method = get_recipe(recipe)
-    make_vision(chosen.model.vision)  # an unknown tower, too, is refused before anything is drawn
-    with new_run(runs, name or free_name(runs, f"{recipe}-{profile}")) as folder:
-        clock = Clock()
-        world = open_world(chosen.scenes, pictures)
-        teacher = None
-        if method.guided:
-            from tqdm import tqdm
-
-            total = chosen.training.pairs * (1 if method.ping.live else 2)
-            with tqdm(total=total, unit="row", desc="banks", dynamic_ncols=True) as bar:
-                teacher = open_teacher(method.ping, world, chosen, bar.update)
-        training = Training(chosen, world, seed, teacher=teacher)
-        clock.lap("setting up")
-        curve = follow(training)
-        clock.lap("training")
-        metrics = measure(training.model, training.tokenizer, world, chosen.evaluation, training.extra)
-        clock.lap("evaluation")
-        save_run(folder, training, curve, metrics, clock.laps, pictures)
+    profile, clock, method = plan.profile, Clock(), get_recipe(plan.profile.training.recipe)
+    world, teacher = open_world(profile.scenes, plan.pictures and Path(plan.pictures)), None
+    if method.guided:
+        total = profile.training.pairs * (1 if method.ping.live else 2)
+        with tqdm(total=total, unit="row", desc="banks", dynamic_ncols=True, disable=not team.leads) as bar:
+            teacher = open_teacher(method.ping, world, profile, bar.update)
+    training = Training(profile, world, plan.seed, teacher=teacher, team=team)
+    resume(folder / "checkpoints", training)
+    clock.lap("setting up")
+    curve = follow(training, folder, plan.checkpoint_every, plan.keep)
+    clock.lap("training")
+    if not team.leads:
+        return
+    metrics = measure(training.model, training.tokenizer, world, profile.evaluation, training.extra)
+    clock.lap("evaluation")
+    save_run(folder, training, curve, metrics, clock.laps, plan.pictures and Path(plan.pictures))
     report = write_report(load_run(folder), world)
     print(table_text(metrics))
     print(f"first loss {curve[0].loss:.3f}, {clock.laps['training'] / 60:.1f} minutes of training; see {report}")
 
 
 def _customised(
-    profile: Profile, recipe: str, tower: str | None, text_depth: int | None, epochs: int | None, batch_size: int | None
+    profile: Profile,
+    recipe: str,
+    tower: str | None,
+    text_depth: int | None,
+    epochs: int | None,
+    batch_size: int | None,
+    micro_batch: int | None,
 ) -> Profile:
-    changes = {"recipe": recipe, "epochs": epochs, "batch_size": batch_size}
+    changes = {"recipe": recipe, "epochs": epochs, "batch_size": batch_size, "micro_batch": micro_batch}
     training = dataclasses.replace(
         profile.training, **{key: value for key, value in changes.items() if value is not None}
     )
@@ -369,24 +409,38 @@ class Clock:
         self.laps[part], self._last = now - self._last, now
 
 
-def follow(training) -> list:
-    """Train to the end with a progress bar and an estimate; returns all events."""
+def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2) -> list:
+    """Train to the end with a progress bar and an estimate; returns all events, also those before a training was resumed.
+
+    checkpoint_every: steps; 0 for none. They and the log of events go to `folder`.
+    """
     from tqdm import tqdm
 
+    from lcl.checkpoints import save_checkpoint
+    from lcl.runs import EventLog
     from lcl.training import Look, Step
 
-    curve, total = [], training.profile.training.steps
-    with tqdm(total=total, unit="step", desc="training", dynamic_ncols=True) as bar:
+    config, leads, score = training.profile.training, training.team.leads, None
+    log = EventLog(folder, training.step) if leads else None
+    curve, options = log.before if log else [], {"unit": "step", "desc": "training", "dynamic_ncols": True}
+    with tqdm(total=config.steps, initial=training.step, disable=not leads, **options) as bar:
         for event in training:
             curve.append(event)
+            if log:
+                log.write(event)
             if isinstance(event, Step):
                 bar.update()
                 bar.set_postfix_str(f"loss {event.loss:.3f}, {event.pairs_per_second:.0f} pairs/s", refresh=False)
-            elif isinstance(event, Look):
-                bar.write(
-                    f"step {event.step:5d}: InfoNCE {event.loss:.3f} on new scenes, recall@1 among 256: "
-                    f"{100 * event.image_to_text:.0f} % image→text, {100 * event.text_to_image:.0f} % text→image"
-                )
+            else:
+                score = (event.image_to_text + event.text_to_image) / 2
+                if leads:
+                    bar.write(
+                        f"step {event.step:5d}: InfoNCE {event.loss:.3f} on new scenes, recall@1 among 256: "
+                        f"{100 * event.image_to_text:.0f} % image→text, {100 * event.text_to_image:.0f} % text→image"
+                    )
+            looked = isinstance(event, Look) or event.step % config.evaluate_every and event.step < config.steps
+            if checkpoint_every and event.step % checkpoint_every == 0 and looked:  # after the look, if there is one
+                save_checkpoint(folder / "checkpoints", training, score, keep)
     return curve
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -128,6 +129,69 @@ def processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+PLAN = "training.json"  # what a run set out to do, written before it begins
+LOG = "log.jsonl"  # its events, a line each, as they happen
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run sets out to do. checkpoint_every: steps, 0 for none; keep: how many of the checkpoints."""
+
+    profile: Profile
+    seed: int
+    pictures: str | None
+    checkpoint_every: int
+    keep: int
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Note it, so that the run can be resumed by its name."""
+    storage.write_json(folder / PLAN, {"format": FORMAT} | to_dict(plan))
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a run that was begun. Raises LclError if there is none, or it is finished."""
+    folder = Path(folder)
+    require(
+        (folder / PLAN).exists(),
+        f"there is no training to resume in {folder}; `lcl train --name NAME --checkpoint-every STEPS` begins one.",
+    )
+    require(not (folder / "metrics.json").exists(), f"the training in {folder} is finished; there is nothing to resume.")
+    found = storage.read_json(folder / PLAN)
+    ours = isinstance(found, dict) and found.pop("format", None) == FORMAT
+    require(ours, f"{folder / PLAN} is no plan of this library.")
+    return from_dict(Plan, found)
+
+
+class EventLog:
+    """A run's events on disk, a line of JSON each, written as they happen: what was told survives who told it."""
+
+    def __init__(self, folder: Path, until: int = 0):
+        """Open the log of a run that goes on after step `until`: what was told of later steps is told again."""
+        self.path = Path(folder) / LOG
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self.before = [event for event in map(_event, lines) if event is not None and event.step <= until]
+        storage.write_bytes(self.path, "".join(map(_line, self.before)).encode())
+
+    def write(self, event: Event) -> None:
+        """Add an event."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(event))
+
+
+def _line(event: Event) -> str:
+    return json.dumps({"event": type(event).__name__} | dataclasses.asdict(event)) + "\n"
+
+
+def _event(line: str) -> Event | None:
+    """An event of the log; None for half a line, as a kill leaves it."""
+    try:
+        found = json.loads(line)
+        return {"Step": Step, "Look": Look}[found.pop("event")](**found)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def save_run(

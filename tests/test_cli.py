@@ -29,7 +29,7 @@ from lcl.model import Clip, load_model
 from lcl.neighbours import load_neighbours, nearest_neighbours
 from lcl.recipes import RECIPES
 from lcl.results import table, table_text
-from lcl.runs import load_run
+from lcl.runs import EventLog, load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 open_once = functools.cache(scenes.open_world)
@@ -358,6 +358,49 @@ def test_ones_own_pictures_become_shards(tmp_path):
     assert "image: missing 1×" in lcl(*arguments, tmp_path / "none").refusal.splitlines()[-1]
     table.write_text("picture,caption\n0.png,black\n")
     assert "no column image" in lcl(*arguments, tmp_path / "none").refusal
+
+
+def tiny(*arguments) -> Result:
+    return lcl("train", "--profile", "smoke", "--epochs", 1, "--batch-size", 128, *arguments)
+
+
+def test_a_training_that_was_stopped_is_resumed_by_its_name_to_the_same_figures(tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    assert tiny("--runs", runs, "--name", "whole").code == 0
+    write = EventLog.write
+
+    def stopped(log, event):
+        write(log, event)
+        if event.step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(EventLog, "write", stopped)
+    assert tiny("--runs", runs, "--name", "stopped", "--checkpoint-every", 2).code == 130
+    monkeypatch.setattr(EventLog, "write", write)
+    refused = lcl("train", "--resume", runs / "stopped", "--seed", 1).refusal
+    assert is_one_sentence(refused) and "leave out --seed" in refused
+    assert lcl("train", "--resume", runs / "stopped").code == 0
+    one, other = metrics_of(runs / "whole"), metrics_of(runs / "stopped")
+    assert one["metrics"] == other["metrics"] and one["steps"] == other["steps"] == 8
+    curves = [json.loads((runs / name / "curve.json").read_text()) for name in ("whole", "stopped")]
+    assert curves[0] == curves[1]
+    assert len((runs / "stopped" / "log.jsonl").read_text().splitlines()) == 9  # eight steps and a look
+    assert "finished" in lcl("train", "--resume", runs / "stopped").refusal
+    assert "no training to resume" in lcl("train", "--resume", runs / "whole" / "nothing").refusal
+
+
+def test_two_processes_train_as_one_that_takes_the_batch_in_two_pieces(tmp_path):
+    one = tiny("--runs", tmp_path, "--name", "one", "--micro-batch", 64)
+    assert one.code == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lcl", "train"]
+    options = ["--profile", "smoke", "--epochs", "1", "--batch-size", "128", "--runs", str(tmp_path), "--name", "two"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *options], capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("minutes of training") == 1  # one of the two prints
+    found, wanted = metrics_of(tmp_path / "two"), metrics_of(tmp_path / "one")
+    assert found["first_loss"] == pytest.approx(wanted["first_loss"], rel=1e-5)
+    assert found["last_loss"] == pytest.approx(wanted["last_loss"], rel=0.05)
 
 
 def test_a_deeper_text_tower_can_be_asked_for(tmp_path):
