@@ -218,14 +218,15 @@ def neighbour_search(repeats: int, number: int = 100_000, width: int = 384) -> N
 def peak_memory(number: int, width: int) -> float:
     """MiB that a search of every row needs at most beside the bank itself, in a process of its own."""
     work = f"""
-import resource, sys, torch
+import psutil, resource, sys, torch
 from lcl.neighbours import KEPT, nearest_neighbours
 bank = torch.empty({number}, {width}).uniform_(-1, 1)
 bank /= bank.norm(dim=1, keepdim=True)
 nearest_neighbours(bank[:4096], 1)  # what every library sets up once
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = psutil.Process().memory_info().rss
 nearest_neighbours(bank, KEPT)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (2**20 if sys.platform == "darwin" else 2**10))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print((peak - before) / 2**20)  # or less: the peak may have come before
 """
     done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True)
     return float(done.stdout) if done.returncode == 0 else float("nan")  # Windows cannot tell

@@ -447,7 +447,7 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2) -> 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a mistake of the user's ends in one sentence and exit code 2, ^C in 130."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
-    for noisy in ("httpx", "fontTools", "matplotlib"):
+    for noisy in ("httpx", "fontTools", "matplotlib", "faiss"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # arrows, on a Windows console too
