@@ -123,11 +123,11 @@ def write_scenes(
     from tqdm import tqdm
 
     from lcl.scenes import open_world
-    from lcl.shards import ROWS, scene_samples, write_shards
+    from lcl.shards import ROWS, scene_samples, write_shards, written
 
     chosen = get_profile(profile)
     world, count = open_world(chosen.scenes, pictures), count or chosen.training.pairs
-    there = len(list(out.glob("pairs-*.tar")))
+    there = written(out)
     with tqdm(total=count, initial=min(there * ROWS, count), unit="pair", desc="writing", dynamic_ncols=True) as bar:
         rest, source = range(there * ROWS, count), {"scenes": world.fingerprint, "split": "train", "pairs": count}
         tars = write_shards(out, scene_samples(world, rest), source, start=there, progress=bar.update)

@@ -71,7 +71,6 @@ def write_shards(
     require(before == source, f"the shards in {folder} are made of something else ({before}); name another folder.")
     while chunk := list(itertools.islice(samples, rows)):
         name, buffer = f"pairs-{start:05d}.tar", io.BytesIO()
-        require(not (folder / name).exists(), f"{folder / name} is there already; name another folder, or remove it.")
         writer = TarWriter(buffer, encoder=False, mtime=0)  # equal samples, equal bytes
         for sample in chunk:
             members = {sample.extension: sample.image, "txt": sample.caption.encode()}
@@ -80,13 +79,24 @@ def write_shards(
             writer.write({"__key__": sample.key} | members)
         writer.close()
         data = buffer.getvalue()
-        storage.write_bytes(folder / name, data)
+        there = (folder / name).exists()
+        same = there and storage.file_sha256(folder / name) == storage.sha256(data)  # killed before it was in the manifest
+        require(same or not there, f"{folder / name} is there already, and is another one; name another folder, or remove it.")
+        if not same:
+            storage.write_bytes(folder / name, data)
         tars[name] = {"bytes": len(data), "sha256": storage.sha256(data), "rows": len(chunk)}
         _promise(folder, tars, source)
         start += 1
         if progress:
             progress(len(chunk))
     return tars
+
+
+def written(folder: Path) -> int:
+    """How many tars, from the first on, are there and in the manifest: the number that a writing goes on with."""
+    tars = _promised(Path(folder))
+    names = (f"pairs-{number:05d}.tar" for number in itertools.count())
+    return next(number for number, name in enumerate(names) if name not in tars or not (Path(folder) / name).exists())
 
 
 def scene_samples(world: World, indices: range) -> Iterator[Sample]:

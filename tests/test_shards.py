@@ -119,6 +119,18 @@ def test_equal_samples_give_equal_bytes_and_a_writing_that_was_stopped_goes_on(t
         write_shards(folder, samples(1), {"made of": "sounds"}, start=3)
 
 
+def test_a_tar_that_a_kill_kept_out_of_the_manifest_is_taken_up(folder):
+    whole = (folder / MANIFEST).read_bytes()
+    manifest = json.loads(whole)
+    del manifest["tars"]["pairs-00002.tar"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / "pairs-00000.tar").unlink()
+    assert shards.written(folder) == 0
+    write_shards(folder, samples(50), SOURCE, start=0, rows=20)
+    assert shards.written(folder) == 3 and (folder / MANIFEST).read_bytes() == whole
+    assert shards.written(folder / "nowhere") == 0
+
+
 def test_scenes_become_shards_and_their_json_knows_the_things(small_world, tmp_path):
     write_shards(tmp_path, shards.scene_samples(small_world, range(300)), SOURCE)
     found = open_shards(tmp_path, workers=0)
