@@ -9,51 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require
 from lcl.encoders import ImageEncoder, TextEncoder
-from lcl.scenes import World
+from lcl.sources import Rows
 
 FORMAT = "lcl-bank-1"
 CODE = 1  # raise it when the same encoder and rows would give other features than before
 SHARD_ROWS = 4096
-
-
-class Rows(Protocol):
-    """A data set as banks see it: rows in a fixed order. description: JSON-able; equal ones, equal rows."""
-
-    description: dict
-
-    def __len__(self) -> int: ...
-
-    def images(self, rows: range) -> torch.Tensor:
-        """(n, 3, H, W) uint8."""
-
-    def captions(self, rows: range) -> list[str]:
-        """n captions."""
-
-
-class SceneRows:
-    """The first `count` scenes of a split, in order of their index: row i is scene i."""
-
-    def __init__(self, world: World, count: int, split: str = "train"):
-        self.world, self.count, self.split = world, count, split
-        self.description = {"data": world.fingerprint, "split": split, "order": "by index", "rows": count}
-
-    def __len__(self) -> int:
-        return self.count
-
-    def images(self, rows: range) -> torch.Tensor:
-        """Draw them: (n, 3, H, W) uint8."""
-        return self.world.pairs(self.split, rows).images
-
-    def captions(self, rows: range) -> list[str]:
-        """Write them, without drawing."""
-        return [self.world.scene(self.split, index).caption for index in rows]
 
 
 @dataclass(frozen=True)

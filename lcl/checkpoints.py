@@ -26,7 +26,7 @@ KEPT = 2
 def describe(training: Training) -> dict:
     """What must be the same for a training to go on; JSON-able."""
     of = {
-        "data": training.world.fingerprint,
+        "data": training.source.fingerprint,
         "recipe": to_dict(training.recipe),
         "profile": to_dict(training.profile),
         "seed": training.seed,

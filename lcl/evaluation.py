@@ -15,6 +15,7 @@ from lcl.grounding import Figure, alignment, masked_words
 from lcl.model import Clip
 from lcl.pictures import Concept
 from lcl.scenes import SPLITS, Pairs, Scene, World
+from lcl.sources import Source, Taken
 from lcl.text import Tokenizer
 
 TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
@@ -22,7 +23,7 @@ TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
 
 
 @torch.no_grad()
-def embed(model: Clip, tokenizer: Tokenizer, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+def embed(model: Clip, tokenizer: Tokenizer, pairs: Pairs | Taken) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings of images and captions: two (N, d), L2-normalised, on the CPU. Leaves the model in evaluation mode."""
     return embed_images(model, pairs.images), embed_texts(model, tokenizer, pairs.captions)
 
@@ -239,14 +240,22 @@ def neighbour_purity(scenes: Sequence[Scene], indices: torch.Tensor) -> Figure:
     return {"value": shared.mean().item(), "chance": chance.item()}
 
 
+HELD_OUT = {"held_out": "pairs of the same collection that were never trained on"}
+
+
 def evaluate(
-    model: Clip, tokenizer: Tokenizer, world: World, config: EvalConfig, extra: nn.ModuleDict | None = None
+    model: Clip, tokenizer: Tokenizer, source: Source, config: EvalConfig, extra: nn.ModuleDict | None = None
 ) -> dict[str, dict[str, Figure]]:
     """Every figure of every split that is not trained on: {split: {figure: {"value", "chance"}}}.
 
+    Of scenes it is known what they show. Of other pairs nothing is known but that they belong together, so that retrieval
+    is all that can be asked of them: split `held_out`.
     extra: the recipe's modules that exist in training only; masked words are asked for if it can guess them.
     """
-    figures: dict[str, dict[str, Figure]] = {}
+    if not isinstance(source, World):
+        rows = source.asked(config.retrieval)
+        return {"held_out": retrieval(*embed(model, tokenizer, rows.take(range(len(rows)))))}
+    world, figures = source, {}
     for split in SPLITS:
         if split == "train" or not world.concepts(split):
             continue

@@ -1,30 +1,46 @@
 """What a training is fed with: batches in an order that is a function of (seed, epoch, step, rank) and of nothing else.
 
-So a training goes on in the middle of an epoch by asking for the step that it had come to.
+So a training goes on in the middle of an epoch by asking for the step that it had come to; and how many processes read for it
+makes no difference to what it is given.
 """
 
 from __future__ import annotations
 
+import collections
+import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from lcl.config import TrainConfig
+from lcl.config import LclError, TrainConfig, require
 from lcl.parallel import Team
-from lcl.scenes import Pairs, World
+from lcl.shards import MAX_BAD, tell
+from lcl.sources import Rows, Source
 from lcl.text import Tokenizer, Tokens
 
-CHUNK = 32_768  # scenes in memory at a time; at 64 pixels 0.4 GB
+CHUNK = 32_768  # pairs that are shuffled among each other, and in memory at a time; at 64 pixels 0.4 GB
+AHEAD = 4  # batches that a worker reads ahead
+STALL = 300  # seconds without a batch, after which the workers are taken for dead
+RESTARTS = 3  # of the workers, in one training
+FEW = 1000  # rows, before which no share of bad ones is told
+
+log = logging.getLogger("lcl")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees. images: (B, 3, H, W) uint8. tokens: of the captions. indices: of the scenes, (B,) int64."""
+    """What one step sees. images: (B, 3, H, W) uint8. tokens: of the captions. indices: the pairs' rows, (B,) int64.
+
+    replaced: how many rows could not be read so far; others have their place, and `indices` says which.
+    """
 
     images: torch.Tensor
     tokens: Tokens
     indices: torch.Tensor
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,8 +67,21 @@ def order(config: TrainConfig, seed: int, epoch: int) -> Iterator[Chunk]:
         yield Chunk(starts[number], length, rows[:whole].view(-1, config.batch_size))
 
 
+def shares(config: TrainConfig, seed: int, team: Team, first: int) -> Iterator[torch.Tensor]:
+    """The rows of every chunk that this process is to see from step `first` on: (n, B / processes) int64, a step a row."""
+    size, per_epoch = config.batch_size // team.size, config.pairs // config.batch_size
+    mine = slice(team.rank * size, (team.rank + 1) * size)
+    for epoch in range(first // per_epoch, config.epochs):
+        step = epoch * per_epoch  # of the chunk's first batch
+        for chunk in order(config, seed, epoch):
+            rows = chunk.rows[max(first - step, 0) :, mine]
+            step += len(chunk.rows)
+            if len(rows):
+                yield chunk.start + rows
+
+
 def batches(
-    world: World,
+    source: Source,
     tokenizer: Tokenizer,
     config: TrainConfig,
     context: int,
@@ -60,29 +89,119 @@ def batches(
     device: str,
     team: Team | None = None,
     first: int = 0,
+    workers: int | None = None,
 ) -> Iterator[Batch]:
     """The batches of a training, or this process's rows of them, from step `first` on (counted from 0).
 
-    A data set of up to CHUNK scenes is drawn once and stays in memory; of a larger one every process draws its own rows,
-    chunk by chunk.
+    A data set of up to CHUNK pairs is drawn or read once and stays in memory. Of a larger one scenes are drawn chunk by chunk;
+    files are read by processes of their own, `workers` of them, which also a small data set's may be; None: as many as there
+    are processors, up to eight. Workers that die are started again where they were, RESTARTS times.
+    Raises LclError when more than MAX_BAD of the rows cannot be read, or the workers die again and again.
     """
-    team = team or Team()
-    size, per_epoch = config.batch_size // team.size, config.pairs // config.batch_size
-    mine = slice(team.rank * size, (team.rank + 1) * size)
-    kept: tuple[Pairs, Tokens] | None = None
-    for epoch in range(first // per_epoch, config.epochs):
-        step = epoch * per_epoch  # of the chunk's first batch
-        for chunk in order(config, seed, epoch):
-            rows = chunk.rows[max(first - step, 0) :, mine]  # (n, B / size)
-            step += len(chunk.rows)
-            if not len(rows):
-                continue
-            all_fit = chunk.length == config.pairs
-            if kept is None or not all_fit:
-                drawn = range(chunk.length) if all_fit else rows.flatten().tolist()
-                pairs = world.pairs("train", [chunk.start + row for row in drawn], device=device)
-                kept = (pairs, tokenizer.encode(pairs.captions, context))
-            pairs, tokens = kept
-            places = rows if all_fit else torch.arange(rows.numel()).view(rows.shape)
-            for own, place in zip(rows, places, strict=True):
-                yield Batch(pairs.images[place.to(device)], tokens[place].to(device), own + chunk.start)
+    team, rows = team or Team(), source.training(config.pairs)
+    if workers is None:
+        workers = min(_processors(), 8) if rows.streamed and config.pairs > CHUNK else 0
+    if workers:
+        yield from _streamed(rows, tokenizer, config, context, seed, team, first, workers, device)
+    else:
+        yield from _drawn(rows, tokenizer, config, context, seed, team, first, device)
+
+
+class _Count:
+    """How many rows were asked for, and how many could not be read."""
+
+    def __init__(self):
+        self.rows, self.faults = 0, collections.Counter()
+
+    def add(self, rows: int, faults: dict[str, int]) -> int:
+        """Returns how many were bad up to now. Raises LclError when their share is above MAX_BAD."""
+        self.rows += rows
+        self.faults.update(faults)
+        bad = self.faults.total()
+        require(
+            bad <= MAX_BAD * max(self.rows, FEW),
+            f"{bad:,} of {self.rows:,} rows could not be read, more than {MAX_BAD:.0%} ({tell(self.faults)}); look at the "
+            "data with `lcl data verify`, and go on from the last checkpoint.",
+        )
+        return bad
+
+
+def _processors() -> int:
+    """Those of this machine, shared with the other processes of the training on it."""
+    return max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+
+
+def _drawn(
+    rows: Rows, tokenizer: Tokenizer, config: TrainConfig, context: int, seed: int, team: Team, first: int, device: str
+) -> Iterator[Batch]:
+    """Batches out of what is in memory: everything, or a chunk."""
+    all_fit = config.pairs <= CHUNK // config.batch_size * config.batch_size
+    taken, count = None, _Count()
+    for share in shares(config, seed, team, first):
+        if taken is None or not all_fit:
+            taken = rows.take(range(config.pairs) if all_fit else share.flatten().tolist(), device)
+            replaced = count.add(len(taken), taken.faults)
+            tokens, numbers = tokenizer.encode(taken.captions, context), torch.tensor(taken.rows)
+        places = share if all_fit else torch.arange(share.numel()).view(share.shape)
+        for place in places:
+            yield Batch(taken.images[place.to(device)], tokens[place].to(device), numbers[place], replaced)
+
+
+def _streamed(
+    rows: Rows,
+    tokenizer: Tokenizer,
+    config: TrainConfig,
+    context: int,
+    seed: int,
+    team: Team,
+    first: int,
+    workers: int,
+    device: str,
+) -> Iterator[Batch]:
+    """Batches as workers read them, in order."""
+    reading, on_gpu, restarts, count = _Reading(rows, tokenizer, context), device.startswith("cuda"), 0, _Count()
+    while True:
+        steps = (row.tolist() for share in shares(config, seed, team, first) for row in share)
+        loader = DataLoader(
+            reading, None, sampler=steps, num_workers=workers, prefetch_factor=AHEAD, timeout=STALL, pin_memory=on_gpu,
+            collate_fn=_as_it_is, worker_init_fn=_begin_worker, generator=torch.Generator(),  # leaves the training's alone
+        )  # fmt: skip
+        found = iter(loader)
+        while True:
+            try:
+                read = next(found, None)
+            except RuntimeError as error:  # how a DataLoader says that a worker died
+                reason = str(error).splitlines()[0]
+                require(restarts < RESTARTS, f"the processes that read the data died {RESTARTS + 1} times ({reason}).")
+                restarts += 1
+                log.warning("a process that read the data died (%s); starting it again at step %d", reason, first + 1)
+                break
+            if read is None:
+                return
+            require(not isinstance(read, str), str(read))
+            images, tokens, numbers, faults = read
+            replaced = count.add(len(numbers), faults)
+            yield Batch(images.to(device, non_blocking=True), tokens.to(device), numbers, replaced)
+            first += 1
+
+
+class _Reading(Dataset):
+    """What a worker does: a step's rows in, its batch out; or a sentence, where it cannot."""
+
+    def __init__(self, rows: Rows, tokenizer: Tokenizer, context: int):
+        self.rows, self.tokenizer, self.context = rows, tokenizer, context
+
+    def __getitem__(self, wanted: list[int]) -> tuple[torch.Tensor, Tokens, torch.Tensor, dict[str, int]] | str:
+        try:
+            taken = self.rows.take(wanted)
+        except LclError as error:
+            return str(error)
+        return taken.images, self.tokenizer.encode(taken.captions, self.context), torch.tensor(taken.rows), taken.faults
+
+
+def _as_it_is(batch):
+    return batch
+
+
+def _begin_worker(number: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker is one thread's work

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lcl.config import LclError, require
 from lcl.photos import MAX_BYTES, BadSample, decode_image, read_caption
-from lcl.shards import IMAGES, Sample
+from lcl.shards import Sample
+from lcl.tars import IMAGES
 
 COLUMNS = ("image", "caption")
 csv.field_size_limit(2**20)

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lcl.banks import Bank, Rows, bank_folder, build_bank
+from lcl.banks import Bank, bank_folder, build_bank
 from lcl.config import Progress, require
 from lcl.contrastive import info_nce
 from lcl.encoders import ImageEncoder, TextEncoder
 from lcl.neighbours import Neighbours, find_neighbours
+from lcl.sources import Rows
 
 
 class Near(NamedTuple):

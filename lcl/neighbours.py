@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from lcl import storage
-from lcl.banks import Bank, Rows, build_bank, check_features
+from lcl.banks import Bank, build_bank, check_features
 from lcl.config import LclError, Progress, require
 from lcl.encoders import ImageEncoder, TextEncoder
+from lcl.sources import Rows
 
 FORMAT = "lcl-neighbours-1"
 BLOCK = 2048  # rows and columns of the piece of the similarity matrix that is looked at

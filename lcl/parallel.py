@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from lcl.config import LclError, require
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class Team:
         if self.size > 1:
             dist.broadcast_object_list(values, device=torch.device(self.device))
         return values[0]
+
+    def one_by_one(self, work: Callable[[], Result]) -> Result:
+        """What needs to be done once and is then found done, as files that are kept: first by the leader, then by all others."""
+        done = [work()] if self.leads else []
+        self.wait()
+        return done[0] if done else work()
 
     def wait(self) -> None:
         """Until all are here."""

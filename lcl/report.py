@@ -8,10 +8,11 @@ from pathlib import Path
 import jinja2
 
 from lcl import plots, storage
-from lcl.evaluation import embed
+from lcl.evaluation import HELD_OUT, embed
 from lcl.results import table
 from lcl.runs import Run
-from lcl.scenes import SPLITS, World
+from lcl.scenes import SPLITS
+from lcl.sources import Source
 from lcl.training import Step
 
 PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -60,18 +61,20 @@ small, .chance { color: #595959 }
 <tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}
 </table>
-<p><small>Drawings: {% for style in styles %}{{ style.credit }} ({{ style.licence }}){{ "; " if not loop.last }}
-{%- endfor %}.</small></p>
+{% if credits %}
+<p><small>Drawings: {{ credits | join("; ") }}.</small></p>
+{% endif %}
 </body>
 </html>
 """.replace("{% for row in rows %}", "{% for row in rows %}{% set outer = loop %}")
 )
 
 
-def write_report(run: Run, world: World) -> Path:
+def write_report(run: Run, source: Source) -> Path:
     """Write report.html into the run's folder; returns its path. It needs no network and no other file."""
     training, seconds = run.profile.training, run.provenance["seconds"]
-    pairs = world.pairs("new_scenes", range(run.profile.evaluation.retrieval))
+    rows = source.asked(run.profile.evaluation.retrieval)
+    pairs = rows.take(range(len(rows)))
     v, t = embed(run.model, run.tokenizer, pairs)
     similarity = v @ t.T
     first = next(event.loss for event in run.curve if isinstance(event, Step))
@@ -83,13 +86,13 @@ def write_report(run: Run, world: World) -> Path:
         )  # fmt: skip
     else:
         loss = _figure(
-            "Loss", plots.parts_curve(run.curve), "Each part of the loss before weighting, and recall@1 on new scenes.",
+            "Loss", plots.parts_curve(run.curve), "Each part of the loss before weighting, and recall@1 on new pairs.",
             "Every part of the loss by step, and recall@1 by step.",
         )  # fmt: skip
     figures = [
         loss,
         _figure("Images and captions", plots.similarity_matrix(similarity[:24, :24], labels=pairs.captions[:24]),
-                "Two dozen new scenes. Every image should be nearest to its own caption: a bright diagonal.",
+                "Two dozen new pairs. Every image should be nearest to its own caption: a bright diagonal.",
                 "Matrix of cosine similarities of 24 images and 24 captions."),
         _figure("Retrieval", plots.retrieved_images(pairs.captions[:8], range(8), similarity.T[:8], pairs.images),
                 f"For eight captions the five nearest of {len(pairs)} new images; the right one is framed.",
@@ -112,7 +115,7 @@ def write_report(run: Run, world: World) -> Path:
     )
     page = PAGE.render(
         title=f"Run {run.folder.name}", summary=summary, rows=table(run.metrics), figures=figures, facts=facts,
-        splits={split: meaning for split, meaning in SPLITS.items() if split in run.metrics}, styles=world.pictures.styles,
+        splits={split: meaning for split, meaning in (SPLITS | HELD_OUT).items() if split in run.metrics}, credits=source.credits,
     )  # fmt: skip
     storage.write_bytes(run.folder / "report.html", page.encode())
     return run.folder / "report.html"

@@ -40,6 +40,7 @@ class Run:
     profile: Profile
     seed: int
     pictures_folder: str | None
+    shards_folder: str | None
     metrics: dict[str, dict[str, Figure]]
     curve: list[Event]
     provenance: dict
@@ -137,13 +138,18 @@ LOG = "log.jsonl"  # its events, a line each, as they happen
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run sets out to do. checkpoint_every: steps, 0 for none; keep: how many of the checkpoints."""
+    """What a run sets out to do. pictures, shards: the folder of the drawings, or of the pairs, where it is one's own.
+
+    checkpoint_every: steps, 0 for none; keep: how many of the checkpoints.
+    """
 
     profile: Profile
     seed: int
     pictures: str | None
     checkpoint_every: int
     keep: int
+    shards: str | None = None
+    tensorboard: bool = False
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -168,17 +174,33 @@ def read_plan(folder: Path) -> Plan:
 class EventLog:
     """A run's events on disk, a line of JSON each, written as they happen: what was told survives who told it."""
 
-    def __init__(self, folder: Path, until: int = 0):
-        """Open the log of a run that goes on after step `until`: what was told of later steps is told again."""
+    def __init__(self, folder: Path, until: int = 0, tensorboard: bool = False):
+        """Open the log of a run that goes on after step `until`: what was told of later steps is told again.
+
+        tensorboard: also write one that TensorBoard shows, to `folder/tensorboard`.
+        """
         self.path = Path(folder) / LOG
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         self.before = [event for event in map(_event, lines) if event is not None and event.step <= until]
         storage.write_bytes(self.path, "".join(map(_line, self.before)).encode())
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import: only those who want it wait
+
+            self.board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=until + 1)
 
     def write(self, event: Event) -> None:
         """Add an event."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(event))
+        if self.board:
+            told = dataclasses.asdict(event)
+            step, parts = told.pop("step"), told.pop("losses", {})
+            group = "training" if isinstance(event, Step) else "watched"
+            for name, value in (told | {f"losses/{name}": value for name, value in parts.items()}).items():
+                self.board.add_scalar(f"{group}/{name}", value, step)
+            if group == "watched":
+                self.board.flush()
 
 
 def _line(event: Event) -> str:
@@ -201,6 +223,7 @@ def save_run(
     metrics: dict[str, dict[str, Figure]],
     seconds: dict[str, float],
     pictures_folder: Path | None = None,
+    shards_folder: Path | None = None,
 ) -> None:
     """Write the checkpoint, then metrics.json, which says that the run is complete.
 
@@ -229,8 +252,9 @@ def save_run(
             "recipe": to_dict(training.recipe),
             "training_only": extra,
             "teacher": training.teacher.description if training.teacher else None,
-            "data": training.world.fingerprint,
+            "data": training.source.fingerprint,
             "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
+            "shards": str(Path(shards_folder).resolve()) if shards_folder else None,
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
             "provenance": provenance(),
         },
@@ -250,7 +274,8 @@ def load_run(folder: Path) -> Run:
         isinstance(found, dict) and found.get("format") == FORMAT, f"{folder / 'metrics.json'} is not of this library."
     )
     try:
-        require(isinstance(found["pictures"], str | None), f"{folder / 'metrics.json'} names no folder of pictures.")
+        folders = found["pictures"], found.get("shards")  # where one's own pictures or pairs are
+        require(all(isinstance(name, str | None) for name in folders), f"{folder / 'metrics.json'} names no folder of pictures.")
         model, tokenizer = load_model(folder, data=found["data"])
         profile = from_dict(Profile, found["profile"])
         curve = list(_curve(storage.read_json(folder / "curve.json"), profile))
@@ -265,7 +290,7 @@ def load_run(folder: Path) -> Run:
             same = storage.file_sha256(folder / EXTRA) == found["training_only"]
             require(same, f"{folder / EXTRA} is not of the training that {folder / 'metrics.json'} describes.")
         return Run(
-            folder, profile, found["seed"], found["pictures"], found["metrics"], curve,
+            folder, profile, found["seed"], *folders, found["metrics"], curve,
             found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer, recipe, extra,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

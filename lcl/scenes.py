@@ -21,6 +21,7 @@ from lcl import captions
 from lcl.captions import Box, Mention
 from lcl.config import SceneConfig, choose, require
 from lcl.pictures import COLOURS, Pictures, load_pictures
+from lcl.sources import Taken
 from lcl.storage import fingerprint
 
 SPLITS = {
@@ -40,6 +41,7 @@ COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often 1, 2, 3, 4 things are wanted; one
 SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, when there are 1, 2, 3, 4 things
 LEVELS = 12  # drawings are kept in so many sizes
 GAIN = (0.86, 1.09)  # a thing's brightness; `pictures.main_colour` holds over this range
+WATCHED_FROM = 1_000_000_000  # new scenes that a training looks at are counted from here, far from those of the evaluation
 TAIL = 30  # how often the concept of rank r is drawn: 1 / (r + TAIL), a long tail as on the web
 
 
@@ -106,6 +108,34 @@ class Pairs:
         return [scene.caption for scene in self.scenes]
 
 
+class SceneRows:
+    """Scenes of a split, in order of their index: row i is scene `first + i`."""
+
+    streamed = False
+
+    def __init__(self, world: World, count: int, split: str = "train", first: int = 0):
+        self.world, self.count, self.split, self.first = world, count, split, first
+        self.description = {"data": world.fingerprint, "split": split, "order": "by index", "rows": count}
+        if first:
+            self.description["first"] = first
+
+    def __len__(self) -> int:
+        return self.count
+
+    def images(self, rows: Sequence[int]) -> torch.Tensor:
+        """Draw them: (n, 3, H, W) uint8."""
+        return self.take(rows).images
+
+    def captions(self, rows: Sequence[int]) -> list[str]:
+        """Write them, without drawing."""
+        return [self.world.scene(self.split, self.first + row).caption for row in rows]
+
+    def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
+        """Both, drawn on a device. Nothing can be wrong with a scene."""
+        pairs = self.world.pairs(self.split, [self.first + row for row in rows], device=device)
+        return Taken(pairs.images, pairs.captions, list(rows))
+
+
 class World:
     """All the scenes that one SceneConfig and one picture dictionary make.
 
@@ -157,6 +187,28 @@ class World:
         self._choices["unseen_pairs"] = (self.known if self.held_pairs else (), tail)
         for split, concepts in (("unseen_drawings", drawn_anew), ("unseen_concepts", self.unseen)):
             self._choices[split] = (concepts, list(range(1, len(concepts) + 1)))
+
+    @property
+    def size(self) -> int:
+        """Pixels a side."""
+        return self.config.size
+
+    @property
+    def credits(self) -> tuple[str, ...]:
+        """Whose drawings these are."""
+        return tuple(f"{style.credit} ({style.licence})" for style in self.pictures.styles)
+
+    def training(self, count: int) -> SceneRows:
+        """The first `count` scenes of the split `train`."""
+        return SceneRows(self, count)
+
+    def watched(self, count: int) -> SceneRows:
+        """New scenes to look at during a training, other ones than those of the evaluation."""
+        return SceneRows(self, count, "new_scenes", WATCHED_FROM)
+
+    def asked(self, count: int) -> SceneRows:
+        """The first `count` of the new scenes."""
+        return SceneRows(self, count, "new_scenes")
 
     def concepts(self, split: str) -> tuple[int, ...]:
         """The concepts that may appear in a split."""

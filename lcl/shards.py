@@ -14,8 +14,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +24,15 @@ from PIL import Image
 
 from lcl import storage
 from lcl.config import LclError, Progress, require
-from lcl.photos import MAX_BYTES, MAX_CAPTION_BYTES, BadSample, decode_image, read_caption
+from lcl.photos import BadSample
 from lcl.scenes import World
+from lcl.tars import Contents, Place, caption_of, look_at, read_row
 
 FORMAT = "lcl-shards-1"
 CODE = 1  # raise it when the same tars would give other rows than before
 MANIFEST, INDEX = "manifest.json", "index.safetensors"
 ROWS = 1000  # of a tar that we write
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 MAX_BAD = 0.05  # share of the samples that may be unusable before that is taken for a mistake
-NAME = re.compile(r"((?:[^/]+/)*[^./][^/.]*)\.([^/]+)")  # WebDataset's: the key ends at the first point of the file's name
-BLOCK = tarfile.BLOCKSIZE
 
 
 class Sample(NamedTuple):
@@ -132,167 +128,6 @@ def _promise(folder: Path, tars: dict[str, dict], source: dict | None = None) ->
     storage.write_json(folder / MANIFEST, {"format": FORMAT, "source": source, "tars": dict(sorted(tars.items()))})
 
 
-# --- looking at tars
-
-
-class Place(NamedTuple):
-    """Where a row lies in its tar, in bytes. kind: 0 for a caption of its own, 1 for one within JSON."""
-
-    image: int
-    image_bytes: int
-    caption: int
-    caption_bytes: int
-    kind: int
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a tar holds. rows: those that can be used. faults: how many of what could not. tar: bytes, sha256, rows."""
-
-    rows: tuple[Place, ...]
-    faults: dict[str, int]
-    tar: dict
-
-
-def look_at(path: Path) -> Contents:
-    """Read a tar to its end, decode every picture and every caption, and say what is there and what is wrong with it.
-
-    Nothing is unpacked. After bytes that are no header, reading goes on at the next header there is.
-    """
-    faults: collections.Counter[str] = collections.Counter()
-    rows, size = [], path.stat().st_size
-    with path.open("rb") as file:
-        for sample in _samples(file, size, faults):
-            try:
-                rows.append(_check(file, sample))
-            except BadSample as reason:
-                faults[str(reason)] += 1
-    return Contents(tuple(rows), dict(faults), {"bytes": size, "sha256": storage.file_sha256(path), "rows": len(rows)})
-
-
-def _samples(file: BinaryIO, size: int, faults: collections.Counter[str]) -> Iterator[dict[str, tuple[int, int]]]:
-    """Members by extension, as (offset, size), of every sample; what is wrong with the tar is counted."""
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    last = None
-    for member in _members(file, size, faults):
-        match = NAME.fullmatch(member.name)
-        parts = re.split(r"[/\\]", member.name)
-        if member.name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-            faults["tar: unsafe name"] += 1
-        elif member.isdir():
-            continue
-        elif not member.isreg() or member.issparse():
-            faults["tar: link or device"] += 1
-        elif match:
-            key, extension = match[1], match[2].lower()
-            if key in samples and key != last:
-                faults["tar: members of a sample apart"] += 1  # they are joined nevertheless
-            sample = samples.setdefault(key, {})
-            if extension in sample:
-                faults["tar: member twice"] += 1  # the first one counts
-            sample.setdefault(extension, (member.offset_data, member.size))
-            last = key
-    yield from samples.values()
-
-
-def _members(file: BinaryIO, size: int, faults: collections.Counter[str]) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar that are there from the first byte to the last, also those after bytes that belong to none."""
-    start = end = 0  # where members are looked for; where the last one ended
-    told = -1  # the end after which garbage was counted: once, however often a header seems to begin in it
-    while start < size:
-        for member in _run_of_members(file, start):
-            start = end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isreg() else 0)
-            if member.offset_data + member.size > size:
-                faults["tar: cut"] += 1
-                return
-            yield member
-        start = _find(file, start + 1, size)  # at `start` itself there was none
-        if end == told:
-            continue
-        if _anything(file, end, start):
-            told = end
-            begun = start == size and size - end < BLOCK  # a header
-            faults["tar: cut" if begun else "tar: garbage" if end or start < size else "tar: no tar"] += 1
-        elif start == size and size - end < 2 * BLOCK:  # a whole tar ends in two blocks of zeros
-            faults["tar: cut"] += 1
-    if end == 0 and told < 0:
-        faults["tar: empty"] += 1
-
-
-def _run_of_members(file: BinaryIO, start: int) -> Iterator[tarfile.TarInfo]:
-    """Members from one on, up to the first bytes that are no header."""
-    file.seek(start)
-    try:
-        with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # it would keep them all
-                here = file.tell()
-                yield member
-                file.seek(here)
-    except (tarfile.TarError, ValueError, OverflowError):  # no header, or one that says nonsense
-        return
-
-
-def _find(file: BinaryIO, start: int, size: int) -> int:
-    """Where the next header may begin: 257 bytes before its mark. `size` if there is none."""
-    for offset in range(start, size, 2**20):
-        file.seek(offset)
-        found = file.read(2**20 + BLOCK).find(b"ustar", max(257 - (offset - start), 0))
-        if found >= 0:
-            return offset + found - 257
-    return size
-
-
-def _anything(file: BinaryIO, start: int, end: int) -> bool:
-    """Are there bytes other than zero?"""
-    for offset in range(start, end, 2**20):
-        file.seek(offset)
-        if file.read(min(2**20, end - offset)).strip(b"\0"):
-            return True
-    return False
-
-
-def _check(file: BinaryIO, sample: dict[str, tuple[int, int]]) -> Place:
-    extension = next((name for name in IMAGES if name in sample), None)
-    if extension is None:
-        raise BadSample("image: missing")
-    image, caption = sample[extension], sample.get("txt", sample.get("json"))
-    if caption is None:
-        raise BadSample("caption: missing")
-    kind = 0 if "txt" in sample else 1
-    place = Place(*image, *caption, kind)
-    read_row(file, place, 64)
-    return place
-
-
-def read_row(file: BinaryIO, place: Place, size: int) -> tuple[torch.Tensor, str]:
-    """A row's picture, (3, size, size) uint8, and its caption. Raises BadSample when either cannot be used."""
-    caption = _caption(file, place)
-    if place.image_bytes > MAX_BYTES:
-        raise BadSample("image: file too large")
-    file.seek(place.image)
-    return decode_image(file.read(place.image_bytes), size), caption
-
-
-def _caption(file: BinaryIO, place: Place) -> str:
-    limit = MAX_CAPTION_BYTES if place.kind == 0 else 64 * MAX_CAPTION_BYTES
-    if place.caption_bytes > limit:
-        raise BadSample("caption: too long")
-    file.seek(place.caption)
-    data = file.read(place.caption_bytes)
-    if place.kind == 0:
-        return read_caption(data)
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        raise BadSample("caption: not text") from None
-    caption = found.get("caption") if isinstance(found, dict) else None
-    return read_caption(caption if isinstance(caption, str) else None)
-
-
-# --- reading rows
-
-
 @dataclass
 class Shards:
     """Rows of tars that were looked at. row → tar and place; opened files are kept, and are not taken along to workers.
@@ -307,6 +142,7 @@ class Shards:
     faults: dict[str, int]
     fingerprint: str
     _open: dict[int, BinaryIO] = field(default_factory=dict, repr=False)
+    _opener: int = field(default_factory=os.getpid, repr=False)  # the process whose files these are
 
     def __len__(self) -> int:
         return len(self.tar)
@@ -320,9 +156,11 @@ class Shards:
 
     def caption(self, row: int) -> str:
         """Without the picture. Raises BadSample if it cannot be read any more."""
-        return _caption(self._file(int(self.tar[row])), Place(*self.places[row].tolist()))
+        return caption_of(self._file(int(self.tar[row])), Place(*self.places[row].tolist()))
 
     def _file(self, tar: int) -> BinaryIO:
+        if self._opener != os.getpid():  # a forked process would read on from where another one of them has just read
+            self._open, self._opener = {}, os.getpid()
         if tar not in self._open:
             if len(self._open) >= 64:  # a system lets a process have so many files open, and not many more
                 self._open.pop(next(iter(self._open))).close()

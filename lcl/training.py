@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import psutil
 import torch
 
-from lcl.banks import SceneRows, build_bank
+from lcl.banks import build_bank
 from lcl.config import LclError, Profile, Progress, TrainConfig, require
 from lcl.encoders import ImageEncoder, TextEncoder
 from lcl.evaluation import embed, recall_at_k
 from lcl.feeds import Batch, batches
 from lcl.guidance import LiveGuide, Teacher, open_guide
+from lcl.layers import Block
 from lcl.model import Clip
 from lcl.parallel import Team
 from lcl.recipes import Moment, PingConfig, Recipe, get_recipe
-from lcl.scenes import Pairs, World
+from lcl.sources import Source, Taken
 from lcl.text import Tokenizer
 from lcl.together import Piece, backward
 from lcl.vision import augment
 
 TOKENIZER_PAIRS = 16_384  # captions that the tokenizer is trained on
-WATCHED = 256  # scenes, or a batch if that is more, that are looked at in training; never those of the evaluation
-WATCHED_FROM = 1_000_000_000  # … because they are counted from here
+WATCHED = 256  # pairs, or a batch if that is more, that are looked at in training; never those of the evaluation
 
 
 @dataclass(frozen=True)
 class Step:
-    """An optimiser step was made. losses: the parts by name. seconds_left: an estimate for all steps still to come."""
+    """An optimiser step was made. losses: the parts by name. seconds_left: an estimate for all steps still to come.
+
+    waited: share of the time so far that passed until batches were there. memory: GiB; the most that the GPU held, or what
+    this process holds. replaced: rows so far that could not be read.
+    """
 
     step: int  # 1 … total
     total: int
@@ -41,11 +47,14 @@ class Step:
     logit_scale: float
     pairs_per_second: float
     seconds_left: float
+    waited: float = 0.0
+    memory: float = 0.0
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
 class Look:
-    """A look at scenes that are not trained on. loss: InfoNCE in batches of the training's size.
+    """A look at pairs that are not trained on. loss: InfoNCE in batches of the training's size.
 
     image_to_text, text_to_image: recall@1 among all that are watched.
     """
@@ -63,20 +72,21 @@ class Training:
     """One run: iterate over it to train, read `model` and `tokenizer` at any time.
 
     teacher: tells the neighbours where the recipe asks for them; `open_teacher` of its settings if None. team: the processes
-    that share every batch; they all hold the same model, and yield the same events.
+    that share every batch; they all hold the same model, and yield the same events. workers: as in `feeds.batches`.
     Everything random follows from `seed`: on a CPU the same seed, machine and number of threads give the same bits.
-    Raises LclError when the loss stops being a finite number, with the step and the batch's scenes.
+    Raises LclError when the loss stops being a finite number, with the step and the batch's pairs.
     """
 
     def __init__(
         self,
         profile: Profile,
-        world: World,
+        source: Source,
         seed: int = 0,
         device: str | None = None,
         recipe: Recipe | None = None,
         teacher: Teacher | None = None,
         team: Team | None = None,
+        workers: int | None = None,
     ):
         self.team = team or Team(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
         share, piece = profile.training.batch_size / self.team.size, profile.training.micro_batch
@@ -86,26 +96,34 @@ class Training:
             + (f" in pieces of {piece}." if piece else "."),
         )
         require(
-            profile.model.vision.image_size == profile.scenes.size == world.config.size,
-            f"the model sees {profile.model.vision.image_size} pixels, the scenes have {world.config.size}; make them equal.",
+            profile.model.vision.image_size == source.size,
+            f"the model sees {profile.model.vision.image_size} pixels, the pictures have {source.size}; make them equal.",
         )
-        self.profile, self.world, self.seed = profile, world, seed
+        self.profile, self.source, self.seed, self.workers = profile, source, seed, workers
         self.device = self.team.device
         self.recipe = recipe or get_recipe(profile.training.recipe)
         self.teacher = None
         if self.recipe.guided:
-            self.teacher = teacher or open_teacher(self.recipe.ping, world, profile)
-            knows, asked = self.teacher.description["rows"], SceneRows(world, profile.training.pairs).description
+            self.teacher = teacher or open_teacher(self.recipe.ping, source, profile)
+            knows, asked = self.teacher.description["rows"], source.training(profile.training.pairs).description
             require(
                 knows | {"rows": 0} == asked | {"rows": 0} and knows["rows"] >= asked["rows"],
-                f"the teacher knows {knows}, but this training asks for {asked}; open one for this world and profile.",
+                f"the teacher knows {knows}, but this training asks for {asked}; open one for this data set and profile.",
             )
-        self.tokenizer = train_tokenizer(world, profile)
+        self.tokenizer = train_tokenizer(source, profile)
         torch.manual_seed(seed)
         self.model = Clip(profile.model).to(self.device, memory_format=torch.channels_last)
         widths = self.teacher.widths if self.teacher else ()
         self.extra = self.recipe.make_extra(self.model, widths).to(self.device)  # after the model: recipes begin alike
         self.learner = torch.nn.ModuleList([self.model, self.extra])  # all that learns
+        self.model.precision = profile.training.precision
+        for block in self.learner.modules():
+            if isinstance(block, Block):
+                block.recompute = profile.training.recompute
+        if profile.training.compile:
+            compilers = ("c++", "g++", "clang++", "cl")
+            require(any(map(shutil.which, compilers)), "to compile, a C++ compiler is needed; install one, or leave out compile.")
+            self.model.vision.compile()  # captions have a length of their own each; compiling them would never end
         self.optimizer = make_optimizer(self.learner, profile.training)
         self.step = 0  # that many are done; whoever iterates goes on there
 
@@ -118,16 +136,21 @@ class Training:
 
     def _events(self) -> Iterator[Event]:
         config, context = self.profile.training, self.profile.model.language.context_length
-        watched = self.world.pairs("new_scenes", range(WATCHED_FROM, WATCHED_FROM + max(WATCHED, config.batch_size)))
-        first, busy = self.step, 0.0
-        started = time.perf_counter()  # the clock runs while a batch is drawn, too, but not during a look
-        for batch in batches(self.world, self.tokenizer, config, context, self.seed, self.device, self.team, first):
+        watched = self.source.watched(max(WATCHED, config.batch_size))
+        watched = watched.take(range(len(watched)))
+        feed = batches(
+            self.source, self.tokenizer, config, context, self.seed, self.device, self.team, self.step, self.workers
+        )
+        first, busy, waited = self.step, 0.0, 0.0
+        started = time.perf_counter()  # the clock runs while a batch is read or drawn, too, but not during a look
+        for batch in feed:
+            waited += time.perf_counter() - started
             try:
                 loss, norm, logit_scale, parts = self.take_step(batch, self.step)
             except LclError as error:
                 raise LclError(
-                    f"training stopped at step {self.step + 1}, on the scenes {batch.indices.tolist()}: {error} "
-                    "Lower the learning rate, or look at these scenes."
+                    f"training stopped at step {self.step + 1}, on the pairs {batch.indices.tolist()}: {error} "
+                    "Lower the learning rate, or look at these pairs."
                 ) from None
             self.step, busy = self.step + 1, busy + time.perf_counter() - started
             step, done = self.step, self.step - first
@@ -141,6 +164,9 @@ class Training:
                 logit_scale,
                 config.batch_size * done / busy,
                 (config.steps - step) * busy / done,
+                waited / busy,
+                self._memory(),
+                batch.replaced,
             )
             if step % config.evaluate_every == 0 or step == config.steps:
                 yield self._look(step, watched)
@@ -192,21 +218,26 @@ class Training:
         loss.backward()
         return loss.detach(), {name: part.detach() for name, part in parts.items()}
 
-    def _look(self, step: int, watched: Pairs) -> Look:
+    def _memory(self) -> float:
+        if self.device.startswith("cuda"):
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        return psutil.Process().memory_info().rss / 2**30
+
+    def _look(self, step: int, watched: Taken) -> Look:
         v, t = embed(self.model, self.tokenizer, watched)
         s = v @ t.T
-        logits, size = self.model.logit_scale.item() * s, self.profile.training.batch_size
+        logits, size = self.model.logit_scale.item() * s, min(self.profile.training.batch_size, len(s))
         blocks = [logits[i : i + size, i : i + size] for i in range(0, len(s) - size + 1, size)]
         loss = sum(-(b.log_softmax(0) + b.log_softmax(1)).diagonal().mean().item() / 2 for b in blocks) / len(blocks)
         return Look(step, loss, recall_at_k(s, 1), recall_at_k(s.T, 1))
 
 
-def open_teacher(settings: PingConfig, world: World, profile: Profile, progress: Progress | None = None) -> Teacher:
+def open_teacher(settings: PingConfig, source: Source, profile: Profile, progress: Progress | None = None) -> Teacher:
     """Who tells a training's neighbours: banks of all its pairs, made and kept if they are not there yet.
 
     progress: is told the number of rows that are encoded, as they are: each of the pairs once a bank.
     """
-    rows = SceneRows(world, profile.training.pairs)
+    rows = source.training(profile.training.pairs)
     image_encoder = ImageEncoder(settings.image_encoder, settings.image_size)
     text_encoder = TextEncoder(settings.text_encoder)
     if settings.live:
@@ -214,10 +245,11 @@ def open_teacher(settings: PingConfig, world: World, profile: Profile, progress:
     return open_guide(rows, image_encoder, text_encoder, progress)
 
 
-def train_tokenizer(world: World, profile: Profile) -> Tokenizer:
-    """The tokenizer of a world: trained on captions of its split `train` alone."""
-    captions = [world.scene("train", i).caption for i in range(min(profile.training.pairs, TOKENIZER_PAIRS))]
-    return Tokenizer.train(captions, profile.model.language.vocab_size, world.fingerprint)
+def train_tokenizer(source: Source, profile: Profile) -> Tokenizer:
+    """The tokenizer of a data set: trained on captions that are trained on, and no others."""
+    rows = source.training(profile.training.pairs)
+    captions = rows.captions(range(0, len(rows), -(-len(rows) // TOKENIZER_PAIRS)))  # some of everywhere
+    return Tokenizer.train(captions, profile.model.language.vocab_size, source.fingerprint)
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:

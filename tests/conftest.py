@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import settings
 
-from lcl.banks import Bank, SceneRows, build_bank
+from lcl.banks import Bank, build_bank
 from lcl.config import LanguageConfig, ModelConfig, SceneConfig, VisionConfig, get_profile
 from lcl.guidance import Guide, LiveGuide, Teacher
 from lcl.model import Clip
 from lcl.neighbours import nearest_neighbours
 from lcl.pictures import Pictures, load_pictures
 from lcl.recipes import Recipe
-from lcl.scenes import SPLITS, Scene, Thing, World, open_world
+from lcl.scenes import SPLITS, Scene, SceneRows, Thing, World, open_world
 from lcl.text import Tokenizer
 from lcl.training import train_tokenizer
 

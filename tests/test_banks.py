@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcl import banks, storage
-from lcl.banks import SceneRows, bank_folder, build_bank, check_features, open_bank
+from lcl.banks import bank_folder, build_bank, check_features, open_bank
 from lcl.config import LclError, SceneConfig
 from lcl.encoders import ImageEncoder, TextEncoder, normalised
-from lcl.scenes import World
+from lcl.scenes import SceneRows, World
 
 COUNT, STEP = 25, 10
 SHARDS = [f"features-{number:05d}.safetensors" for number in range(3)]

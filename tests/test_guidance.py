@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcl import banks
-from lcl.banks import Bank, SceneRows, build_bank
+from lcl.banks import Bank, build_bank
 from lcl.config import LclError
 from lcl.guidance import Guide, LiveGuide, Near, Projections, nn_contrast, open_guide, xnn_contrast
 from lcl.neighbours import Neighbours, nearest_neighbours
+from lcl.scenes import SceneRows
 
 OBJECTIVES = {"nn_contrast": (nn_contrast, "u_a", "z_b"), "xnn_contrast": (xnn_contrast, "z_a", "u_b")}
 """What an image, and what a caption is told to know."""

@@ -17,7 +17,8 @@ from PIL import Image
 from lcl import shards, storage
 from lcl.config import LclError
 from lcl.photos import BadSample, decode_image
-from lcl.shards import INDEX, MANIFEST, Sample, look_at, look_through, open_shards, write_shards
+from lcl.shards import INDEX, MANIFEST, Sample, look_through, open_shards, write_shards
+from lcl.tars import look_at, read_row
 
 
 def jpeg(number: int, side: int = 24) -> bytes:
@@ -65,7 +66,7 @@ def looked(tmp_path, data: bytes) -> tuple[list[str], dict[str, int]]:
     path.write_bytes(data)
     found = look_at(path)
     with path.open("rb") as file:
-        return [shards.read_row(file, place, 16)[1] for place in found.rows], found.faults
+        return [read_row(file, place, 16)[1] for place in found.rows], found.faults
 
 
 @pytest.fixture

@@ -1,0 +1,150 @@
+"""A folder of shards as a data set: pairs to learn from, and some set aside that a training never sees."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from lcl import scenes
+from lcl.config import LclError, Profile, Progress, require
+from lcl.photos import BadSample
+from lcl.shards import Shards, open_shards
+from lcl.sources import Source, Taken
+
+CODE = 1  # raise it when the same shards would be divided otherwise
+ASKED, WATCHED = 5000, 1024  # pairs set aside, at most …
+ASKED_SHARE, WATCHED_SHARE = 20, 40  # … and every so manieth
+FEWEST = 80  # pairs of a collection
+TRIES = 64  # rows that are tried in a row's place
+
+
+class ShardRows:
+    """Some rows of shards. `numbers` says which: (n,) int64."""
+
+    streamed = True
+
+    def __init__(self, shards: Shards, size: int, numbers: torch.Tensor, description: dict):
+        self.shards, self.size, self.numbers = shards, size, numbers
+        self.description = description | {"rows": len(numbers)}
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def images(self, rows: Sequence[int]) -> torch.Tensor:
+        """Read and decode them: (n, 3, H, W) uint8. Raises LclError, with the row, where that fails."""
+        return torch.stack(self._all(rows, lambda shards, row: self._exactly(shards.read, row, self.size)[0]))
+
+    def captions(self, rows: Sequence[int]) -> list[str]:
+        """Read them, and no image. Raises LclError, with the row, where that fails."""
+        return self._all(rows, lambda shards, row: self._exactly(shards.caption, row))
+
+    def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
+        """Both. What cannot be read any more is replaced by another row, the same one each time, and counted.
+
+        Raises LclError when TRIES rows in a row's place cannot be read either.
+        """
+        found = self._all(rows, self._take_one)
+        images, captions, used, reasons = zip(*found, strict=True)
+        faults = collections.Counter(reason for reason in reasons if reason)
+        return Taken(torch.stack(images).to(device), list(captions), list(used), dict(faults))
+
+    def _take_one(self, shards: Shards, row: int) -> tuple[torch.Tensor, str, int, str]:
+        reason, place = "", row
+        for _ in range(TRIES):
+            try:
+                return *shards.read(int(self.numbers[place]), self.size), place, reason
+            except BadSample as fault:
+                reason = reason or str(fault)
+                place = (place + 1 + int(0.618 * len(self))) % len(self)  # far away: what lies near is often bad as well
+        raise LclError(
+            f"row {row} of the shards in {self.shards.folder} cannot be read any more ({reason}), nor can {TRIES - 1} others "
+            f"in its place; `lcl data verify {self.shards.folder}` says what has changed."
+        )
+
+    def _exactly(self, read: Callable, row: int, *arguments):
+        try:
+            return read(int(self.numbers[row]), *arguments)
+        except BadSample as reason:
+            raise LclError(
+                f"row {row} of the shards in {self.shards.folder} cannot be read any more ({reason}); "
+                f"`lcl data verify {self.shards.folder}` says what has changed."
+            ) from None
+
+    def _all(self, rows: Sequence[int], read: Callable) -> list:
+        """read(shards, row) for each, in order; of many some at once, for decoding lets other threads work."""
+        if len(rows) < 512 or torch.utils.data.get_worker_info():
+            return [read(self.shards, row) for row in rows]
+        threads = os.cpu_count() or 1
+        pieces = [rows[start : start + 256] for start in range(0, len(rows), 256)]
+
+        def piece(some: Sequence[int]) -> list:
+            own = copy.copy(self.shards)  # with files of its own: a file has one place that it reads at
+            return [read(own, row) for row in some]
+
+        with ThreadPoolExecutor(threads) as pool:
+            return [result for results in pool.map(piece, pieces) for result in results]
+
+
+class Collection:
+    """Shards, of which a twentieth is set aside for evaluation and a fortieth to be watched, drawn evenly, always the same.
+
+    What is learned from keeps the order of the tars, so that rows that are read together lie together.
+    Raises LclError for fewer than FEWEST pairs.
+    """
+
+    credits = ()
+
+    def __init__(self, shards: Shards, size: int):
+        self.shards, self.size = shards, size
+        number = len(shards)
+        require(number >= FEWEST, f"{number} pairs in {shards.folder} are too few to learn from; {FEWEST} are the fewest.")
+        shuffled = torch.randperm(number, generator=torch.Generator().manual_seed(0))
+        asked, watched = min(number // ASKED_SHARE, ASKED), min(number // WATCHED_SHARE, WATCHED)
+        self._asked, self._watched = shuffled[:asked], shuffled[asked : asked + watched]
+        self._training = shuffled[asked + watched :]
+        self.fingerprint = shards.fingerprint
+
+    def __len__(self) -> int:
+        """Pairs to learn from."""
+        return len(self._training)
+
+    def training(self, count: int) -> ShardRows:
+        """`count` of the pairs to learn from, drawn evenly. Raises LclError if there are not so many."""
+        require(
+            count <= len(self),
+            f"the shards in {self.shards.folder} have {len(self):,} pairs to learn from, not {count:,}; ask for fewer (--pairs).",
+        )
+        return self._rows(self._training[:count].sort().values, f"{count} of the training")
+
+    def watched(self, count: int) -> ShardRows:
+        """Pairs to look at during a training."""
+        return self._rows(self._watched[:count], "watched")
+
+    def asked(self, count: int) -> ShardRows:
+        """Pairs to evaluate on."""
+        return self._rows(self._asked[:count], "asked")
+
+    def _rows(self, numbers: torch.Tensor, which: str) -> ShardRows:
+        description = {"data": self.fingerprint, "division": CODE, "split": which, "pixels": self.size}
+        return ShardRows(self.shards, self.size, numbers, description)
+
+
+def open_source(
+    profile: Profile, pictures: Path | str | None = None, shards: Path | str | None = None, progress: Progress | None = None
+) -> Source:
+    """The pairs of a profile: its scenes, drawn from one's own pictures if named; or those of a folder of shards.
+
+    progress: is told the number of tars that were looked at, where that was not done before.
+    """
+    if shards is None:
+        return scenes.open_world(profile.scenes, Path(pictures) if pictures else None)
+    require(pictures is None, "drawings are for scenes; shards bring their own pictures. Name one of them.")
+    return Collection(open_shards(Path(shards), progress=progress), profile.model.vision.image_size)
+
+
