@@ -159,6 +159,9 @@ class TrainConfig:
     clip_norm: float = 1.0  # largest global norm of a gradient
     evaluate_every: int = 64  # steps between looks at the validation loss
     micro_batch: int | None = None  # pairs in one forward pass of a process; None: all it has. See `together`
+    precision: str = "float32"  # of the towers' products; "bfloat16" is faster where the machine has it. Losses are float32
+    compile: bool = False  # let torch compile the image tower: a minute at first, faster steps then
+    recompute: bool = False  # transformer blocks keep no activations but compute them twice: slower, for less memory
 
     def __post_init__(self):
         require(
@@ -178,6 +181,7 @@ class TrainConfig:
             self.micro_batch is None or (self.micro_batch >= 1 and self.batch_size % self.micro_batch == 0),
             f"a batch of {self.batch_size} does not divide into pieces of {self.micro_batch}.",
         )
+        choose("precision", self.precision, ["float32", "bfloat16"])
 
     @property
     def steps(self) -> int:

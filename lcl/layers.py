@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def pack(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -18,8 +19,19 @@ def unpack(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return padded.view(*mask.shape, x.shape[-1])
 
 
+def full(x: torch.Tensor) -> torch.Tensor:
+    """In float32 at least, as losses are computed: half precision is widened, what is wider stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Block(nn.Module):
-    """A pre-norm transformer block, for images and text alike: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """A pre-norm transformer block, for images and text alike: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    recompute: keep nothing for the backward pass but the input, and compute the block a second time there (activation
+    checkpointing; Chen et al. 2016, arXiv 1604.06174).
+    """
+
+    recompute = False
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -32,6 +44,11 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """x: (B, n, d). Or, with mask (B, L) bool that is false at padding, packed tokens (T, d). → as x"""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, mask, use_reentrant=False, preserve_rng_state=False)  # nothing is random
+        return self._forward(x, mask)
+
+    def _forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         x = x + self.attend(self.norm_attention(x), mask)
         return x + self.mlp(self.norm_mlp(x))
 

@@ -13,6 +13,7 @@ from torch import nn
 from lcl import storage
 from lcl.config import LclError, ModelConfig, from_dict, require, to_dict
 from lcl.language import TextFeatures, make_language
+from lcl.layers import full
 from lcl.text import Tokenizer, Tokens
 from lcl.vision import ImageFeatures, make_vision
 
@@ -34,7 +35,12 @@ class Embeddings(NamedTuple):
 
 
 class Clip(nn.Module):
-    """An image tower and a text tower that meet in a space of `embed_dim` dimensions."""
+    """An image tower and a text tower that meet in a space of `embed_dim` dimensions.
+
+    precision: of the towers' products in `forward`, "float32" or "bfloat16"; what it returns is float32 in any case.
+    """
+
+    precision = "float32"
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -83,8 +89,15 @@ class Clip(nn.Module):
         """Tokens to embeddings (B, d), L2-normalised."""
         return self.embed_text(self.language(tokens))
 
+    def mixed(self) -> torch.autocast:
+        """Where `precision` holds: within it, products are made in bfloat16 if that is asked for, and sums are not."""
+        return torch.autocast(self.tau.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
     def forward(self, images: torch.Tensor, tokens: Tokens) -> Embeddings:
-        image, text = self.vision(images), self.language(tokens)
+        with self.mixed():
+            image, text = self.vision(images), self.language(tokens)
+        image = image._replace(patch_tokens=full(image.patch_tokens), pooled=full(image.pooled))
+        text = TextFeatures(*map(full, text))
         return Embeddings(self.embed_image(image), self.embed_text(text), self.logit_scale, image, text)
 
 

@@ -14,6 +14,7 @@ from lcl.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
 from lcl.encoders import IMAGE_ENCODER, TEXT_ENCODER
 from lcl.fusion import FusedMlm, masked_language
 from lcl.guidance import Near, Projections, nn_contrast, xnn_contrast
+from lcl.layers import full
 from lcl.matching import SOLVERS, matched_contrast
 from lcl.model import Clip, Embeddings
 from lcl.text import NOT_MASKED, Tokens, mask_words
@@ -190,8 +191,9 @@ def _matched_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
 
 def _masked_language(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
     masked, targets = mask_words(now.tokens, now.generator, now.model.config.language.vocab_size, recipe.mlm.share)
-    logits = now.extra["masked_language"](now.model.language, masked, now.seen.image, targets != NOT_MASKED)
-    return masked_language(logits, targets)
+    with now.model.mixed():
+        logits = now.extra["masked_language"](now.model.language, masked, now.seen.image, targets != NOT_MASKED)
+    return masked_language(full(logits), targets)
 
 
 def _nn_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:

@@ -389,6 +389,59 @@ def test_a_training_that_was_stopped_is_resumed_by_its_name_to_the_same_figures(
     assert "no training to resume" in lcl("train", "--resume", runs / "whole" / "nothing").refusal
 
 
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    """The smoke profile's first 700 scenes."""
+    assert lcl("data", "scenes", "--profile", "smoke", "--count", 700, "--out", tmp_path / "shards").code == 0
+    return tmp_path / "shards"
+
+
+def test_shards_are_trained_on_measured_and_shown_and_measured_again(tmp_path, shards):
+    done = tiny("--runs", tmp_path, "--name", "of-shards", "--data", shards, "--workers", 1, "--precision", "bfloat16")
+    assert done.code == 0 and "held_out" in done.out and "GiB" in done.err and "waiting for data" in done.err
+    found = metrics_of(tmp_path / "of-shards")
+    assert found["profile"]["training"]["pairs"] == 648 and found["steps"] == 5  # all but those set aside, in batches of 128
+    assert found["profile"]["training"]["precision"] == "bfloat16" and found["shards"] == str(shards.resolve())
+    page = (tmp_path / "of-shards" / "report.html").read_text(encoding="utf-8")
+    assert "never trained on" in page and "Drawings:" not in page
+    assert "equal to metrics.json" in lcl("evaluate", tmp_path / "of-shards").out
+    moved = shards.rename(tmp_path / "moved")
+    assert "lcl data" in lcl("evaluate", tmp_path / "of-shards").refusal
+    assert "equal to metrics.json" in lcl("evaluate", tmp_path / "of-shards", "--data", moved).out
+    few = lcl("data", "scenes", "--profile", "smoke", "--count", 90, "--out", tmp_path / "few")
+    assert few.code == 0
+    assert "was trained on another data set" in lcl("evaluate", tmp_path / "of-shards", "--data", tmp_path / "few").refusal
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--data", "nowhere"], "there are no tars in"),
+        (["--pairs", 649], "have 648 pairs to learn from, not 649"),
+        (["--batch-size", 650], "648 pairs do not fill a single batch of 650"),
+        (["--pictures", "."], "shards bring their own pictures"),
+    ],
+)
+def test_shards_that_are_not_enough_are_refused(tmp_path, shards, options, reason):
+    data = [] if "--data" in options else ["--data", shards]
+    refused = lcl("train", "--profile", "smoke", "--runs", tmp_path / "runs", *data, *options).refusal
+    assert reason in refused and refused.splitlines()[-1].startswith("error: ")
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_log_for_tensorboard_holds_every_step(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert tiny("--runs", tmp_path, "--name", "logged", "--tensorboard").code == 0
+    log = EventAccumulator(str(tmp_path / "logged" / "tensorboard")).Reload()
+    curve = json.loads((tmp_path / "logged" / "curve.json").read_text())
+    told = log.Scalars("training/loss")
+    assert [(event.step, event.value) for event in told] == [(row[0], pytest.approx(row[1])) for row in curve["steps"]]
+    assert {"training/losses/info_nce", "training/pairs_per_second", "training/waited", "watched/image_to_text"} <= set(
+        log.Tags()["scalars"]
+    )
+
+
 def test_two_processes_train_as_one_that_takes_the_batch_in_two_pieces(tmp_path):
     one = tiny("--runs", tmp_path, "--name", "one", "--micro-batch", 64)
     assert one.code == 0

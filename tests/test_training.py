@@ -82,7 +82,7 @@ def test_the_first_loss_is_that_of_a_guess(name, seed, request):
     size = profile.training.batch_size
     first = dataclasses.replace(profile, training=dataclasses.replace(profile.training, pairs=size, epochs=1))
     made = Training(first, request.getfixturevalue("small_world" if name == "smoke" else "world"), seed, "cpu")
-    batch = next(batches(made.world, made.tokenizer, first.training, first.model.language.context_length, seed, "cpu"))
+    batch = next(batches(made.source, made.tokenizer, first.training, first.model.language.context_length, seed, "cpu"))
     with torch.no_grad():
         seen = made.model.train()(batch.images, batch.tokens)
         loss, _ = made.recipe.loss(Moment(made.model, made.extra, seen, batch.tokens, 0.0, torch.Generator()))
@@ -151,7 +151,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(small_wo
     for _ in range(3):
         next(events)
     next(made.model.vision.parameters()).data[0] = torch.nan
-    with pytest.raises(LclError, match=r"stopped at step 4, on the scenes \[\d+, .*\]: the loss is nan\."):
+    with pytest.raises(LclError, match=r"stopped at step 4, on the pairs \[\d+, .*\]: the loss is nan\."):
         next(events)
 
 
@@ -290,7 +290,7 @@ def test_poisoned_similarities_stop_the_training_with_its_step_and_scenes(short,
         next(events)
     made.model.text_projection.weight.data[0, 0] = torch.nan
     before = [parameter.clone() for parameter in made.model.vision.parameters()]
-    with pytest.raises(LclError, match=r"at step 3, on the scenes \[\d+(, \d+){31}\]: .*(nan|not finite)") as stop:
+    with pytest.raises(LclError, match=r"at step 3, on the pairs \[\d+(, \d+){31}\]: .*(nan|not finite)") as stop:
         next(events)
     assert "\n" not in str(stop.value)
     assert all(torch.equal(*both) for both in zip(before, made.model.vision.parameters(), strict=True))  # no step made
@@ -338,7 +338,7 @@ def test_an_epoch_later_and_with_another_seed_a_scene_is_seen_in_another_view(sh
     for seed in (0, 0, 1):
         teacher = Recorded(teacher_of(RECIPES["a-clip-ping"]))
         made = short("a-clip-ping", seed, teacher)
-        batch = next(batches(made.world, made.tokenizer, SHORT.training, 48, 0, "cpu"))
+        batch = next(batches(made.source, made.tokenizer, SHORT.training, 48, 0, "cpu"))
         for step in (1, 2):
             made.take_step(batch, step)
         looks.append([image for _, image in teacher.asked])  # of one batch, in two steps
@@ -540,6 +540,100 @@ def test_a_gradient_that_is_no_number_stops_the_training_before_the_weights_chan
     made = Training(get_profile("smoke"), small_world)
     before = made.model.image_projection.weight.detach().clone()
     made.model.image_projection.weight.register_hook(lambda gradient: gradient * math.nan)
-    with pytest.raises(LclError, match=r"step 1, on the scenes \[.*gradient's norm is nan"):
+    with pytest.raises(LclError, match=r"step 1, on the pairs \[.*gradient's norm is nan"):
         next(iter(made))
     assert torch.equal(made.model.image_projection.weight, before)
+
+
+# --- faster, or with less memory
+
+
+def vit(**changes):
+    """A tiny profile of transformer blocks alone."""
+    model = dataclasses.replace(
+        TINY.model, vision=VisionConfig("vit", width=48, depth=2), language=dataclasses.replace(TINY.model.language, depth=2)
+    )
+    return dataclasses.replace(with_training(pairs=256, epochs=1, **changes), model=model)
+
+
+def first_gradients(made: Training) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss of the first step, and its gradients by parameter."""
+    made.learner.train()
+    batch = next(batches(made.source, made.tokenizer, made.profile.training, 48, 0, "cpu"))
+    loss, _ = made._learn_from(batch, 0)
+    return loss.item(), {name: p.grad for name, p in made.learner.named_parameters() if p.grad is not None}
+
+
+def test_recomputed_blocks_keep_less_and_give_the_same_bits(small_world, teacher_of):
+    recipe, kept = RECIPES["lightclip-ping"], []
+    results = []
+    for recompute in (False, True):
+        made, kept_bytes = Training(vit(recompute=recompute), small_world, 0, "cpu", recipe, teacher_of(recipe)), 0
+
+        def note(x: torch.Tensor) -> torch.Tensor:
+            nonlocal kept_bytes
+            kept_bytes += x.nbytes
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            results.append(first_gradients(made))
+        kept.append(kept_bytes)
+    (loss, gradients), (again, recomputed) = results
+    assert loss == again and gradients.keys() == recomputed.keys()
+    assert all(torch.equal(gradients[name], recomputed[name]) for name in gradients)
+    assert kept[1] < 0.7 * kept[0]  # a checkpoint's own saving again, in the backward pass, is counted as well
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("tower", ["conv", "vit"])
+def test_half_precision_changes_little_and_losses_stay_in_full(small_world, teacher_of, name, tower):
+    recipe = RECIPES[name]
+    profiles = [vit(precision=precision) for precision in ("float32", "bfloat16")]
+    if tower == "conv":
+        profiles = [dataclasses.replace(profile, model=TINY.model) for profile in profiles]
+    whole, half = (Training(profile, small_world, 0, "cpu", recipe, teacher_of(recipe)) for profile in profiles)
+    seen = []
+    half.model.register_forward_hook(lambda model, given, result: seen.append(result))
+    halves = []
+    half.model.language.blocks[0].mlp[0].register_forward_hook(lambda module, given, result: halves.append(result.dtype))
+    (loss, gradients), (rough, roughly) = first_gradients(whole), first_gradients(half)
+    assert rough != loss and rough == pytest.approx(loss, rel=0.02)
+    assert set(halves) == {torch.bfloat16}  # products are made in half precision …
+    assert all(x.dtype == torch.float32 for x in (*seen[0][:3], seen[0].image.pooled, seen[0].image.patch_tokens, *seen[0].text))
+    assert all(p.dtype == torch.float32 for p in half.learner.parameters())
+    flat, roughly_flat = (torch.cat([g[name].flatten() for name in gradients]) for g in (gradients, roughly))
+    assert torch.cosine_similarity(flat, roughly_flat, dim=0) > 0.97
+
+
+def test_half_precision_learns_as_well(small_world, finished):
+    made = Training(with_training(precision="bfloat16"), small_world, seed=0, device="cpu")
+    losses = [event.loss for event in made if isinstance(event, Step)]
+    whole = [event.loss for event in finished[1] if isinstance(event, Step)]
+    assert sum(losses[-8:]) / 8 == pytest.approx(sum(whole[-8:]) / 8, rel=0.1)
+
+
+def test_a_compiled_tower_gives_the_same_gradients(small_world, monkeypatch):
+    """Captured as ever, forwards and backwards, but run without the C++ that takes most of a minute to be compiled."""
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="aot_eager", fullgraph=True))
+    monkeypatch.setattr(training.shutil, "which", lambda name: name)
+    torch._dynamo.reset()
+    (loss, gradients), (again, compiled) = (
+        first_gradients(Training(vit(compile=compile), small_world, device="cpu")) for compile in (False, True)
+    )
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert again == pytest.approx(loss, rel=1e-5) and gradients.keys() == compiled.keys()  # names of parameters stay
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_without_a_compiler_compiling_is_refused_at_once(small_world, monkeypatch):
+    monkeypatch.setattr(training.shutil, "which", lambda name: None)
+    with pytest.raises(LclError, match=r"a C\+\+ compiler is needed; install one, or leave out compile"):
+        Training(vit(compile=True), small_world, device="cpu")
+
+
+def test_steps_say_how_long_they_waited_and_what_memory_is_held(finished):
+    steps = [event for event in finished[1] if isinstance(event, Step)]
+    assert all(0 <= step.waited < 0.9 and 0.05 < step.memory < 100 and step.replaced == 0 for step in steps)
+    assert steps[-1].waited < steps[0].waited  # everything was drawn before the first
