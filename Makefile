@@ -28,7 +28,7 @@ lint: setup
 	$(BIN)/ruff check .
 
 unit: setup
-	$(BIN)/pytest -n 2 --dist loadfile --durations 5 --ignore tests/solutions tests
+	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 --ignore tests/solutions tests
 
 notebooks-test: setup
 	LCL_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n 2 notebooks

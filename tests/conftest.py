@@ -2,10 +2,15 @@
 GPU tests need a GPU."""
 
 import dataclasses
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,6 +41,32 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def start_method() -> str:
+    """How tests start processes of their own: forked, where that is safe, from a server that has imported everything once.
+
+    The server is a fresh process with one thread; this one has more, and must not be forked.
+    """
+    if not sys.platform.startswith("linux"):
+        return "spawn"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # or it does not find this module
+        patch.setenv("OMP_NUM_THREADS", "1")
+        multiprocessing.set_forkserver_preload(["conftest", "torch._dynamo"])  # the latter is what optimisers import
+        multiprocessing.forkserver.ensure_running()
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_tell_threads_of_parent, args=(sender,))
+    process.start()
+    assert receiver.recv() == 1
+    process.join()
+    return "forkserver"
+
+
+def _tell_threads_of_parent(pipe) -> None:
+    pipe.send(psutil.Process(os.getppid()).num_threads())
 
 
 @pytest.fixture(scope="session")

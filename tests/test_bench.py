@@ -1,15 +1,21 @@
 """The benchmarks run, and print a line for everything that they compare."""
 
+import dataclasses
+
 import pytest
 
 from lcl import bench
+from lcl.config import get_profile
 from lcl.matching import SOLVERS
 from lcl.recipes import RECIPES
 
 
 @pytest.fixture
 def small(monkeypatch):
+    laptop = get_profile("laptop")
+    laptop = dataclasses.replace(laptop, training=dataclasses.replace(laptop.training, batch_size=16))
     monkeypatch.setattr(bench, "BATCH", 4)
+    monkeypatch.setattr(bench, "get_profile", lambda name: {"laptop": laptop}[name])
 
 
 def test_every_solver_has_its_line(small, capsys):
@@ -19,7 +25,7 @@ def test_every_solver_has_its_line(small, capsys):
     assert all("µs a pair" in line and "ms a step of 4 pairs, 36 problems" in line for line in lines)
 
 
-def test_every_recipe_has_its_line_beside_clips(world, capsys):
+def test_every_recipe_has_its_line_beside_clips(small, world, capsys):
     bench.recipe_steps(world, 1, steps=1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2] for line in lines] == list(RECIPES)

@@ -95,13 +95,13 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> list[dict]:
+def two(tmp_path_factory, start_method) -> list[dict]:
     """What each of two processes learned, recipe by recipe."""
     folder = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_of_two, (port, str(folder)), nprocs=2)
+    torch.multiprocessing.start_processes(one_of_two, (port, str(folder)), nprocs=2, start_method=start_method)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
