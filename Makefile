@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: lab run test unit notebooks-test bench setup notebooks requirements lint
+.PHONY: lab run test unit notebooks-test bench setup tools notebooks requirements lint
 
 setup: .venv/ready
 
@@ -22,7 +22,11 @@ lab: setup
 run: setup
 	$(BIN)/lcl train --profile laptop
 
-test: setup lint unit notebooks-test
+test: setup tools lint unit notebooks-test
+
+# What only tests and `lcl data cc3m --links` need: img2dataset, in an environment of its own. Without it its tests are skipped.
+tools: setup
+	-$(BIN)/python -c "from lcl.cc3m import prepare; prepare(print)"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -46,3 +50,7 @@ requirements:
 	{ echo "# made by 'make requirements' from pyproject.toml, for Linux, macOS and Windows, Python 3.11 to 3.13"; echo "-e ."; \
 	  uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml; } > requirements.new
 	mv requirements.new requirements.txt
+	{ echo "# made by 'make requirements': img2dataset and what it needs, for an environment of its own (see lcl/cc3m.py)"; \
+	  printf 'img2dataset==1.47.0\ndataclasses==0.6\n' | \
+	  uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate -; } > requirements.new
+	mv requirements.new lcl/img2dataset.txt

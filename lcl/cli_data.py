@@ -114,6 +114,31 @@ def write_scenes(
 
 
 @data_app.command()
+def cc3m(
+    out: OutOption,
+    links: Annotated[Path | None, typer.Option(help="CC3M's table of captions and links (.tsv), to fetch these.")] = None,
+    limit: Annotated[int | None, typer.Option(help="So many tars, or links, at most.", min=1)] = None,
+) -> None:
+    """Fetch Conceptual Captions: 3 million pairs of the web.
+
+    As tars from the hub, 240 GB; or picture by picture, from a table of links, by img2dataset, with what is still there.
+    Stopped at any time, it goes on where it was when it is called again.
+    """
+    from tqdm import tqdm
+
+    from lcl.cc3m import fetch_links, fetch_tars
+
+    if links:
+        arrived = fetch_links(out, links, limit, tell_line=tqdm.write)
+    else:
+        with tqdm(unit="B", unit_scale=True, desc="fetching", dynamic_ncols=True) as bar:
+            arrived = fetch_tars(out, limit, progress=bar.update)
+    print(arrived)
+    require(arrived.there > 0, f"nothing arrived in {out}; call again when the servers answer.")
+    _verify(out, accept=True)  # of the hub's tars each was compared with its sha256; there may be more than last time
+
+
+@data_app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="Where the tars are.")],
     accept: Annotated[bool, typer.Option(help="Go on with what is there, where it is not what the manifest says.")] = False,

@@ -159,10 +159,11 @@ def softmax_rows(similarity: torch.Tensor, logit_scale: float) -> Figure:
 def retrieved_images(
     queries: Sequence[str], own: Sequence[int], similarity: torch.Tensor, images: torch.Tensor, k: int = 5
 ) -> Figure:
-    """For every caption the k best images, the right one framed.
+    """For every caption the k best images, or all if there are fewer, the right one framed.
 
     queries: Q captions; own: the number of each one's image. similarity: (Q, N), to images (N, 3, H, W) uint8.
     """
+    k = min(k, len(images))
     figure = Figure(figsize=(9, 1.5 * len(queries)), layout="constrained")
     axes = figure.subplots(len(queries), k + 1, squeeze=False, width_ratios=[2.2] + [1] * k)
     for row, query in enumerate(queries):

@@ -92,11 +92,11 @@ def write_report(run: Run, source: Source) -> Path:
     figures = [
         loss,
         _figure("Images and captions", plots.similarity_matrix(similarity[:24, :24], labels=pairs.captions[:24]),
-                "Two dozen new pairs. Every image should be nearest to its own caption: a bright diagonal.",
-                "Matrix of cosine similarities of 24 images and 24 captions."),
+                "Some new pairs. Every image should be nearest to its own caption: a bright diagonal.",
+                "Matrix of cosine similarities of images and captions."),
         _figure("Retrieval", plots.retrieved_images(pairs.captions[:8], range(8), similarity.T[:8], pairs.images),
-                f"For eight captions the five nearest of {len(pairs)} new images; the right one is framed.",
-                "Eight captions, each with the five images that the model finds nearest."),
+                f"For some captions the nearest of {len(pairs)} new images; the right one is framed.",
+                "Some captions, each with the images that the model finds nearest."),
     ]  # fmt: skip
     machine = run.provenance["machine"]
     facts = {

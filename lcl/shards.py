@@ -124,6 +124,23 @@ def _promised(folder: Path) -> dict[str, dict]:
     return dict(tars)
 
 
+def keep_source(folder: Path, source: dict) -> None:
+    """Note what the tars of a folder are made of, before they are looked at. Raises LclError if it is something else already."""
+    tars = _promised(Path(folder))
+    before = _source(Path(folder)) if (Path(folder) / MANIFEST).exists() else source
+    require(before == source, f"the shards in {folder} are made of something else ({before}); name another folder.")
+    _promise(Path(folder), tars, source)
+
+
+def _source(folder: Path) -> dict | None:
+    """What the manifest says that the tars are made of, if it says so."""
+    try:
+        found = storage.read_json(folder / MANIFEST)
+    except LclError:
+        return None
+    return found.get("source") if isinstance(found, dict) else None
+
+
 def _promise(folder: Path, tars: dict[str, dict], source: dict | None = None) -> None:
     storage.write_json(folder / MANIFEST, {"format": FORMAT, "source": source, "tars": dict(sorted(tars.items()))})
 
@@ -227,7 +244,7 @@ def look_through(
     places = torch.tensor([place for look in looks.values() for place in look.rows], dtype=torch.int64)
     tar = torch.tensor([number for number, look in enumerate(looks.values()) for _ in look.rows], dtype=torch.int32)
     if tars != promised:
-        _promise(folder, tars)
+        _promise(folder, tars, _source(folder))
     about = {"format": FORMAT, "of": _of(tars), "faults": json.dumps(faults)}
     storage.write_tensors(folder / INDEX, {"tar": tar, "places": places}, about)
     return _opened(folder, tars, {"tar": tar, "places": places}, dict(faults))

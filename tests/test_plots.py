@@ -123,6 +123,11 @@ def test_the_title_of_softmax_rows_gives_the_loss_of_the_batch():
     assert title.count("2.08") == 2  # ln 8, twice: a guess is what it shows
 
 
+def test_where_there_are_fewer_images_than_are_asked_for_all_are_shown(pairs):
+    figure = plots.retrieved_images(["a query"], [1], torch.tensor([[0.1, 0.9]]), pairs.images[:2], k=5)
+    assert [cell.get_title() for cell in figure.axes[1:]] == ["right: 0.90", "0.10"]
+
+
 def test_retrieved_images_are_the_nearest_and_the_right_one_is_marked(pairs):
     similarity = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2, -0.5, 0.0, 0.4]])
     cells = plots.retrieved_images(["a query"], [3], similarity, pairs.images, k=3).axes[1:]

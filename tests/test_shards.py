@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import pickle
 import random
 import re
@@ -17,7 +18,7 @@ from PIL import Image
 from lcl import shards, storage
 from lcl.config import LclError
 from lcl.photos import BadSample, decode_image
-from lcl.shards import INDEX, MANIFEST, Sample, look_through, open_shards, write_shards
+from lcl.shards import INDEX, MANIFEST, Sample, look_through, open_shards, write_shards, written
 from lcl.tars import look_at, read_row
 
 
@@ -118,6 +119,32 @@ def test_equal_samples_give_equal_bytes_and_a_writing_that_was_stopped_goes_on(t
         write_shards(folder, samples(1), SOURCE)
     with pytest.raises(LclError, match="made of something else"):
         write_shards(folder, samples(1), {"made of": "sounds"}, start=3)
+
+
+def test_a_full_disk_is_said_what_was_written_stays_and_the_writing_goes_on(tmp_path, monkeypatch):
+    fsync, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 5:  # a tar, the manifest, a tar, the manifest, and now
+            raise OSError(28, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(LclError, match="pairs-00002.tar: No space left on device; .* Free some space"):
+        write_shards(tmp_path, samples(50), SOURCE, rows=20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, "pairs-00000.tar", "pairs-00001.tar"]
+    start = written(tmp_path)
+    assert start == 2 and len(open_shards(tmp_path)) == 40
+    (tmp_path / INDEX).unlink()
+    write_shards(tmp_path, samples(10, first=40), SOURCE, start=start, rows=20)
+    assert [open_shards(tmp_path).caption(row) for row in (0, 49)] == ["pair 0", "pair 49"]
+
+
+def test_what_tars_are_made_of_stays_known_when_they_are_looked_at_anew(folder):
+    (folder / "pairs-00001.tar").unlink()
+    look_through(folder, accept=True)
+    assert storage.read_json(folder / MANIFEST)["source"] == SOURCE
 
 
 def test_a_tar_that_a_kill_kept_out_of_the_manifest_is_taken_up(folder):

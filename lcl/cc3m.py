@@ -1,0 +1,226 @@
+"""Conceptual Captions, 3 million pairs of the web (Sharma et al. 2018): fetched as tars from the hub, or link by link.
+
+The links are fetched by img2dataset, a tool that needs other versions of our libraries than we do. So it runs as its own
+program, in an environment of its own, which is made when it is first wanted.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lcl import storage
+from lcl.config import LclError, Progress, data_folder, require
+from lcl.folders import read_table
+from lcl.photos import BadSample, read_caption
+from lcl.shards import MANIFEST, keep_source, tell
+
+HUB = "pixparse/cc3m-wds"  # the hub's copy, 576 tars of jpg, txt and json
+PATTERN = "cc3m-train-"
+TRIES = 3  # of a tar, each of which goes on where the one before broke off
+AT_ONCE = 4  # tars
+PINS = Path(__file__).with_name("img2dataset.txt")
+LINKS, ROWS = "links.jsonl", 5000  # of a tar that img2dataset writes
+PICTURE = 256  # pixels of the shorter side that pictures are kept at; larger ones are reduced
+PATIENCE = 10  # seconds that a server may be silent
+
+log = logging.getLogger("lcl")
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What came of what was asked for. what: tars or pictures. faults: the others, by the reason."""
+
+    what: str
+    asked: int
+    there: int
+    faults: dict[str, int]
+
+    def __str__(self) -> str:
+        missing = f"; missing: {tell(self.faults)}" if self.faults else ""
+        return f"{self.there:,} of {self.asked:,} {self.what} arrived ({self.there / self.asked:.1%}){missing}"
+
+
+# --- tars from the hub
+
+
+class Tar(NamedTuple):
+    """A tar that the hub has. sha256: as the hub says it."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def fetch_tars(
+    folder: Path, limit: int | None = None, repository: str = HUB, pattern: str = PATTERN, progress: Progress | None = None
+) -> Arrived:
+    """Fetch the training tars of a data set on the hub, through the hub's client, and compare each with its sha256.
+
+    Called again, it keeps what is whole and fetches the rest; a tar that broke off goes on where it was. limit: so many tars
+    at most. progress: is told the bytes that are there. The hub's own settings hold (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE).
+    Raises LclError when the hub cannot be reached, has no such tars, or the folder holds another data set.
+    """
+    from huggingface_hub import HfApi
+
+    folder, api = Path(folder), HfApi()
+    try:
+        revision = api.repo_info(repository, repo_type="dataset").sha
+        listed = list(api.list_repo_tree(repository, repo_type="dataset", revision=revision))
+    except Exception as error:  # a client of others can fail in any way
+        raise LclError(
+            f"the hub did not say what is in {repository} ({_reason(error)}); try again when online, or fetch the pictures from "
+            "their links: `lcl data cc3m --links FILE.tsv`."
+        ) from None
+    tars = [
+        Tar(file.path, file.size, file.lfs.sha256)
+        for file in listed
+        if getattr(file, "lfs", None) and file.path.startswith(pattern) and file.path.endswith(".tar") and "/" not in file.path
+    ]
+    require(bool(tars), f"{repository} on the hub has no tars that begin with {pattern}.")
+    tars = sorted(tars)[:limit]
+    keep_source(folder, {"hub": repository, "revision": revision})
+    faults: collections.Counter[str] = collections.Counter()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for tar, reason in zip(tars, pool.map(lambda tar: _fetch(folder, repository, revision, tar), tars), strict=True):
+            if reason:
+                faults[reason] += 1
+                log.warning("%s did not arrive: %s", tar.name, reason)
+            elif progress:
+                progress(tar.bytes)
+    return Arrived("tars", len(tars), len(tars) - faults.total(), dict(faults))
+
+
+def _fetch(folder: Path, repository: str, revision: str, tar: Tar) -> str:
+    """Fetch a tar unless it is there; returns why it is not, or nothing."""
+    from huggingface_hub import hf_hub_download
+
+    path, reason = folder / tar.name, ""
+    if path.exists() and path.stat().st_size == tar.bytes and storage.file_sha256(path) == tar.sha256:
+        return ""
+    for _ in range(TRIES):
+        try:
+            hf_hub_download(
+                repository, tar.name, repo_type="dataset", revision=revision, local_dir=folder, force_download=path.exists()
+            )
+        except Exception as error:
+            reason = _reason(error)
+            continue
+        if path.stat().st_size == tar.bytes and storage.file_sha256(path) == tar.sha256:
+            return ""
+        path.unlink()
+        reason = "its sha256 is another one"
+    return reason
+
+
+def _reason(error: Exception) -> str:
+    """Why a request failed, in so few words that failures can be counted by them."""
+    response = getattr(error, "response", None)
+    return f"HTTP {response.status_code}" if response is not None else type(error).__name__
+
+
+# --- pictures from their links
+
+
+def fetch_links(
+    folder: Path, links: Path, limit: int | None = None, rows: int = ROWS, tell_line: Callable[[str], object] = log.info
+) -> Arrived:
+    """Fetch the pictures of a table of links (CC3M's .tsv: caption, link) with img2dataset, into tars of `rows` pairs.
+
+    Called again after it was stopped, it goes on with the tars that are not done. limit: so many links at most.
+    tell_line: is told what img2dataset says of its progress. Raises LclError for a table without usable links, a folder that
+    holds something else, and when img2dataset cannot be installed or fails.
+    """
+    folder, faults = Path(folder), collections.Counter()
+    wanted = "".join(json.dumps(link) + "\n" for link in _links(links, limit, faults)).encode()
+    require(bool(wanted), f"{links} has no link that can be fetched: {tell(faults)}.")
+    kept = folder / LINKS
+    begun = kept.exists()
+    require(
+        not begun or kept.read_bytes() == wanted, f"{folder} holds the pictures of other links; name another folder."
+    )
+    require(begun or not list(folder.glob("*.tar")), f"there are other shards in {folder}; name another folder.")
+    if not (folder / MANIFEST).exists():  # which is written when all is done
+        python = prepare(tell_line)
+        storage.write_bytes(kept, wanted)
+        _run_tool(python, folder, rows, tell_line)
+    stats = [storage.read_json(path) for path in sorted(folder.glob("*_stats.json"))]
+    for stat in stats:
+        faults.update({f"link: {_short(name)}": n for name, n in stat.get("status_dict", {}).items() if name != "success"})
+    there = sum(stat["successes"] for stat in stats)
+    if not (folder / MANIFEST).exists():
+        keep_source(folder, {"links": storage.file_sha256(kept), "by": "img2dataset"})
+    return Arrived("pictures", there + faults.total(), there, dict(faults))
+
+
+def _links(path: Path, limit: int | None, faults: collections.Counter[str]) -> Iterator[dict[str, str]]:
+    for _, link, caption in itertools.islice(read_table(path), limit):
+        if not link.lower().startswith(("http://", "https://")):  # the tool would open files as well
+            faults["link: neither http nor https"] += 1
+            continue
+        try:
+            yield {"url": link, "caption": read_caption(caption)}
+        except BadSample as reason:
+            faults[str(reason)] += 1
+
+
+def _short(status: str) -> str:
+    """A reason as one counts it: without what is different in each of them."""
+    return status.removeprefix("<urlopen error ").rstrip(">")[:60]
+
+
+def _run_tool(python: Path, folder: Path, rows: int, tell_line: Callable[[str], object]) -> None:
+    settings = {
+        "url_list": (folder / LINKS).resolve(), "input_format": "jsonl", "url_col": "url", "caption_col": "caption",
+        "output_folder": folder.resolve(), "output_format": "webdataset", "number_sample_per_shard": rows,
+        "image_size": PICTURE, "resize_mode": "keep_ratio", "resize_only_if_bigger": True,
+        "processes_count": os.cpu_count() or 1, "thread_count": 32, "timeout": PATIENCE, "retries": 0,
+        "incremental_mode": "incremental",
+    }  # fmt: skip
+    command = [str(python), "-m", "img2dataset.main", *(f"--{name}={value}" for name, value in settings.items())]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment |= {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}  # it asks nobody for news
+    last = collections.deque(maxlen=20)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+    ) as tool:
+        for line in tool.stdout:
+            last.append(line.rstrip())
+            if line.startswith("total"):  # its own figures: successes, failures, samples a second
+                tell_line(line.strip())
+    require(tool.returncode == 0, f"img2dataset ended with {tool.returncode}: {' / '.join(last)}")
+    done, tars = len(list(folder.glob("*_stats.json"))), len(list(folder.glob("*.tar")))
+    links = sum(1 for _ in (folder / LINKS).open(encoding="utf-8"))
+    require(done == -(-links // rows) == tars, f"img2dataset made {done} of {-(-links // rows)} tars; call again to go on.")
+
+
+def prepare(tell_line: Callable[[str], object] = log.info) -> Path:
+    """The Python of img2dataset's own environment, in `data/cache/tools`; made, from exact pins, if it is not there yet.
+
+    Raises LclError when that fails, which it does offline.
+    """
+    pins = PINS.read_bytes()
+    folder = data_folder() / "cache" / "tools" / f"img2dataset-{storage.sha256(pins)[:12]}"
+    python = folder.absolute() / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    with storage.locked(folder.with_suffix(".making")):
+        if (folder / "ready").exists():
+            return python
+        tell_line("making an environment for img2dataset, once; this takes a minute and 0.8 GB")
+        venv.EnvBuilder(with_pip=True, clear=True).create(folder)
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(PINS)]
+        done = subprocess.run(install, capture_output=True, text=True, errors="replace")
+        reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        require(done.returncode == 0, f"img2dataset could not be installed ({reason}); be online, and call again.")
+        storage.write_bytes(folder / "ready", b"")
+    return python
