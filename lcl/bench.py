@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from lcl.config import LanguageConfig, ModelConfig, VisionConfig, get_profile
+from lcl.collection import Collection
+from lcl.config import LanguageConfig, ModelConfig, TrainConfig, VisionConfig, get_profile
 from lcl.contrastive import info_nce
 from lcl.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
 from lcl.feeds import batches
@@ -22,8 +28,9 @@ from lcl.neighbours import BLOCK, KEPT, nearest_neighbours
 from lcl.recipes import RECIPES, get_recipe
 from lcl.runs import processor
 from lcl.scenes import World, open_world
-from lcl.text import Tokens
-from lcl.training import Training, make_optimizer, open_teacher, train_tokenizer
+from lcl.shards import open_shards, scene_samples, write_shards
+from lcl.text import Tokenizer, Tokens
+from lcl.training import Step, Training, make_optimizer, open_teacher, train_tokenizer
 
 BATCH = 256
 
@@ -262,6 +269,62 @@ def recipe_steps(world: World, repeats: int, steps: int = 8) -> None:
         )
 
 
+def streaming(repeats: int, number: int = 4096, workers: int = 2) -> None:
+    """Shards of 256-pixel JPEGs to batches, pictures and tokens, beside plain WebDataset with Pillow; and how long steps wait."""
+    import webdataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        large = open_world(dataclasses.replace(get_profile("laptop").scenes, size=256))
+        tars = write_shards(Path(folder), scene_samples(large, range(number)), {}, rows=512)
+        shards = open_shards(Path(folder))
+        paths = [str(Path(folder) / name) for name in tars]
+        each = sum(tar["bytes"] for tar in tars.values()) / number / 1024
+        tokenizer = Tokenizer.train([shards.caption(row) for row in range(number)], 2048, shards.fingerprint)
+        for size in (64, 128):
+            pairs = Collection(shards, size)
+            config = TrainConfig(pairs=len(pairs) // 128 * 128, epochs=1)
+
+            def ours(pairs=pairs, config=config) -> None:
+                for batch in batches(pairs, tokenizer, config, 48, 0, "cpu", workers=workers):
+                    assert batch.images.shape[0] == 128
+
+            def reduce(image: Image.Image, size=size) -> torch.Tensor:
+                return torch.from_numpy(np.array(image.convert("RGB").resize((size, size), Image.BICUBIC)).transpose(2, 0, 1))
+
+            def together(rows: list, reduce=reduce) -> tuple[torch.Tensor, Tokens]:
+                return torch.stack([image for image, _ in rows]), tokenizer.encode([caption for _, caption in rows], 48)
+
+            def plain(reduce=reduce, together=together, count=config.pairs) -> None:
+                set_ = webdataset.WebDataset(paths, shardshuffle=False).shuffle(1000).decode("pil").to_tuple("jpg", "txt")
+                set_ = set_.map_tuple(reduce, lambda caption: caption).batched(128, collation_fn=together)
+                loader = webdataset.WebLoader(set_, batch_size=None, num_workers=workers, worker_init_fn=one_thread)
+                seen = 0
+                for images, _ in loader:
+                    seen += len(images)
+                assert seen >= count
+
+            what = f"256-px JPEGs of {each:.0f} KiB to {size}-px batches, beside WebDataset"
+            show(what, "pairs/s ", config.pairs, take_turns(ours, plain, repeats, times=1))
+        data_wait(Collection(shards, 64), repeats)
+
+
+def one_thread(number: int) -> None:
+    """A worker's own setting, as our workers have it."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def data_wait(pairs: Collection, repeats: int) -> None:
+    """The share of a laptop training's time that passes until batches are there, read by workers as of a large data set."""
+    laptop = get_profile("laptop")
+    settings = dataclasses.replace(laptop.training, pairs=len(pairs), epochs=3, evaluate_every=1000)
+    waited = []
+    for _ in range(repeats):
+        made = Training(dataclasses.replace(laptop, training=settings), pairs, device="cpu", workers=2)
+        waited.append([event.waited for event in made if isinstance(event, Step)][-1])
+    middle = statistics.median(waited)
+    print(f"a laptop step waits for data from 256-px shards {middle:.1%} of the time ({min(waited):.1%} to {max(waited):.1%})")
+
+
 def main(repeats: int = 3) -> None:
     """Every benchmark, each a line."""
     print(
@@ -269,6 +332,7 @@ def main(repeats: int = 3) -> None:
     )
     world = open_world(get_profile("laptop").scenes)
     rendering(world, repeats)
+    streaming(repeats)
     training_step(world, repeats)
     solvers(repeats)
     recipe_steps(world, repeats)
