@@ -97,7 +97,7 @@ def loss_curve(curve: Sequence[Event], batch_size: int) -> Figure:
     left, right = figure.subplots(1, 2)
     left.plot([event.step for event in steps], [event.loss for event in steps], color=SKY, lw=1, label="training")
     if looks:
-        left.plot([e.step for e in looks], [e.loss for e in looks], color=BLUE, marker="o", ms=4, label="new scenes")
+        left.plot([e.step for e in looks], [e.loss for e in looks], color=BLUE, marker="o", ms=4, label="new pairs")
     left.axhline(math.log(batch_size), color=GREY, ls="--", lw=1)
     left.text(1, math.log(batch_size), f"ln {batch_size}: a guess", color=GREY, va="bottom", fontsize=8, ha="left",
               transform=left.get_yaxis_transform())  # fmt: skip
@@ -110,7 +110,7 @@ def loss_curve(curve: Sequence[Event], batch_size: int) -> Figure:
     ):
         values = [100 * getattr(event, name) for event in looks]
         right.plot([e.step for e in looks], values, color=colour, marker=marker, ms=4, label=label)
-    right.set(xlabel="step", ylabel="recall@1 (%)", title="Retrieval among 256 new scenes", ylim=(0, 100))
+    right.set(xlabel="step", ylabel="recall@1 (%)", title="Retrieval among new pairs", ylim=(0, 100))
     if looks:
         right.legend(frameon=False)
     return figure
@@ -390,7 +390,7 @@ def word_guesses(
 
 
 def parts_curve(curve: Sequence[Event]) -> Figure:
-    """Every part of the loss by step, a panel each, smoothed; the last panel is recall@1 on new scenes."""
+    """Every part of the loss by step, a panel each, smoothed; the last panel is recall@1 on new pairs."""
     steps = [event for event in curve if isinstance(event, Step)]
     looks = [event for event in curve if isinstance(event, Look)]
     names = list(steps[-1].losses) if steps else ["loss"]
@@ -406,8 +406,35 @@ def parts_curve(curve: Sequence[Event]) -> Figure:
     for name, colour, marker in (("image_to_text", BLUE, "o"), ("text_to_image", ORANGE, "s")):
         values = [100 * getattr(event, name) for event in looks]
         last.plot([e.step for e in looks], values, color=colour, marker=marker, ms=3, label=name.replace("_", " "))
-    last.set(title="recall@1, new scenes", xlabel="step", ylabel="percent", ylim=(0, 100))
+    last.set(title="recall@1, new pairs", xlabel="step", ylabel="percent", ylim=(0, 100))
     last.title.set_fontsize(9)
     if looks:
         last.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def reading_order(rows: torch.Tensor, per_epoch: int) -> Figure:
+    """Which row is read at which step. rows: (steps, B) int64, a batch a row; per_epoch: steps of one."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axes = figure.add_subplot()
+    steps = torch.arange(1, len(rows) + 1)[:, None].expand_as(rows)
+    axes.scatter(steps.flatten(), rows.flatten(), s=4, color=BLUE, linewidths=0)
+    for end in range(per_epoch, len(rows), per_epoch):
+        axes.axvline(end + 0.5, color=GREY, ls="--", lw=1)
+        axes.text(end + 0.6, 0.99, "next epoch", color=GREY, fontsize=8, va="top", transform=axes.get_xaxis_transform())
+    axes.set(xlabel="step", ylabel="row of the data set")
+    return figure
+
+
+def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Figure:
+    """Several runs over the same steps, {run: {step: value}}: the first as a line, the others as marks on it or off it."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, values) in enumerate(curves.items()):
+        style = {"color": GREY, "lw": 3, "alpha": 0.5} if number == 0 else {
+            "color": CYCLE[number % len(CYCLE)], "marker": "osD^v"[number % 5], "ms": 4, "ls": "none"
+        }  # fmt: skip
+        axes.plot(list(values), list(values.values()), label=name, **style)
+    axes.set(xlabel="step", ylabel=ylabel, ylim=(0, None))
+    axes.legend(frameon=False)
     return figure

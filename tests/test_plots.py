@@ -51,6 +51,8 @@ PLOTS = {
     "gates": lambda pairs, world: plots.gates({0: {1: 0.0, 2: 0.0}, 64: {1: 0.1, 2: -0.2}}),
     "parts_curve": lambda pairs, world: plots.parts_curve(CURVE),
     "parts_curve of nothing yet": lambda pairs, world: plots.parts_curve([]),
+    "reading_order": lambda pairs, world: plots.reading_order(torch.arange(24).view(6, 4), 3),
+    "runs_together": lambda pairs, world: plots.runs_together({"whole": {1: 3.0, 2: 2.0}, "resumed": {2: 2.0}}, "nats"),
     "word_guesses": lambda pairs, world: plots.word_guesses(
         [pairs.images[0], None], ["true", "none"], [(["cat", "dog"], torch.tensor([0.7, 0.2]))] * 2, "a [MASK]"
     ),

@@ -56,7 +56,8 @@ def draw(kept: dict) -> Figure:
     per_epoch = kept["steps"] // kept["epochs"]
     for epoch in range(1, kept["epochs"]):
         axes.axvline(epoch * per_epoch, color="#bbb", lw=1, label="an epoch ends" if epoch == 1 else None)
-    axes.set(xlabel="step", ylabel="MiB", ylim=(0, None), title=f"{kept['pairs']:,} pairs of 64 × 64 pixels, {kept['epochs']} epochs")
+    title = f"{kept['pairs']:,} pairs of 64 × 64 pixels, {kept['epochs']} epochs"
+    axes.set(xlabel="step", ylabel="MiB", ylim=(0, None), title=title)
     axes.legend(frameon=False, ncols=3, loc="lower center")
     return figure
 
@@ -64,7 +65,7 @@ def draw(kept: dict) -> Figure:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=6)
     options = parser.parse_args()
     found = measure(options.shards, options.epochs)
     storage.write_json(ROOT / "results" / "memory.json", found)
