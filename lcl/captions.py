@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-import inflect
-
 from lcl.pictures import COLOURS, Concept
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom lie one pixel outside
 
-_english = inflect.engine()
 IRREGULAR = {
     "burrito": "burritos", "bento": "bentos", "golf": "golfs", "leaf fluttering in wind": "leaves fluttering in wind",
     "hammer and wrench": "hammers and wrenches", "hammer and pick": "hammers and picks", "nut and bolt": "nuts and bolts",
@@ -126,15 +123,23 @@ def one(concept: Concept) -> str:
 
 
 @cache
+def _english():
+    """The rules of English; to import them takes seconds, and who writes no captions need not wait."""
+    import inflect
+
+    return inflect.engine()
+
+
+@cache
 def article(phrase: str) -> str:
     """ "a" or "an", as the phrase is spoken: "an hourglass", "a unicorn"."""
-    return _english.a(phrase).split()[0]
+    return _english().a(phrase).split()[0]
 
 
 @cache
 def plural(name: str) -> str:
     """ "wolf" → "wolves", "pair of jeans" → "pairs of jeans"."""
-    return IRREGULAR.get(name) or _english.plural_noun(name)
+    return IRREGULAR.get(name) or _english().plural_noun(name)
 
 
 def holds(relation: str, first: Sequence[Box], second: Sequence[Box]) -> bool:

@@ -93,7 +93,8 @@ def fetch_tars(
     keep_source(folder, {"hub": repository, "revision": revision})
     faults: collections.Counter[str] = collections.Counter()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for tar, reason in zip(tars, pool.map(lambda tar: _fetch(folder, repository, revision, tar), tars), strict=True):
+        reasons = pool.map(lambda tar: _fetch(api, folder, repository, revision, tar), tars)
+        for tar, reason in zip(tars, reasons, strict=True):
             if reason:
                 faults[reason] += 1
                 log.warning("%s did not arrive: %s", tar.name, reason)
@@ -102,16 +103,14 @@ def fetch_tars(
     return Arrived("tars", len(tars), len(tars) - faults.total(), dict(faults))
 
 
-def _fetch(folder: Path, repository: str, revision: str, tar: Tar) -> str:
+def _fetch(api, folder: Path, repository: str, revision: str, tar: Tar) -> str:
     """Fetch a tar unless it is there; returns why it is not, or nothing."""
-    from huggingface_hub import hf_hub_download
-
     path, reason = folder / tar.name, ""
     if path.exists() and path.stat().st_size == tar.bytes and storage.file_sha256(path) == tar.sha256:
         return ""
     for _ in range(TRIES):
         try:
-            hf_hub_download(
+            api.hf_hub_download(
                 repository, tar.name, repo_type="dataset", revision=revision, local_dir=folder, force_download=path.exists()
             )
         except Exception as error:

@@ -2,25 +2,21 @@
 
 import io
 import json
-import os
 import random
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 from servers import serving
-from test_cli import lcl as here
+from test_cli import lcl
 
 from lcl import cc3m, storage
 from lcl.cc3m import HUB, PINS, fetch_links, prepare
 from lcl.config import LclError
 from lcl.shards import MANIFEST, Sample, open_shards, write_shards
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -35,13 +31,6 @@ def photo(number: int, width: int = 320, height: int = 240) -> bytes:
     colours = np.random.default_rng(number).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     Image.fromarray(colours).resize((width, height), Image.BICUBIC).save(file, "JPEG")
     return file.getvalue()
-
-
-def lcl(*arguments, **environment) -> subprocess.CompletedProcess:
-    """The real command, in a process of its own: the hub's client reads its settings when it is imported."""
-    settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    command = [sys.executable, "-m", "lcl", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=settings, timeout=300)
 
 
 # --- tars from the hub
@@ -64,23 +53,31 @@ def hub(site, tmp_path):
     return site
 
 
-def fetch(hub, folder, *options) -> subprocess.CompletedProcess:
-    quick = {"HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return lcl("data", "cc3m", "--out", folder, *options, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", **quick)
+@pytest.fixture
+def fetch(hub, monkeypatch):
+    """Calls `lcl data cc3m`, with the hub's client asking the server here, and impatient."""
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+
+    def call(folder, *options):
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)  # what HF_ENDPOINT sets
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        return lcl("data", "cc3m", "--out", folder, *options)
+
+    return call
 
 
 def place(name: str) -> str:
     return f"/datasets/{HUB}/resolve/{'0' * 39}1/{name}"
 
 
-def test_the_hubs_tars_arrive_through_all_that_servers_do_and_are_verified_and_trained_on(hub, tmp_path):
+def test_the_hubs_tars_arrive_through_all_that_servers_do_and_are_verified_and_trained_on(hub, fetch, tmp_path):
     names = sorted(hub.tars)
     hub.faults[place(names[0])] = ["500", "early"]
     hub.faults[place(names[1])] = ["stall", "early"]
     hub.faults[place(names[2])] = ["flip"]  # nothing but its sha256 tells
-    done = fetch(hub, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "3 of 3 tars arrived (100.0%)" in done.stdout and "90 pairs in 3 tars" in done.stdout
+    done = fetch(tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "3 of 3 tars arrived (100.0%)" in done.out and "90 pairs in 3 tars" in done.out
     for name, data in hub.tars.items():
         assert (tmp_path / "out" / name).read_bytes() == data
     assert [path.name for path in sorted((tmp_path / "out").glob("*.tar"))] == names
@@ -92,46 +89,46 @@ def test_the_hubs_tars_arrive_through_all_that_servers_do_and_are_verified_and_t
     assert storage.read_json(tmp_path / "out" / MANIFEST)["source"] == {"hub": HUB, "revision": "0" * 39 + "1"}
 
     asked = hub.asked.copy()
-    again = fetch(hub, tmp_path / "out")
-    assert again.returncode == 0 and "3 of 3" in again.stdout
+    again = fetch(tmp_path / "out")
+    assert again.code == 0 and "3 of 3" in again.out
     assert all(hub.asked[place(name)] == asked[place(name)] for name in names)  # nothing is fetched twice
     trained = lcl(
         "train", "--profile", "smoke", "--data", tmp_path / "out", "--batch-size", 16, "--runs", tmp_path, "--name", "run"
     )
-    assert trained.returncode == 0 and "held_out" in trained.stdout
+    assert trained.code == 0 and "held_out" in trained.out
 
 
-def test_what_does_not_arrive_is_counted_and_said_and_fetched_by_the_next_call(hub, tmp_path):
+def test_what_does_not_arrive_is_counted_and_said_and_fetched_by_the_next_call(hub, fetch, tmp_path):
     names = sorted(hub.tars)
     hub.faults[place(names[1])] = ["500"] * 99
-    done = fetch(hub, tmp_path / "out")
-    assert done.returncode == 0 and "2 of 3 tars arrived (66.7%); missing: HTTP 500 1×" in done.stdout
-    assert "60 pairs in 2 tars" in done.stdout and f"{names[1]} did not arrive" in done.stderr
+    done = fetch(tmp_path / "out")
+    assert done.code == 0 and "2 of 3 tars arrived (66.7%); missing: HTTP 500 1×" in done.out
+    assert "60 pairs in 2 tars" in done.out and f"{names[1]} did not arrive" in done.err
     hub.faults.clear()
-    done = fetch(hub, tmp_path / "out")
-    assert "3 of 3 tars arrived" in done.stdout and "90 pairs in 3 tars" in done.stdout
+    done = fetch(tmp_path / "out")
+    assert "3 of 3 tars arrived" in done.out and "90 pairs in 3 tars" in done.out
 
 
-def test_a_part_may_be_fetched_and_then_more(hub, tmp_path):
-    assert "1 of 1 tars arrived" in fetch(hub, tmp_path / "out", "--limit", 1).stdout
-    assert "2 of 2 tars arrived" in fetch(hub, tmp_path / "out", "--limit", 2).stdout
+def test_a_part_may_be_fetched_and_then_more(hub, fetch, tmp_path):
+    assert "1 of 1 tars arrived" in fetch(tmp_path / "out", "--limit", 1).out
+    assert "2 of 2 tars arrived" in fetch(tmp_path / "out", "--limit", 2).out
     assert len(open_shards(tmp_path / "out")) == 60
 
 
 @pytest.mark.parametrize("case", ["nobody", "empty", "other"])
-def test_a_hub_that_cannot_help_and_a_folder_of_something_else_are_said_in_one_sentence(hub, tmp_path, case):
+def test_a_hub_that_cannot_help_and_a_folder_of_something_else_are_said_in_one_sentence(hub, fetch, tmp_path, case):
     if case == "nobody":
         hub.url = "http://127.0.0.1:9"  # where nobody listens
     if case == "empty":
         hub.put_data_set(HUB, {"README.md": b"words"})
     if case == "other":
         write_shards(tmp_path / "out", iter([Sample("0", photo(0), "jpg", "one")]), {"made of": "something"})
-    done = fetch(hub, tmp_path / "out")
-    said = done.stderr.strip().splitlines()[-1]
+    done = fetch(tmp_path / "out")
+    said = done.err.strip().splitlines()[-1]
     reason = {
         "nobody": "the hub did not say what is in", "empty": "has no tars that begin with", "other": "made of something else",
     }  # fmt: skip
-    assert done.returncode == 2 and said.startswith("error: ") and reason[case] in said and "Traceback" not in done.stderr
+    assert done.code == 2 and said.startswith("error: ") and reason[case] in said and "Traceback" not in done.err
 
 
 # --- pictures from their links
@@ -165,7 +162,7 @@ def test_links_good_dead_slow_and_of_other_things_become_shards_that_are_trained
     rows += [("a file", "file:///etc/hostname"), ("a pipe", "pipe:touch " + str(tmp_path / "ran")), ("", rows[0][1])]
     random.Random(0).shuffle(rows)
     links = table(tmp_path / "Train_GCC.tsv", rows)
-    done = here("data", "cc3m", "--links", links, "--out", tmp_path / "out")
+    done = lcl("data", "cc3m", "--links", links, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert f"150 of {len(rows)} pictures arrived ({150 / len(rows):.1%}); missing: link: HTTP Error 404" in done.out
     for told in ("neither http nor https 2×", "caption: empty 1×", "Connection refused", "timed out 4×", "500"):
@@ -178,13 +175,13 @@ def test_links_good_dead_slow_and_of_other_things_become_shards_that_are_trained
     number = int(caption.split("number ")[1].split(",")[0])
     wanted = Image.open(io.BytesIO(photo(number))).resize((85, 64)).crop((10, 0, 74, 64))
     assert np.abs(np.asarray(wanted).transpose(2, 0, 1).astype(int) - image.numpy()).mean() < 8  # it is that photo
-    trained = here(
+    trained = lcl(
         "train", "--profile", "smoke", "--data", tmp_path / "out", "--batch-size", 32, "--runs", tmp_path, "--name", "run"
     )
     assert trained.code == 0, trained.err
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]["held_out"]
     assert 0 <= figures["image_to_text_recall@1"]["value"] <= 1 and figures["image_to_text_recall@1"]["chance"] == 1 / 7
-    again = here("data", "cc3m", "--links", links, "--out", tmp_path / "out")
+    again = lcl("data", "cc3m", "--links", links, "--out", tmp_path / "out")
     assert again.code == 0 and f"150 of {len(rows)} pictures arrived" in again.out  # and nothing was asked for again
     assert site.asked["/good/0.jpg"] == 1
 

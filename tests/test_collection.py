@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import os
 import signal
 
@@ -12,6 +13,7 @@ from PIL import Image
 from test_shards import samples
 
 from lcl import collection, feeds
+from lcl.checkpoints import resume, save_checkpoint
 from lcl.collection import Collection, open_source
 from lcl.config import LclError, TrainConfig, get_profile
 from lcl.evaluation import evaluate
@@ -278,6 +280,17 @@ def test_a_training_on_shards_learns_is_watched_and_measured_and_workers_change_
     assert set(figures["held_out"]) == {
         f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
     }
+
+
+def test_a_training_on_shards_that_was_stopped_goes_on_bit_for_bit_whoever_reads(scene_pairs, tmp_path):
+    unbroken = [event for event in Training(short(), scene_pairs, device="cpu", workers=2) if isinstance(event, Step)]
+    stopped = Training(short(), scene_pairs, device="cpu", workers=2)
+    before = list(itertools.islice((event for event in stopped if isinstance(event, Step)), 5))  # within an epoch
+    save_checkpoint(tmp_path, stopped)
+    again = Training(short(), scene_pairs, device="cpu", workers=0)
+    assert resume(tmp_path, again) == 5
+    after = [event for event in again if isinstance(event, Step)]
+    assert [event.losses for event in (*before, *after)] == [event.losses for event in unbroken]
 
 
 def test_pictures_of_another_size_than_the_model_sees_are_refused(scene_pairs):
