@@ -26,7 +26,8 @@ from lcl.folders import read_table
 from lcl.photos import BadSample, read_caption
 from lcl.shards import MANIFEST, keep_source, tell
 
-HUB = "pixparse/cc3m-wds"  # the hub's copy, 576 tars of jpg, txt and json
+HUB = "pixparse/cc3m-wds"  # the hub's copy, fetched in 2021: 576 tars of jpg, txt and json with 2,905,954 pairs
+PAIRS = 3_318_333  # links that CC3M has
 PATTERN = "cc3m-train-"
 TRIES = 3  # of a tar, each of which goes on where the one before broke off
 AT_ONCE = 4  # tars

@@ -121,12 +121,12 @@ def cc3m(
 ) -> None:
     """Fetch Conceptual Captions: 3 million pairs of the web.
 
-    As tars from the hub, 240 GB; or picture by picture, from a table of links, by img2dataset, with what is still there.
+    As tars from the hub, some 270 GB; or picture by picture, from a table of links, by img2dataset, with what is still there.
     Stopped at any time, it goes on where it was when it is called again.
     """
     from tqdm import tqdm
 
-    from lcl.cc3m import fetch_links, fetch_tars
+    from lcl.cc3m import PAIRS, fetch_links, fetch_tars
 
     if links:
         arrived = fetch_links(out, links, limit, tell_line=tqdm.write)
@@ -135,7 +135,8 @@ def cc3m(
             arrived = fetch_tars(out, limit, progress=bar.update)
     print(arrived)
     require(arrived.there > 0, f"nothing arrived in {out}; call again when the servers answer.")
-    _verify(out, accept=True)  # of the hub's tars each was compared with its sha256; there may be more than last time
+    found = _verify(out, accept=True)  # of the hub's tars each was compared with its sha256; there may be more than last time
+    print(f"that is {len(found) / PAIRS:.1%} of CC3M's {PAIRS:,} pairs")
 
 
 @data_app.command()
@@ -147,7 +148,8 @@ def verify(
     _verify(folder, accept)
 
 
-def _verify(folder: Path, accept: bool) -> None:
+def _verify(folder: Path, accept: bool):
+    """Look through shards with a progress bar, print what is there, and return them."""
     from tqdm import tqdm
 
     from lcl.shards import look_through, tell
@@ -155,3 +157,4 @@ def _verify(folder: Path, accept: bool) -> None:
     with tqdm(total=len(list(folder.glob("*.tar"))), unit="tar", desc="looking", dynamic_ncols=True) as bar:
         found = look_through(folder, progress=bar.update, accept=accept)
     print(f"{len(found):,} pairs in {len(found.tars)} tars, fingerprint {found.fingerprint}; {tell(found.faults)}")
+    return found

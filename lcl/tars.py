@@ -97,7 +97,7 @@ def _members(file: BinaryIO, size: int, faults: collections.Counter[str]) -> Ite
             continue
         if _anything(file, end, start):
             told = end
-            begun = start == size and size - end < BLOCK  # a header
+            begun = end and start == size and size - end < BLOCK  # a header
             faults["tar: cut" if begun else "tar: garbage" if end or start < size else "tar: no tar"] += 1
         elif start == size and size - end < 2 * BLOCK:  # a whole tar ends in two blocks of zeros
             faults["tar: cut"] += 1

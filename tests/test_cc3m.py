@@ -78,6 +78,7 @@ def test_the_hubs_tars_arrive_through_all_that_servers_do_and_are_verified_and_t
     done = fetch(tmp_path / "out")
     assert done.code == 0, done.err
     assert "3 of 3 tars arrived (100.0%)" in done.out and "90 pairs in 3 tars" in done.out
+    assert "0.0% of CC3M's 3,318,333 pairs" in done.out
     for name, data in hub.tars.items():
         assert (tmp_path / "out" / name).read_bytes() == data
     assert [path.name for path in sorted((tmp_path / "out").glob("*.tar"))] == names

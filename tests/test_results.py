@@ -3,12 +3,14 @@
 import json
 import re
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
 from lcl import results
 from lcl.config import LclError
 from lcl.results import COLUMNS, as_markdown, as_text, comparison, kept_runs, percent, summary, values
+from lcl.storage import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -172,3 +174,12 @@ def test_runs_that_differ_in_more_than_their_seed_are_never_averaged(folder, key
     keep(folder, "clip-laptop", run_of(0, 0.5), run_of(1, 0.7, **{key: "another"}))
     with pytest.raises(LclError, match="more than their seed"):
         kept_runs("clip-laptop")
+
+
+def test_the_memory_of_a_long_training_is_flat_and_readme_says_how_much_it_is():
+    rows = [row for row in read_json(ROOT / "results" / "memory.json")["rows"] if row[0] >= 500]
+    trainer, readers = ([row[column] for row in rows] for column in (1, 2))
+    assert f"between {min(trainer):,.0f} and {max(trainer):,.0f} MiB" in " ".join(README.split())
+    half = len(rows) // 2
+    for held in (trainer, readers):  # the later half holds no more than the earlier, but for a fiftieth
+        assert mean(held[half:]) < 1.02 * mean(held[:half])

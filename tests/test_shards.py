@@ -228,6 +228,7 @@ FOLDER.type = tarfile.DIRTYPE
         pytest.param(b"", [], {"tar: empty": 1}, id="no byte"),
         pytest.param(tar_of([]), [], {"tar: empty": 1}, id="no member"),
         pytest.param(b"<html>" * 1000, [], {"tar: no tar": 1}, id="a page of the web"),
+        pytest.param(b"<html>short</html>", [], {"tar: no tar": 1}, id="a short page of the web"),
         pytest.param(tar_of([*members(3), LINK, DEVICE, FIFO]), ALL[:3], {"tar: link or device": 3}, id="links and devices"),
         pytest.param(tar_of([FOLDER, *members(3)]), ALL[:3], {}, id="a folder"),
         pytest.param(
