@@ -107,7 +107,7 @@ def _fill(folder: Path, rows: Rows, encoder: ImageEncoder | TextEncoder, progres
             if progress:
                 progress(len(some))
         except LclError:  # not there yet, or not whole
-            inputs = rows.images(some) if encoder.kind == "images" else rows.captions(some)
+            inputs = rows.take(some).images if encoder.kind == "images" else rows.captions(some)
             storage.write_tensors(folder / name, {"features": encoder(inputs, progress).half()})
             checksums[name] = storage.file_sha256(folder / name)
             storage.write_json(folder / "bank.json", description | {"shard_rows": step, "shards": checksums})

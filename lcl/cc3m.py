@@ -7,50 +7,62 @@ program, in an environment of its own, which is made when it is first wanted.
 from __future__ import annotations
 
 import collections
+import contextlib
+import errno
 import itertools
 import json
 import logging
 import os
+import queue
+import re
+import shutil
 import subprocess
 import sys
+import threading
+import time
 import venv
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require
 from lcl.folders import read_table
 from lcl.photos import BadSample, read_caption
-from lcl.shards import MANIFEST, keep_source, tell
+from lcl.shards import INDEX, MANIFEST, keep_source, tell
 
 HUB = "pixparse/cc3m-wds"  # the hub's copy, fetched in 2021: 576 tars of jpg, txt and json with 2,905,954 pairs
 PAIRS = 3_318_333  # links that CC3M has
 PATTERN = "cc3m-train-"
-TRIES = 3  # of a tar, each of which goes on where the one before broke off
+TRIES = 3  # of a tar; within each the hub's client goes on, a few times, where a connection broke off
 AT_ONCE = 4  # tars
 PINS = Path(__file__).with_name("img2dataset.txt")
-LINKS, ROWS = "links.jsonl", 5000  # of a tar that img2dataset writes
+LINKS, ROWS = "links.jsonl", 1000  # of a tar that img2dataset writes
 PICTURE = 256  # pixels of the shorter side that pictures are kept at; larger ones are reduced
 PATIENCE = 10  # seconds that a server may be silent
+IDLE = 1800  # seconds in which img2dataset must finish a tar
 
 log = logging.getLogger("lcl")
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """What came of what was asked for. what: tars or pictures. faults: the others, by the reason."""
+    """What came of what was asked for. what: tars or pictures. faults: the others, by the reason. tars: those it is in."""
 
     what: str
     asked: int
     there: int
     faults: dict[str, int]
+    tars: tuple[str, ...]
 
     def __str__(self) -> str:
-        missing = f"; missing: {tell(self.faults)}" if self.faults else ""
-        return f"{self.there:,} of {self.asked:,} {self.what} arrived ({self.there / self.asked:.1%}){missing}"
+        often = dict(collections.Counter(self.faults).most_common(10))
+        more = f", and {len(self.faults) - len(often)} more kinds" if len(often) < len(self.faults) else ""
+        missing = f"; missing: {tell(often)}{more}" if self.faults else ""
+        return f"{self.there:,} of {self.asked:,} {self.what} arrived ({self.there / max(self.asked, 1):.1%}){missing}"
 
 
 # --- tars from the hub
@@ -69,8 +81,8 @@ def fetch_tars(
 ) -> Arrived:
     """Fetch the training tars of a data set on the hub, through the hub's client, and compare each with its sha256.
 
-    Called again, it keeps what is whole and fetches the rest; a tar that broke off goes on where it was. limit: so many tars
-    at most. progress: is told the bytes that are there. The hub's own settings hold (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE).
+    Called again, it keeps the tars that are whole and fetches the others. limit: so many tars at most. progress: is told the
+    bytes that are there. The hub's own settings hold (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE).
     Raises LclError when the hub cannot be reached, has no such tars, or the folder holds another data set.
     """
     from huggingface_hub import HfApi
@@ -91,21 +103,48 @@ def fetch_tars(
     ]
     require(bool(tars), f"{repository} on the hub has no tars that begin with {pattern}.")
     tars = sorted(tars)[:limit]
-    keep_source(folder, {"hub": repository, "revision": revision})
-    faults: collections.Counter[str] = collections.Counter()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        reasons = pool.map(lambda tar: _fetch(api, folder, repository, revision, tar), tars)
-        for tar, reason in zip(tars, reasons, strict=True):
+    keep_source(folder, {"hub": repository})
+    with storage.locked(folder):
+        shutil.rmtree(folder / ".cache" / "huggingface" / "download", ignore_errors=True)  # parts that nobody goes on with
+        faults: collections.Counter[str] = collections.Counter()
+        whole = []
+        for tar, reason in _all_at_once(tars, lambda tar: _fetch(api, folder, repository, revision, tar)):
             if reason:
                 faults[reason] += 1
                 log.warning("%s did not arrive: %s", tar.name, reason)
-            elif progress:
+                continue
+            whole.append(tar.name)
+            if progress:
                 progress(tar.bytes)
-    return Arrived("tars", len(tars), len(tars) - faults.total(), dict(faults))
+    return Arrived("tars", len(tars), len(whole), dict(faults), tuple(sorted(whole)))
+
+
+def _all_at_once(tars: list[Tar], work: Callable[[Tar], str]) -> Iterator[tuple[Tar, str]]:
+    """Every tar and what became of it, as it happens. The threads hold up nobody who stops the program."""
+    todo, done = queue.SimpleQueue(), queue.SimpleQueue()
+    for tar in tars:
+        todo.put(tar)
+
+    def go_on() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                tar = todo.get_nowait()
+                try:
+                    done.put((tar, work(tar)))
+                except LclError as error:
+                    done.put((tar, error))
+
+    for _ in range(AT_ONCE):
+        threading.Thread(target=go_on, daemon=True).start()
+    for _ in tars:
+        tar, reason = done.get()
+        if isinstance(reason, LclError):
+            raise reason
+        yield tar, reason
 
 
 def _fetch(api, folder: Path, repository: str, revision: str, tar: Tar) -> str:
-    """Fetch a tar unless it is there; returns why it is not, or nothing."""
+    """Fetch a tar unless it is there; returns why it is not, or nothing. Raises LclError where nothing can be written."""
     path, reason = folder / tar.name, ""
     if path.exists() and path.stat().st_size == tar.bytes and storage.file_sha256(path) == tar.sha256:
         return ""
@@ -115,6 +154,11 @@ def _fetch(api, folder: Path, repository: str, revision: str, tar: Tar) -> str:
                 repository, tar.name, repo_type="dataset", revision=revision, local_dir=folder, force_download=path.exists()
             )
         except Exception as error:
+            number = getattr(error, "errno", None)
+            require(
+                number not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS),
+                f"cannot write in {folder}: {os.strerror(number or 0)}; what is there is kept. Make room, and call again.",
+            )
             reason = _reason(error)
             continue
         if path.stat().st_size == tar.bytes and storage.file_sha256(path) == tar.sha256:
@@ -138,30 +182,40 @@ def fetch_links(
 ) -> Arrived:
     """Fetch the pictures of a table of links (CC3M's .tsv: caption, link) with img2dataset, into tars of `rows` pairs.
 
-    Called again after it was stopped, it goes on with the tars that are not done. limit: so many links at most.
+    Called again, it goes on with the tars that are not done, or that nothing arrived in. limit: so many links at most.
     tell_line: is told what img2dataset says of its progress. Raises LclError for a table without usable links, a folder that
-    holds something else, and when img2dataset cannot be installed or fails.
+    holds something else, and when img2dataset cannot be installed, fails, or does nothing for IDLE seconds.
     """
     folder, faults = Path(folder), collections.Counter()
     wanted = "".join(json.dumps(link) + "\n" for link in _links(links, limit, faults)).encode()
     require(bool(wanted), f"{links} has no link that can be fetched: {tell(faults)}.")
     kept = folder / LINKS
-    begun = kept.exists()
-    require(
-        not begun or kept.read_bytes() == wanted, f"{folder} holds the pictures of other links; name another folder."
-    )
-    require(begun or not list(folder.glob("*.tar")), f"there are other shards in {folder}; name another folder.")
-    if not (folder / MANIFEST).exists():  # which is written when all is done
+    if kept.exists():
+        require(kept.read_bytes() == wanted, f"{folder} holds the pictures of other links; name another folder.")
+    else:
+        others = list(folder.glob("*.tar")) or (folder / MANIFEST).exists()
+        require(not others, f"there are other shards in {folder}; name another folder.")
+    tars = -(-wanted.count(b"\n") // rows)
+    for path in folder.glob("*_stats.json"):
+        if not storage.read_json(path).get("successes"):
+            path.unlink()  # nobody was there; perhaps somebody is now
+    if len(list(folder.glob("*_stats.json"))) < tars:
         python = prepare(tell_line)
-        storage.write_bytes(kept, wanted)
-        _run_tool(python, folder, rows, tell_line)
+        with storage.locked(folder):
+            storage.write_bytes(kept, wanted)
+            for name in (MANIFEST, INDEX):  # the tool takes every .json for its own; both are made again
+                (folder / name).unlink(missing_ok=True)
+            _run_tool(python, folder, rows, tell_line)
     stats = [storage.read_json(path) for path in sorted(folder.glob("*_stats.json"))]
+    require(len(stats) == tars, f"img2dataset made {len(stats)} of {tars} tars; call again to go on.")
     for stat in stats:
-        faults.update({f"link: {_short(name)}": n for name, n in stat.get("status_dict", {}).items() if name != "success"})
+        for status, number in stat["status_dict"].items():
+            faults[f"link: {_short(status)}"] += number if status != "success" else 0
     there = sum(stat["successes"] for stat in stats)
-    if not (folder / MANIFEST).exists():
+    if there:
         keep_source(folder, {"links": storage.file_sha256(kept), "by": "img2dataset"})
-    return Arrived("pictures", there + faults.total(), there, dict(faults))
+    names = tuple(path.name for path in sorted(folder.glob("*.tar")))
+    return Arrived("pictures", there + faults.total(), there, dict(+faults), names)
 
 
 def _links(path: Path, limit: int | None, faults: collections.Counter[str]) -> Iterator[dict[str, str]]:
@@ -176,8 +230,11 @@ def _links(path: Path, limit: int | None, faults: collections.Counter[str]) -> I
 
 
 def _short(status: str) -> str:
-    """A reason as one counts it: without what is different in each of them."""
-    return status.removeprefix("<urlopen error ").rstrip(">")[:60]
+    """A reason as one counts it: without what is different in each, and nothing that a server could say to a terminal."""
+    if number := re.search(r"HTTP Error (\d+)", status):
+        return f"HTTP {number[1]}"
+    plain = "".join(letter for letter in status.removeprefix("<urlopen error ").rstrip(">") if " " <= letter <= "~")
+    return plain[:60]
 
 
 def _run_tool(python: Path, folder: Path, rows: int, tell_line: Callable[[str], object]) -> None:
@@ -191,18 +248,42 @@ def _run_tool(python: Path, folder: Path, rows: int, tell_line: Callable[[str], 
     command = [str(python), "-m", "img2dataset.main", *(f"--{name}={value}" for name, value in settings.items())]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}  # it asks nobody for news
-    last = collections.deque(maxlen=20)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
-    ) as tool:
-        for line in tool.stdout:
-            last.append(line.rstrip())
-            if line.startswith("total"):  # its own figures: successes, failures, samples a second
+    log_path, told, seen, moved = folder / "img2dataset.log", 0, -1, time.monotonic()
+    with log_path.open("wb") as file:
+        tool = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    try:
+        while tool.poll() is None:
+            time.sleep(0.2)
+            lines = [line for line in _lines(log_path) if line.startswith("total")]  # its own figures
+            for line in lines[told:]:
                 tell_line(line.strip())
-    require(tool.returncode == 0, f"img2dataset ended with {tool.returncode}: {' / '.join(last)}")
-    done, tars = len(list(folder.glob("*_stats.json"))), len(list(folder.glob("*.tar")))
-    links = sum(1 for _ in (folder / LINKS).open(encoding="utf-8"))
-    require(done == -(-links // rows) == tars, f"img2dataset made {done} of {-(-links // rows)} tars; call again to go on.")
+            told, done = len(lines), len(list(folder.glob("*_stats.json")))
+            if done != seen:
+                seen, moved = done, time.monotonic()
+            require(
+                time.monotonic() - moved < IDLE,
+                f"img2dataset finished no tar for {IDLE / 60:.0f} minutes, as a server can bring about that answers without "
+                "end; call again to go on.",
+            )
+    finally:
+        _end(tool)
+    reason = " / ".join(_lines(log_path)[-20:])
+    require(tool.returncode == 0, f"img2dataset ended with {tool.returncode}: {reason}; call again to go on.")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _end(tool: subprocess.Popen) -> None:
+    """Let nothing of it run on: it starts processes of its own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        everyone = psutil.Process(tool.pid).children(recursive=True)
+        for process in everyone:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    tool.kill()
+    tool.wait()
 
 
 def prepare(tell_line: Callable[[str], object] = log.info) -> Path:
@@ -210,16 +291,17 @@ def prepare(tell_line: Callable[[str], object] = log.info) -> Path:
 
     Raises LclError when that fails, which it does offline.
     """
-    pins = PINS.read_bytes()
-    folder = data_folder() / "cache" / "tools" / f"img2dataset-{storage.sha256(pins)[:12]}"
+    made_of = [PINS.read_text(encoding="utf-8"), sys.version, sys.platform, sys.base_prefix]
+    folder = data_folder() / "cache" / "tools" / f"img2dataset-{storage.fingerprint(made_of)}"
     python = folder.absolute() / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     with storage.locked(folder.with_suffix(".making")):
         if (folder / "ready").exists():
             return python
         tell_line("making an environment for img2dataset, once; this takes a minute and 0.8 GB")
-        venv.EnvBuilder(with_pip=True, clear=True).create(folder)
+        venv.EnvBuilder(with_pip=True, clear=True, symlinks=os.name != "nt").create(folder)
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(PINS)]
-        done = subprocess.run(install, capture_output=True, text=True, errors="replace")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        done = subprocess.run(install, capture_output=True, text=True, errors="replace", env=environment)
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
         require(done.returncode == 0, f"img2dataset could not be installed ({reason}); be online, and call again.")
         storage.write_bytes(folder / "ready", b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
@@ -363,6 +364,8 @@ def progress_line(step) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a mistake of the user's ends in one sentence and exit code 2, ^C in 130."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
+    with contextlib.suppress(ValueError):  # … in a thread of somebody else's program
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, and files are closed
     for noisy in ("httpx", "fontTools", "matplotlib", "faiss"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for stream in (sys.stdout, sys.stderr):

@@ -122,7 +122,7 @@ def cc3m(
     """Fetch Conceptual Captions: 3 million pairs of the web.
 
     As tars from the hub, some 270 GB; or picture by picture, from a table of links, by img2dataset, with what is still there.
-    Stopped at any time, it goes on where it was when it is called again.
+    Called again, it keeps the tars that are whole, and fetches the others.
     """
     from tqdm import tqdm
 
@@ -135,7 +135,7 @@ def cc3m(
             arrived = fetch_tars(out, limit, progress=bar.update)
     print(arrived)
     require(arrived.there > 0, f"nothing arrived in {out}; call again when the servers answer.")
-    found = _verify(out, accept=True)  # of the hub's tars each was compared with its sha256; there may be more than last time
+    found = _verify(out, accept=arrived.tars)  # what is new; other tars must be as the manifest says
     print(f"that is {len(found) / PAIRS:.1%} of CC3M's {PAIRS:,} pairs")
 
 
@@ -148,7 +148,7 @@ def verify(
     _verify(folder, accept)
 
 
-def _verify(folder: Path, accept: bool):
+def _verify(folder: Path, accept: bool | tuple[str, ...]):
     """Look through shards with a progress bar, print what is there, and return them."""
     from tqdm import tqdm
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import collections
 import copy
+import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -23,6 +26,8 @@ ASKED_SHARE, WATCHED_SHARE = 20, 40  # … and every so manieth
 FEWEST = 80  # pairs of a collection
 TRIES = 64  # rows that are tried in a row's place
 
+Result = TypeVar("Result")
+
 
 class ShardRows:
     """Some rows of shards. `numbers` says which: (n,) int64."""
@@ -32,60 +37,49 @@ class ShardRows:
     def __init__(self, shards: Shards, size: int, numbers: torch.Tensor, description: dict):
         self.shards, self.size, self.numbers = shards, size, numbers
         self.description = description | {"rows": len(numbers)}
+        self._stride = next(n for n in itertools.count(1 + int(0.618 * len(numbers))) if math.gcd(n, len(numbers)) == 1)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def images(self, rows: Sequence[int]) -> torch.Tensor:
-        """Read and decode them: (n, 3, H, W) uint8. Raises LclError, with the row, where that fails."""
-        return torch.stack(self._all(rows, lambda shards, row: self._exactly(shards.read, row, self.size)[0]))
-
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """Read them, and no image. Raises LclError, with the row, where that fails."""
-        return self._all(rows, lambda shards, row: self._exactly(shards.caption, row))
+        """Read them, and no image."""
+        return [caption for caption, _, _ in self._all(rows, lambda shards, number: shards.caption(number))]
 
     def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
-        """Both. What cannot be read any more is replaced by another row, the same one each time, and counted.
+        """Images and captions. What cannot be read any more is replaced by another row, the same one each time, and counted.
 
         Raises LclError when TRIES rows in a row's place cannot be read either.
         """
-        found = self._all(rows, self._take_one)
-        images, captions, used, reasons = zip(*found, strict=True)
+        pairs, used, reasons = zip(*self._all(rows, lambda shards, number: shards.read(number, self.size)), strict=True)
+        images, captions = zip(*pairs, strict=True)
         faults = collections.Counter(reason for reason in reasons if reason)
         return Taken(torch.stack(images).to(device), list(captions), list(used), dict(faults))
 
-    def _take_one(self, shards: Shards, row: int) -> tuple[torch.Tensor, str, int, str]:
-        reason, place = "", row
-        for _ in range(TRIES):
+    def _one(self, shards: Shards, row: int, read: Callable[[Shards, int], Result]) -> tuple[Result, int, str]:
+        """What is read of a row, or of another one in its place; which row that is, and what was wrong with the first."""
+        reason, place, tries = "", row, min(TRIES, len(self))
+        for _ in range(tries):
             try:
-                return *shards.read(int(self.numbers[place]), self.size), place, reason
+                return read(shards, int(self.numbers[place])), place, reason
             except BadSample as fault:
                 reason = reason or str(fault)
-                place = (place + 1 + int(0.618 * len(self))) % len(self)  # far away: what lies near is often bad as well
+                place = (place + self._stride) % len(self)  # far away: what lies near is often bad as well
         raise LclError(
-            f"row {row} of the shards in {self.shards.folder} cannot be read any more ({reason}), nor can {TRIES - 1} others "
+            f"row {row} of the shards in {self.shards.folder} cannot be read any more ({reason}), nor can {tries - 1} others "
             f"in its place; `lcl data verify {self.shards.folder}` says what has changed."
         )
 
-    def _exactly(self, read: Callable, row: int, *arguments):
-        try:
-            return read(int(self.numbers[row]), *arguments)
-        except BadSample as reason:
-            raise LclError(
-                f"row {row} of the shards in {self.shards.folder} cannot be read any more ({reason}); "
-                f"`lcl data verify {self.shards.folder}` says what has changed."
-            ) from None
-
     def _all(self, rows: Sequence[int], read: Callable) -> list:
-        """read(shards, row) for each, in order; of many some at once, for decoding lets other threads work."""
+        """`_one` of each, in order; of many some at once, for decoding lets other threads work."""
         if len(rows) < 512 or torch.utils.data.get_worker_info():
-            return [read(self.shards, row) for row in rows]
-        threads = os.cpu_count() or 1
+            return [self._one(self.shards, row, read) for row in rows]
+        threads = min(os.cpu_count() or 1, 8)
         pieces = [rows[start : start + 256] for start in range(0, len(rows), 256)]
 
         def piece(some: Sequence[int]) -> list:
             own = copy.copy(self.shards)  # with files of its own: a file has one place that it reads at
-            return [read(own, row) for row in some]
+            return [self._one(own, row, read) for row in some]
 
         with ThreadPoolExecutor(threads) as pool:
             return [result for results in pool.map(piece, pieces) for result in results]

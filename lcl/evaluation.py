@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from lcl.pictures import Concept
 from lcl.scenes import SPLITS, Pairs, Scene, World
 from lcl.sources import Source, Taken
 from lcl.text import Tokenizer
+
+log = logging.getLogger("lcl")
 
 TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
 """Prompts for a name; a class is represented by the mean of their embeddings (Radford et al. 2021, section 3.1.4)."""
@@ -254,7 +257,12 @@ def evaluate(
     """
     if not isinstance(source, World):
         rows = source.asked(config.retrieval)
-        return {"held_out": retrieval(*embed(model, tokenizer, rows.take(range(len(rows)))))}
+        pairs = rows.take(range(len(rows)))
+        v, t = embed(model, tokenizer, pairs)
+        own = [row == used for row, used in enumerate(pairs.rows)]  # others stand in for what cannot be read
+        if not all(own):
+            log.warning("%d of %d pairs to evaluate on cannot be read any more, and are left out", own.count(False), len(own))
+        return {"held_out": retrieval(v[own], t[own])}
     world, figures = source, {}
     for split in SPLITS:
         if split == "train" or not world.concepts(split):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ CHUNK = 32_768  # pairs that are shuffled among each other, and in memory at a t
 AHEAD = 4  # batches that a worker reads ahead
 STALL = 300  # seconds without a batch, after which the workers are taken for dead
 RESTARTS = 3  # of the workers, in one training
-FEW = 1000  # rows, before which no share of bad ones is told
+FEW = 1000  # rows that are streamed before a share of bad ones is taken
 
 log = logging.getLogger("lcl")
 
@@ -34,7 +35,7 @@ log = logging.getLogger("lcl")
 class Batch:
     """What one step sees. images: (B, 3, H, W) uint8. tokens: of the captions. indices: the pairs' rows, (B,) int64.
 
-    replaced: how many rows could not be read so far; others have their place, and `indices` says which.
+    replaced: how many rows this process could not read so far; others have their place, and `indices` says which.
     """
 
     images: torch.Tensor
@@ -108,10 +109,10 @@ def batches(
 
 
 class _Count:
-    """How many rows were asked for, and how many could not be read."""
+    """How many rows were asked for, and how many could not be read. fewest: rows before which no share is taken of them."""
 
-    def __init__(self):
-        self.rows, self.faults = 0, collections.Counter()
+    def __init__(self, fewest: int = 1):
+        self.rows, self.faults, self.fewest = 0, collections.Counter(), fewest
 
     def add(self, rows: int, faults: dict[str, int]) -> int:
         """Returns how many were bad up to now. Raises LclError when their share is above MAX_BAD."""
@@ -119,7 +120,7 @@ class _Count:
         self.faults.update(faults)
         bad = self.faults.total()
         require(
-            bad <= MAX_BAD * max(self.rows, FEW),
+            bad <= MAX_BAD * max(self.rows, self.fewest),
             f"{bad:,} of {self.rows:,} rows could not be read, more than {MAX_BAD:.0%} ({tell(self.faults)}); look at the "
             "data with `lcl data verify`, and go on from the last checkpoint.",
         )
@@ -159,7 +160,8 @@ def _streamed(
     device: str,
 ) -> Iterator[Batch]:
     """Batches as workers read them, in order."""
-    reading, on_gpu, restarts, count = _Reading(rows, tokenizer, context), device.startswith("cuda"), 0, _Count()
+    reading, count = _Reading(rows, tokenizer, context), _Count(min(FEW, len(rows)))
+    on_gpu, restarts = device.startswith("cuda"), 0
     while True:
         steps = (row.tolist() for share in shares(config, seed, team, first) for row in share)
         loader = DataLoader(
@@ -171,14 +173,17 @@ def _streamed(
             try:
                 read = next(found, None)
             except RuntimeError as error:  # how a DataLoader says that a worker died
-                reason = str(error).splitlines()[0]
+                for worker in found._workers:  # also one that hangs, or nothing would end
+                    worker.kill()
+                found, reason = None, str(error).splitlines()[0]
                 require(restarts < RESTARTS, f"the processes that read the data died {RESTARTS + 1} times ({reason}).")
                 restarts += 1
                 log.warning("a process that read the data died (%s); starting it again at step %d", reason, first + 1)
                 break
             if read is None:
                 return
-            require(not isinstance(read, str), str(read))
+            if isinstance(read, Exception):
+                raise read
             images, tokens, numbers, faults = read
             replaced = count.add(len(numbers), faults)
             yield Batch(images.to(device, non_blocking=True), tokens.to(device), numbers, replaced)
@@ -186,17 +191,20 @@ def _streamed(
 
 
 class _Reading(Dataset):
-    """What a worker does: a step's rows in, its batch out; or a sentence, where it cannot."""
+    """What a worker does: a step's rows in, its batch out; or an error, to be raised where the training is."""
 
     def __init__(self, rows: Rows, tokenizer: Tokenizer, context: int):
         self.rows, self.tokenizer, self.context = rows, tokenizer, context
 
-    def __getitem__(self, wanted: list[int]) -> tuple[torch.Tensor, Tokens, torch.Tensor, dict[str, int]] | str:
+    def __getitem__(self, wanted: list[int]) -> tuple[torch.Tensor, Tokens, torch.Tensor, dict[str, int]] | Exception:
         try:
             taken = self.rows.take(wanted)
+            tokens = self.tokenizer.encode(taken.captions, self.context)
         except LclError as error:
-            return str(error)
-        return taken.images, self.tokenizer.encode(taken.captions, self.context), torch.tensor(taken.rows), taken.faults
+            return error
+        except Exception:  # a mistake of ours: it is told where one can see it
+            return RuntimeError(f"in a process that reads the data:\n{traceback.format_exc()}")
+        return taken.images, tokens, torch.tensor(taken.rows), taken.faults
 
 
 def _as_it_is(batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ def join(device: str | None = None) -> Iterator[Team]:
         require(place < gpus, f"there are more processes than GPUs ({gpus}); start one for each: --nproc-per-node={gpus}.")
         torch.cuda.set_device(place)
     try:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        # the leader may build banks for hours while the others wait; that one died, torchrun notices
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=datetime.timedelta(days=3))
     except (RuntimeError, ValueError) as error:
         raise LclError(f"the {size} processes did not find each other ({error}); start them with torchrun.") from None
     try:

@@ -122,16 +122,12 @@ class SceneRows:
     def __len__(self) -> int:
         return self.count
 
-    def images(self, rows: Sequence[int]) -> torch.Tensor:
-        """Draw them: (n, 3, H, W) uint8."""
-        return self.take(rows).images
-
     def captions(self, rows: Sequence[int]) -> list[str]:
         """Write them, without drawing."""
         return [self.world.scene(self.split, self.first + row).caption for row in rows]
 
     def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
-        """Both, drawn on a device. Nothing can be wrong with a scene."""
+        """Captions, and images drawn on a device. Nothing can be wrong with a scene."""
         pairs = self.world.pairs(self.split, [self.first + row for row in rows], device=device)
         return Taken(pairs.images, pairs.captions, list(rows))
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import errno
 import io
 import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -32,6 +33,7 @@ FORMAT = "lcl-shards-1"
 CODE = 1  # raise it when the same tars would give other rows than before
 MANIFEST, INDEX = "manifest.json", "index.safetensors"
 ROWS = 1000  # of a tar that we write
+OPEN = 16  # tars that a reader keeps open: systems let a process have but a few hundred files, and many readers may be in one
 MAX_BAD = 0.05  # share of the samples that may be unusable before that is taken for a mistake
 
 
@@ -127,7 +129,7 @@ def _promised(folder: Path) -> dict[str, dict]:
 def keep_source(folder: Path, source: dict) -> None:
     """Note what the tars of a folder are made of, before they are looked at. Raises LclError if it is something else already."""
     tars = _promised(Path(folder))
-    before = _source(Path(folder)) if (Path(folder) / MANIFEST).exists() else source
+    before = _source(Path(folder)) or source
     require(before == source, f"the shards in {folder} are made of something else ({before}); name another folder.")
     _promise(Path(folder), tars, source)
 
@@ -169,23 +171,32 @@ class Shards:
 
     def read(self, row: int, size: int) -> tuple[torch.Tensor, str]:
         """(3, size, size) uint8, and the caption. Raises BadSample if the row cannot be read any more."""
-        return read_row(self._file(int(self.tar[row])), Place(*self.places[row].tolist()), size)
+        return self._read(row, lambda file, place: read_row(file, place, size))
 
     def caption(self, row: int) -> str:
         """Without the picture. Raises BadSample if it cannot be read any more."""
-        return caption_of(self._file(int(self.tar[row])), Place(*self.places[row].tolist()))
+        return self._read(row, caption_of)
 
     def _file(self, tar: int) -> BinaryIO:
         if self._opener != os.getpid():  # a forked process would read on from where another one of them has just read
             self._open, self._opener = {}, os.getpid()
         if tar not in self._open:
-            if len(self._open) >= 64:  # a system lets a process have so many files open, and not many more
+            if len(self._open) >= OPEN:
                 self._open.pop(next(iter(self._open))).close()
-            try:
-                self._open[tar] = (self.folder / self.tars[tar]).open("rb")
-            except OSError:
-                raise BadSample("tar: missing") from None
+            self._open[tar] = (self.folder / self.tars[tar]).open("rb")
         return self._open[tar]
+
+    def _read(self, row: int, how: Callable):
+        tar = int(self.tar[row])
+        try:
+            return how(self._file(tar), Place(*self.places[row].tolist()))
+        except FileNotFoundError:
+            raise BadSample("tar: missing") from None
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # says nothing of the row
+                raise LclError("this process has too many files open to read shards; raise the limit (ulimit -n).") from None
+            self._open.pop(tar, None)  # a disk or a network that fails may be back for another row
+            raise BadSample("tar: not readable") from None
 
 
 def open_shards(folder: Path, workers: int | None = None, progress: Progress | None = None) -> Shards:
@@ -208,28 +219,29 @@ def open_shards(folder: Path, workers: int | None = None, progress: Progress | N
     if index.exists():
         about = storage.read_metadata(index)
         if about.get("format") == FORMAT and about.get("of") == _of(promised):
-            return _opened(folder, promised, storage.read_tensors(index), json.loads(about["faults"]))
+            return _opened(folder, promised, storage.read_tensors(index), _faults_of(about.get("faults", ""), index))
     return look_through(folder, workers, progress)
 
 
 def look_through(
-    folder: Path, workers: int | None = None, progress: Progress | None = None, accept: bool = False
+    folder: Path, workers: int | None = None, progress: Progress | None = None, accept: bool | Container[str] = False
 ) -> Shards:
     """Look at every tar of a folder, byte by byte, and keep the index and, if there is none, the manifest.
 
-    accept: go on with what there is, where the tars are not those of the manifest; it is written anew.
+    accept: go on with what there is, where the tars, or those of these names, are not as the manifest says; it is written anew.
     Raises LclError for a folder without tars or without a usable row; when tars differ from the manifest; when more than
     MAX_BAD of the samples cannot be used.
     """
     folder = Path(folder)
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
     require(bool(paths), f"there are no tars in {folder}; `lcl data` makes some.")
-    promised = {} if accept else _promised(folder)
+    trusted = accept if isinstance(accept, Container) else ()
+    promised = {} if accept is True else {name: tar for name, tar in _promised(folder).items() if name not in trusted}
     mend = f"; fetch it again, or let `lcl data verify {folder} --accept` go on with what is there."
     names = [path.name for path in paths]
-    for name in sorted({*promised, *names}) if promised else ():
+    for name in sorted({*promised, *names}) if promised or trusted else ():
         require(name in names, f"{folder / name} is missing{mend}")
-        require(name in promised, f"{folder / name} is not in the manifest{mend}")
+        require(name in promised or name in trusted, f"{folder / name} is not in the manifest{mend}")
     looks = dict(zip(names, _look_at_all(paths, workers, progress), strict=True))
     tars = {name: look.tar for name, look in looks.items()}
     for name, tar in promised.items():
@@ -299,10 +311,22 @@ def _of(tars: dict[str, dict]) -> str:
     return storage.fingerprint([CODE, dict(sorted(tars.items()))])
 
 
+def _faults_of(text: str, index: Path) -> dict[str, int]:
+    """What was counted when the tars were looked at. Raises LclError for what is no such thing."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    sound = isinstance(found, dict) and all(type(number) is int for number in found.values())
+    require(sound, f"{index} is damaged; remove it, and the tars are looked at anew.")
+    return found
+
+
 def _opened(folder: Path, tars: dict[str, dict], kept: dict[str, torch.Tensor], faults: dict[str, int]) -> Shards:
     names = tuple(sorted(tars))
     tar, places = kept.get("tar"), kept.get("places")
     whole = tar is not None and places is not None and places.shape == (len(tar), len(Place._fields))
+    whole = whole and tar.dtype == torch.int32 and places.dtype == torch.int64
     sound = whole and bool(((tar >= 0) & (tar < len(names))).all()) and bool((places >= 0).all())
     require(sound, f"{folder / INDEX} is damaged; remove it, and the tars are looked at anew.")
     return Shards(folder, names, tar, places, faults, _of(tars))

@@ -35,14 +35,11 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self, rows: Sequence[int]) -> torch.Tensor:
-        """(n, 3, H, W) uint8. Raises LclError where a row cannot be read."""
-
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """n captions, without a look at the images. Raises LclError where a row cannot be read."""
+        """n captions, without a look at the images. What cannot be read is replaced."""
 
     def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
-        """Both. A row that cannot be read is replaced, and counted."""
+        """Images and captions. What cannot be read is replaced, and counted."""
 
 
 class Source(Protocol):

@@ -111,6 +111,8 @@ def _run_of_members(file: BinaryIO, start: int) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
+                if member.size < 0 or tar.offset <= member.offset:  # such a header leads backwards, for ever
+                    return
                 tar.members = []  # it would keep them all
                 here = file.tell()
                 yield member
@@ -120,13 +122,22 @@ def _run_of_members(file: BinaryIO, start: int) -> Iterator[tarfile.TarInfo]:
 
 
 def _find(file: BinaryIO, start: int, size: int) -> int:
-    """Where the next header may begin: 257 bytes before its mark. `size` if there is none."""
+    """Where the next header begins: 257 bytes before its mark, and with a checksum that is right. `size` if there is none."""
     for offset in range(start, size, 2**20):
         file.seek(offset)
-        found = file.read(2**20 + BLOCK).find(b"ustar", max(257 - (offset - start), 0))
-        if found >= 0:
-            return offset + found - 257
+        data, found = file.read(2**20 + BLOCK), -1
+        while (found := data.find(b"ustar", max(found + 1, 257))) >= 0:
+            header = data[found - 257 : found - 257 + BLOCK]
+            if len(header) == BLOCK and _checksum_is_right(header):
+                return offset + found - 257
     return size
+
+
+def _checksum_is_right(header: bytes) -> bool:
+    try:
+        return tarfile.nti(header[148:156]) in tarfile.calc_chksums(header)
+    except tarfile.TarError:
+        return False
 
 
 def _anything(file: BinaryIO, start: int, end: int) -> bool:

@@ -37,7 +37,7 @@ class Step:
     """An optimiser step was made. losses: the parts by name. seconds_left: an estimate for all steps still to come.
 
     waited: share of the time so far that passed until batches were there. memory: GiB; the most that the GPU held, or what
-    this process holds. replaced: rows so far that could not be read.
+    this process holds. replaced: rows that this process could not read since it began.
     """
 
     step: int  # 1 … total
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Look:
-    """A look at pairs that are not trained on. loss: InfoNCE in batches of the training's size.
+    """A look at pairs that are not trained on. loss: InfoNCE in batches of the training's size, or of all if they are fewer.
 
     image_to_text, text_to_image: recall@1 among all that are watched.
     """
@@ -119,9 +119,14 @@ class Training:
         self.extra = self.recipe.make_extra(self.model, widths).to(self.device)  # after the model: recipes begin alike
         self.learner = torch.nn.ModuleList([self.model, self.extra])  # all that learns
         self.model.precision = profile.training.precision
-        for block in self.learner.modules():
-            if isinstance(block, Block):
-                block.recompute = profile.training.recompute
+        blocks = [block for block in self.learner.modules() if isinstance(block, Block)]
+        for block in blocks:
+            block.recompute = profile.training.recompute
+        require(
+            not profile.training.recompute or any(isinstance(block, Block) for block in self.model.vision.modules()),
+            f"the image tower {profile.model.vision.tower!r} has no transformer blocks of ours, so there is little to recompute; "
+            "use the tower vit, or leave out recompute.",
+        )
         if profile.training.compile:
             compilers = ("c++", "g++", "clang++", "cl")
             require(any(map(shutil.which, compilers)), "to compile, a C++ compiler is needed; install one, or leave out compile.")

@@ -1,14 +1,20 @@
 """CC3M, fetched from real servers on loopback: from the hub through its client, and link by link through img2dataset."""
 
+import errno
 import io
 import json
 import random
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from PIL import Image
 from servers import serving
 from test_cli import lcl
@@ -87,7 +93,7 @@ def test_the_hubs_tars_arrive_through_all_that_servers_do_and_are_verified_and_t
     assert resumed < 1.7 * len(hub.tars[names[1]])  # it went on near to where it broke off, twice
     found = open_shards(tmp_path / "out")
     assert [found.caption(row) for row in range(90)] == [f"photo number {row}" for row in range(90)]
-    assert storage.read_json(tmp_path / "out" / MANIFEST)["source"] == {"hub": HUB, "revision": "0" * 39 + "1"}
+    assert storage.read_json(tmp_path / "out" / MANIFEST)["source"] == {"hub": HUB}
 
     asked = hub.asked.copy()
     again = fetch(tmp_path / "out")
@@ -108,6 +114,31 @@ def test_what_does_not_arrive_is_counted_and_said_and_fetched_by_the_next_call(h
     hub.faults.clear()
     done = fetch(tmp_path / "out")
     assert "3 of 3 tars arrived" in done.out and "90 pairs in 3 tars" in done.out
+
+
+def test_a_new_commit_on_the_hub_is_no_other_data_set(hub, fetch, tmp_path):
+    fetch(tmp_path / "out", "--limit", 1)
+    hub.put_data_set(HUB, hub.tars, revision="f" * 40)
+    assert "3 of 3 tars arrived" in fetch(tmp_path / "out").out
+
+
+def test_other_tars_in_the_folder_are_not_taken_for_fetched_ones(hub, fetch, tmp_path):
+    fetch(tmp_path / "out")
+    third = tmp_path / "out" / sorted(hub.tars)[2]
+    third.write_bytes(third.read_bytes()[:-5000])
+    assert "is not as the manifest says" in fetch(tmp_path / "out", "--limit", 1).err
+    assert "3 of 3 tars arrived" in fetch(tmp_path / "out").out
+    third.rename(tmp_path / "out" / "mine.tar")
+    assert "mine.tar is not in the manifest" in fetch(tmp_path / "out").err
+
+
+def test_a_full_disk_stops_the_fetching_with_a_sentence(hub, fetch, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(HfApi, "hf_hub_download", full)
+    done = fetch(tmp_path / "out")
+    assert done.code == 2 and "No space left on device; what is there is kept. Make room, and call again." in done.err
 
 
 def test_a_part_may_be_fetched_and_then_more(hub, fetch, tmp_path):
@@ -165,8 +196,8 @@ def test_links_good_dead_slow_and_of_other_things_become_shards_that_are_trained
     links = table(tmp_path / "Train_GCC.tsv", rows)
     done = lcl("data", "cc3m", "--links", links, "--out", tmp_path / "out")
     assert done.code == 0, done.err
-    assert f"150 of {len(rows)} pictures arrived ({150 / len(rows):.1%}); missing: link: HTTP Error 404" in done.out
-    for told in ("neither http nor https 2×", "caption: empty 1×", "Connection refused", "timed out 4×", "500"):
+    assert f"150 of {len(rows)} pictures arrived ({150 / len(rows):.1%}); missing: link: HTTP 404 20×" in done.out
+    for told in ("neither http nor https 2×", "caption: empty 1×", "Connection refused", "timed out 4×", "HTTP 500 1×"):
         assert told in done.out, told
     assert not (tmp_path / "ran").exists() and "150 pairs in 1 tars" in done.out
     found = open_shards(tmp_path / "out")
@@ -199,6 +230,41 @@ def test_a_fetching_that_was_stopped_goes_on_with_what_is_not_done(site, tool, t
     assert str(arrived) == "40 of 40 pictures arrived (100.0%)" and len(open_shards(tmp_path / "out")) == 40
     assert [n for n in range(40) if site.asked[f"/{n}.jpg"] > asked[f"/{n}.jpg"]] == list(range(20, 30))
     assert any("success" in line for line in told)
+
+
+def test_where_nothing_arrived_the_next_call_tries_again(site, tool, tmp_path):
+    rows = [(f"photo {n}", site.put(f"/{n}.jpg", photo(n), "image/jpeg", ["500"])) for n in range(20)]
+    links = table(tmp_path / "links.tsv", rows)
+    assert str(fetch_links(tmp_path / "out", links)) == "0 of 20 pictures arrived (0.0%); missing: link: HTTP 500 20×"
+    assert str(fetch_links(tmp_path / "out", links)) == "20 of 20 pictures arrived (100.0%)"
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "idle"])
+@pytest.mark.skipif(sys.platform == "win32", reason="these signals are not Windows'")
+def test_when_it_is_stopped_nothing_of_the_tool_runs_on(site, tool, tmp_path, how):
+    site.silence = 60.0
+    links = table(tmp_path / "links.tsv", [("slow", site.put("/slow.jpg", photo(0), "image/jpeg", ["stall"] * 9))])
+    code = f"import lcl.cc3m as c, lcl.cli; c.IDLE = {15 if how == 'idle' else 99}; c.PATIENCE = 60; lcl.cli.main()"
+    command = [sys.executable, "-c", code, "data", "cc3m", "--links", str(links), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not site.asked["/slow.jpg"]:
+            time.sleep(0.1)
+            assert process.poll() is None, process.stdout.read()
+        everyone = psutil.Process(process.pid).children(recursive=True)
+        assert len(everyone) >= 2
+        if how != "idle":
+            process.send_signal(signal.Signals[how])
+        said = process.communicate(timeout=30)[0]
+    assert process.returncode == {"SIGTERM": 143, "SIGINT": 130, "idle": 2}[how]
+    assert "Traceback" not in said and (how != "idle" or "img2dataset finished no tar for" in said)
+    assert not [one for one in psutil.wait_procs(everyone, timeout=5)[1] if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_what_servers_say_is_told_plainly_and_not_at_length():
+    assert cc3m._short("HTTP Error 404: \x1b]0;owned\x07\x1b[2J") == "HTTP 404"
+    assert cc3m._short("<urlopen error \x1b[2Jno>") == "[2Jno" and len(cc3m._short("x" * 500)) == 60
+    told = str(cc3m.Arrived("pictures", 100, 0, {f"reason {n}": 1 for n in range(40)}, ()))
+    assert told.count("reason") == 10 and told.endswith("and 30 more kinds")
 
 
 def test_another_table_or_other_shards_are_never_mixed_in(site, tool, tmp_path):

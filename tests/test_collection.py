@@ -1,10 +1,15 @@
 """Shards as a data set: nothing set aside is trained on, and what cannot be read is replaced, counted, and in the end said."""
 
+import copy
 import dataclasses
+import errno
 import io
 import itertools
 import os
+import pickle
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ import torch
 from PIL import Image
 from test_shards import samples
 
-from lcl import collection, feeds
+from lcl import collection, feeds, shards
 from lcl.checkpoints import resume, save_checkpoint
 from lcl.collection import Collection, open_source
 from lcl.config import LclError, TrainConfig, get_profile
@@ -71,7 +76,7 @@ def read(pairs, tokenizer, config=None, **options) -> list[tuple[list[int], torc
 
 def equal(one, other) -> bool:
     return len(one) == len(other) and all(
-        a[0] == b[0] and torch.equal(a[1], b[1]) and len(a[2]) == len(b[2]) for a, b in zip(one, other, strict=True)
+        a[0] == b[0] and torch.equal(a[1], b[1]) and a[2] == b[2] for a, b in zip(one, other, strict=True)
     )
 
 
@@ -96,7 +101,6 @@ def test_a_row_is_its_picture_and_its_caption(pairs):
     rows = pairs.training(50)
     taken = rows.take([3, 40, 3])
     assert taken.rows == [3, 40, 3] and taken.faults == {} and taken.captions == rows.captions([3, 40, 3])
-    assert torch.equal(taken.images, rows.images([3, 40, 3]))
     for image, caption in zip(taken.images, taken.captions, strict=True):
         assert torch.equal(image, decode_image(picture(number_of(caption)), SIZE))
 
@@ -106,7 +110,7 @@ def test_many_rows_are_read_by_several_threads_to_the_same_result(folder, monkey
     wanted = [row % 150 for row in range(0, 7 * 600, 7)]
     taken = rows.take(wanted)
     assert taken.captions == [rows.captions([row])[0] for row in wanted] and taken.rows == wanted
-    assert torch.equal(taken.images[599], rows.images([wanted[599]])[0])
+    assert torch.equal(taken.images[599], rows.take([wanted[599]]).images[0])
 
 
 @pytest.mark.parametrize(("count", "reason"), [(186, "have 185 pairs to learn from, not 186"), (10**9, "ask for fewer")])
@@ -143,18 +147,74 @@ def test_a_row_that_cannot_be_read_is_replaced_by_the_same_one_each_time_and_cou
     assert sum(taken.faults.values()) == len(lost) and taken.rows == again.rows
     assert taken.captions == [whole.captions[used] for used in taken.rows]  # a row says whose picture and caption it has
     assert torch.equal(taken.images, whole.images[taken.rows])
-    for ask in (rows.images, rows.captions):
-        with pytest.raises(LclError, match=rf"row {lost[0]} of the shards .* cannot be read any more .*lcl data verify"):
-            ask([lost[0]])
+    assert rows.captions(range(len(rows))) == taken.captions
+
+
+@pytest.mark.parametrize("count", range(1, 20))
+def test_every_other_row_is_tried_in_a_rows_place(pairs, count):
+    rows = pairs.training(count)
+    tried, place = set(), 0
+    for _ in range(count):
+        tried.add(place)
+        place = (place + rows._stride) % count
+    assert tried == set(range(count))
+
+
+def test_a_disk_that_fails_costs_rows_and_too_many_open_files_are_said_as_such(pairs, monkeypatch):
+    rows, read = pairs.training(50), shards.read_row
+
+    def failing(number):
+        def fail(file, place, size):
+            if file.name.endswith("00003.tar"):
+                raise OSError(number, "no")
+            return read(file, place, size)
+
+        return fail
+
+    monkeypatch.setattr(shards, "read_row", failing(errno.EIO))
+    assert list(rows.take(range(50)).faults) == ["tar: not readable"]
+    monkeypatch.setattr(shards, "read_row", failing(errno.EMFILE))
+    with pytest.raises(LclError, match="too many files open"):
+        rows.take(range(50))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not limit open files so")
+def test_readers_of_many_tars_keep_few_files_open(tmp_path):
+    """More tars than a system lets a process open at once; in a process of its own, which is limited to 200."""
+    made = (Sample(f"{number:06d}", picture(number), "png", f"number {number} of many") for number in range(1200))
+    write_shards(tmp_path, made, {}, rows=4)
+    code = f"""
+import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+from pathlib import Path
+from lcl.collection import Collection
+from lcl.shards import open_shards
+rows = Collection(open_shards(Path({str(tmp_path)!r}), workers=0), {SIZE}).training(1000)
+taken = rows.take([row * 7 % 1000 for row in range(2000)])
+print(taken.faults, taken.rows == [row * 7 % 1000 for row in range(2000)])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "{} True", done.stderr
+
+
+def test_pairs_that_cannot_be_read_any_more_are_not_evaluated_on(scene_pairs, caplog):
+    made = Training(short(), scene_pairs, device="cpu")
+    rows = scene_pairs.asked(100)
+    lost = int(rows.numbers[3])
+    broken = copy.copy(scene_pairs.shards)
+    broken.places = broken.places.clone()
+    broken.places[lost, 1] = 3  # so many bytes are no picture
+    figures = evaluate(made.model, made.tokenizer, Collection(broken, 64), made.profile.evaluation)["held_out"]
+    assert figures["image_to_text_recall@1"]["chance"] == 1 / 14
+    assert "1 of 15 pairs to evaluate on cannot be read any more" in caplog.text
 
 
 def test_where_nothing_can_be_read_it_stops_and_never_hangs(folder, words, monkeypatch):
-    shards = open_shards(folder)
+    opened = open_shards(folder)
     for tar in folder.glob("*.tar"):
         tar.unlink()
     for workers in (0, 2):
         with pytest.raises(LclError, match=r"cannot be read any more \(tar: missing\), nor can 63 others"):
-            read(Collection(shards, SIZE), words, workers=workers)
+            read(Collection(opened, SIZE), words, workers=workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -185,7 +245,7 @@ def test_forked_workers_do_not_read_from_one_open_file(pairs, words):
     config, rows = TrainConfig(pairs=len(pairs), epochs=20, batch_size=16), pairs.training(len(pairs))
     rows.take(range(len(rows)))  # opens the tars here
     for batch in batches(pairs, words, config, 48, 0, "cpu", workers=2):
-        assert batch.replaced == 0 and torch.equal(batch.images, rows.images(batch.indices.tolist()))
+        assert batch.replaced == 0 and torch.equal(batch.images, rows.take(batch.indices.tolist()).images)
 
 
 def test_workers_of_several_processes_share_every_batch_out(pairs, words):
@@ -203,6 +263,22 @@ def test_chunks_shuffle_within_themselves_and_are_read_alike(pairs, words, monke
     epoch = [set(row // 48 for row in indices) for indices, *_ in alone[:11]]
     assert all(len(chunks) == 1 for chunks in epoch) and len(set.union(*epoch)) == 4
     assert len({row for indices, *_ in alone[:11] for row in indices}) == 11 * 16
+
+
+def test_what_a_worker_reads_with_may_be_sent_to_it(pairs, words):
+    """As systems do that start workers anew, instead of forking."""
+    reading = feeds._Reading(pairs.training(20), words, 48)
+    pairs.training(20).take(range(20))  # files are open
+    sent = pickle.loads(pickle.dumps(reading))
+    (images, tokens, numbers, _), (again, other, same, _) = reading[[3, 1]], sent[[3, 1]]
+    assert torch.equal(images, again) and torch.equal(tokens.ids, other.ids) and torch.equal(numbers, same)
+
+
+def test_a_mistake_in_a_worker_is_told_with_its_traceback_and_not_tried_again(pairs, words, monkeypatch, caplog):
+    monkeypatch.setattr(collection.ShardRows, "take", lambda *_: [][0])
+    with pytest.raises(RuntimeError, match="(?s)in a process that reads the data:.*IndexError: list index out of range"):
+        read(pairs, words, workers=2)
+    assert "starting it again" not in caplog.text
 
 
 def test_reading_by_workers_takes_nothing_from_what_is_random_in_the_training(pairs, words):

@@ -8,6 +8,7 @@ import pickle
 import random
 import re
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -263,6 +264,42 @@ def test_a_tar_cut_anywhere_gives_the_samples_before_the_cut_and_is_never_taken_
         whole = [place.offset_data + place.size <= at for place in PLACES]
         assert captions == ALL[: sum(itertools.takewhile(bool, whole)) // 2]
         assert sum(number for name, number in faults.items() if name.startswith("tar: ")) == 1
+
+
+def backwards() -> bytes:
+    """A tar whose second member says that it has fewer bytes than none, in binary as large sizes are written."""
+    data = bytearray(tar_of(members(3)))
+    at = data.index(b"000000.txt")
+    data[at + 124 : at + 136] = (2**96 - 1024).to_bytes(12, "big")
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    return bytes(data)
+
+
+def test_a_header_that_leads_backwards_does_not_lead_in_circles(tmp_path):
+    captions, faults = looked(tmp_path, backwards())
+    assert captions == ["pair 1", "pair 2"] and faults["caption: missing"] == 1
+
+
+def test_bytes_that_look_like_headers_cost_little(tmp_path):
+    started = time.perf_counter()
+    captions, faults = looked(tmp_path, b"ustar" * 200_000 + tar_of(members(2)))
+    assert captions == ["pair 0", "pair 1"] and faults == {"tar: garbage": 1} and time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize("faults", [None, "no JSON", "[1]", '{"x": "y"}'])
+@pytest.mark.parametrize("types", [(torch.int32, torch.int64), (torch.float32, torch.int64), (torch.int32, torch.float64)])
+def test_a_damaged_index_is_said_to_be_one(folder, faults, types):
+    kept = open_shards(folder)
+    about = storage.read_metadata(folder / INDEX)
+    if faults is None:
+        if types == (torch.int32, torch.int64):
+            return  # nothing is wrong with this one
+    else:
+        about["faults"] = faults
+    storage.write_tensors(folder / INDEX, {"tar": kept.tar.to(types[0]), "places": kept.places.to(types[1])}, about)
+    with pytest.raises(LclError, match="is damaged; remove it"):
+        open_shards(folder)
 
 
 def test_damage_anywhere_is_survived_and_costs_few_samples(tmp_path):

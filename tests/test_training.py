@@ -635,6 +635,11 @@ def test_without_a_compiler_compiling_is_refused_at_once(small_world, monkeypatc
         Training(vit(compile=True), small_world, device="cpu")
 
 
+def test_to_recompute_what_has_no_blocks_is_refused(small_world):
+    with pytest.raises(LclError, match="the image tower 'conv' has no transformer blocks of ours"):
+        Training(with_training(recompute=True), small_world, device="cpu")
+
+
 def test_steps_say_how_long_they_waited_and_what_memory_is_held(finished):
     steps = [event for event in finished[1] if isinstance(event, Step)]
     assert all(0 <= step.waited < 0.9 and 0.05 < step.memory < 100 and step.replaced == 0 for step in steps)
