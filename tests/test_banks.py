@@ -132,7 +132,7 @@ def test_a_bank_of_real_encoders_holds_their_features_and_has_a_place_of_its_own
     rows, folders = SceneRows(few_world, 64), set()
     for encoder in (ImageEncoder(size=64), TextEncoder()):
         bank = build_bank(rows, encoder)
-        inputs = rows.images(range(64)) if encoder.kind == "images" else rows.captions(range(64))
+        inputs = rows.take(range(64)).images if encoder.kind == "images" else rows.captions(range(64))
         torch.testing.assert_close(bank[:], encoder(inputs), rtol=0, atol=1e-3)
         torch.testing.assert_close(bank[:].norm(dim=1), torch.ones(64), rtol=0, atol=1e-3)
         assert bank.folder == bank_folder(rows, encoder) and tmp_path in bank.folder.parents
