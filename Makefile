@@ -1,4 +1,4 @@
-# lab: open the course · run: train and report · test: unit tests, then every notebook · bench: speed beside peers
+# lab: open the course · run: train and report · test: everything · unit: what is quick · bench: speed beside peers
 # Each does its own set-up, once. Another Python: make lab PYTHON=python3.12
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: lab run test unit notebooks-test bench setup tools notebooks requirements lint
+.PHONY: lab run test unit slow notebooks-test bench setup tools notebooks requirements lint
 
 setup: .venv/ready
 
@@ -22,7 +22,7 @@ lab: setup
 run: setup
 	$(BIN)/lcl train --profile laptop
 
-test: setup tools lint unit notebooks-test
+test: setup tools lint unit slow notebooks-test
 
 # What only tests and `lcl data cc3m --links` need: img2dataset, in an environment of its own. Without it its tests are skipped.
 tools: setup
@@ -32,7 +32,10 @@ lint: setup
 	$(BIN)/ruff check .
 
 unit: setup
-	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 --ignore tests/solutions tests
+	$(BIN)/pytest -p no:nbmake -n 2 --dist worksteal --durations 5 -m "not slow" --ignore tests/solutions tests
+
+slow: setup
+	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 -m slow --ignore tests/solutions tests
 
 notebooks-test: setup
 	LCL_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n 2 notebooks

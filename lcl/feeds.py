@@ -7,6 +7,7 @@ makes no difference to what it is given.
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
 import traceback
@@ -175,6 +176,8 @@ def _streamed(
             except RuntimeError as error:  # how a DataLoader says that a worker died
                 for worker in found._workers:  # also one that hangs, or nothing would end
                     worker.kill()
+                    with contextlib.suppress(RuntimeError):  # so says whoever sees it die
+                        worker.join()
                 found, reason = None, str(error).splitlines()[0]
                 require(restarts < RESTARTS, f"the processes that read the data died {RESTARTS + 1} times ({reason}).")
                 restarts += 1

@@ -181,6 +181,7 @@ def table(path: Path, rows: list[tuple[str, str]]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_links_good_dead_slow_and_of_other_things_become_shards_that_are_trained_on(site, tool, tmp_path, monkeypatch):
     monkeypatch.setattr(cc3m, "PATIENCE", 2)
     site.silence = 4.0  # longer than img2dataset is patient
@@ -218,6 +219,7 @@ def test_links_good_dead_slow_and_of_other_things_become_shards_that_are_trained
     assert site.asked["/good/0.jpg"] == 1
 
 
+@pytest.mark.slow
 def test_a_fetching_that_was_stopped_goes_on_with_what_is_not_done(site, tool, tmp_path):
     rows = [(f"photo {n}", site.put(f"/{n}.jpg", photo(n), "image/jpeg")) for n in range(40)]
     links, told = table(tmp_path / "links.tsv", rows), []
@@ -232,6 +234,7 @@ def test_a_fetching_that_was_stopped_goes_on_with_what_is_not_done(site, tool, t
     assert any("success" in line for line in told)
 
 
+@pytest.mark.slow
 def test_where_nothing_arrived_the_next_call_tries_again(site, tool, tmp_path):
     rows = [(f"photo {n}", site.put(f"/{n}.jpg", photo(n), "image/jpeg", ["500"])) for n in range(20)]
     links = table(tmp_path / "links.tsv", rows)
@@ -239,6 +242,7 @@ def test_where_nothing_arrived_the_next_call_tries_again(site, tool, tmp_path):
     assert str(fetch_links(tmp_path / "out", links)) == "20 of 20 pictures arrived (100.0%)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "idle"])
 @pytest.mark.skipif(sys.platform == "win32", reason="these signals are not Windows'")
 def test_when_it_is_stopped_nothing_of_the_tool_runs_on(site, tool, tmp_path, how):
@@ -267,6 +271,7 @@ def test_what_servers_say_is_told_plainly_and_not_at_length():
     assert told.count("reason") == 10 and told.endswith("and 30 more kinds")
 
 
+@pytest.mark.slow
 def test_another_table_or_other_shards_are_never_mixed_in(site, tool, tmp_path):
     links = table(tmp_path / "links.tsv", [("one", site.put("/1.jpg", photo(1), "image/jpeg"))])
     fetch_links(tmp_path / "out", links)
@@ -286,6 +291,7 @@ def test_a_table_without_a_link_that_can_be_fetched_is_refused_before_anything_i
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_where_the_tool_cannot_be_installed_it_is_said_and_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")

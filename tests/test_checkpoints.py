@@ -154,6 +154,7 @@ def go_on(folder: Path, pipe) -> None:
     pipe.send(None)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(small_world, tmp_path, start_method):
     """Ten kills, most of them while a checkpoint is written, for one is written after every step."""
     processes = multiprocessing.get_context(start_method)

@@ -294,6 +294,7 @@ def test_a_file_in_the_place_of_the_runs_folder_is_refused_and_left_alone(tmp_pa
     assert (tmp_path / "runs").read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.slow
 def test_drawings_of_ones_own_need_no_art_package(tmp_path, monkeypatch):
     installed = importlib.metadata.version
 
@@ -430,6 +431,7 @@ def test_shards_that_are_not_enough_are_refused(tmp_path, shards, options, reaso
     assert not list((tmp_path / "runs").glob("*")) and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_log_for_tensorboard_holds_every_step(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -443,6 +445,7 @@ def test_a_log_for_tensorboard_holds_every_step(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_that_takes_the_batch_in_two_pieces(tmp_path):
     one = tiny("--runs", tmp_path, "--name", "one", "--micro-batch", 64)
     assert one.code == 0
@@ -457,6 +460,7 @@ def test_two_processes_train_as_one_that_takes_the_batch_in_two_pieces(tmp_path)
     assert found["last_loss"] == pytest.approx(wanted["last_loss"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_deeper_text_tower_can_be_asked_for(tmp_path):
     result = lcl("train", "--profile", "smoke", "--epochs", 1, "--text-depth", 3, "--runs", tmp_path, "--name", "deep")
     assert result.code == 0 and metrics_of(tmp_path / "deep")["profile"]["model"]["language"]["depth"] == 3
@@ -577,6 +581,7 @@ def guided(real, tmp_path_factory):
     return Guided(real, work, results)
 
 
+@pytest.mark.slow
 def test_banks_are_written_where_the_command_says_and_are_what_it_says(guided):
     lines = guided.results["banks"].out.splitlines()
     assert len(lines) == 2 and all(bank.folder.parent == guided.data / "cache" / "banks" for bank in guided.banks)
@@ -586,6 +591,7 @@ def test_banks_are_written_where_the_command_says_and_are_what_it_says(guided):
         torch.testing.assert_close(bank[:].norm(dim=1), torch.ones(1024), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_neighbours_are_saved_as_many_as_were_asked_for_with_the_purity_that_was_printed(guided, small_world):
     lines = guided.results["neighbours"].out.splitlines()
     every = [small_world.scene("train", row) for row in range(1024)]
@@ -600,11 +606,13 @@ def test_neighbours_are_saved_as_many_as_were_asked_for_with_the_purity_that_was
         assert purity["value"] > 2 * purity["chance"]  # who looks or reads alike shows the same things
 
 
+@pytest.mark.slow
 def test_as_many_neighbours_are_saved_as_were_asked_for_even_if_more_are_kept(guided):
     found = load_neighbours(guided.runs / "two" / "images.safetensors", guided.banks[0])
     assert found.indices.shape == (1024, 2)
 
 
+@pytest.mark.slow
 def test_an_approximate_search_says_what_it_misses(guided, tmp_path):
     result = lcl("neighbours", "--profile", "smoke", "--k", 2, "--approximate", "--save", tmp_path / "found")
     assert result.code == 0
@@ -616,6 +624,7 @@ def test_an_approximate_search_says_what_it_misses(guided, tmp_path):
 
 
 @pytest.mark.parametrize("options", [[], ["--approximate"]], ids=str)
+@pytest.mark.slow
 def test_more_neighbours_than_there_are_others_are_refused(guided, tmp_path, options):
     result = lcl("neighbours", "--profile", "smoke", "--k", 1024, "--save", tmp_path / "found", *options)
     assert result.code == 2 and "Traceback" not in result.err
@@ -628,6 +637,7 @@ def test_no_neighbours_at_all_are_refused(option):
     assert "Invalid value" in lcl("neighbours", "--profile", "smoke", option, 0).refusal
 
 
+@pytest.mark.slow
 def test_a_run_of_clip_ping_knows_its_recipe_and_its_teachers(guided):
     found = metrics_of(guided.runs / "runs" / "ping")
     assert found["recipe"]["name"] == found["profile"]["training"]["recipe"] == "clip-ping"
@@ -639,12 +649,14 @@ def test_a_run_of_clip_ping_knows_its_recipe_and_its_teachers(guided):
     assert all(losses.keys() == RECIPES["clip-ping"].weights.keys() for *_, losses in curve["steps"])
 
 
+@pytest.mark.slow
 def test_a_run_of_clip_ping_is_measured_again_to_the_same_figures_without_its_teacher(guided):
     assert table_text(metrics_of(guided.runs / "runs" / "ping")["metrics"]) in guided.results["train"].out
     assert "equal to metrics.json" in guided.results["evaluate"].out
     assert "linear probe, concept" in guided.results["evaluate"].out
 
 
+@pytest.mark.slow
 def test_the_exported_towers_of_clip_ping_give_the_same_bits_and_hold_no_projections(guided, small_world):
     folder, kept = guided.runs / "runs" / "exported", load_run(guided.runs / "runs" / "ping")
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]

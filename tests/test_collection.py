@@ -179,6 +179,7 @@ def test_a_disk_that_fails_costs_rows_and_too_many_open_files_are_said_as_such(p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not limit open files so")
+@pytest.mark.slow
 def test_readers_of_many_tars_keep_few_files_open(tmp_path):
     """More tars than a system lets a process open at once; in a process of its own, which is limited to 200."""
     made = (Sample(f"{number:06d}", picture(number), "png", f"number {number} of many") for number in range(1200))
@@ -311,6 +312,7 @@ def test_a_worker_that_is_killed_is_started_again_where_it_was(pairs, words, cap
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+@pytest.mark.slow
 def test_workers_that_die_again_and_again_stop_the_training(pairs, words, monkeypatch):
     monkeypatch.setattr(collection.ShardRows, "take", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(LclError, match="the processes that read the data died 4 times"):
@@ -318,6 +320,7 @@ def test_workers_that_die_again_and_again_stop_the_training(pairs, words, monkey
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_taken_for_dead(pairs, words, monkeypatch):
     monkeypatch.setattr(feeds, "STALL", 1)
     monkeypatch.setattr(feeds, "RESTARTS", 0)

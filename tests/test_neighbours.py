@@ -146,6 +146,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+@pytest.mark.slow
 def test_memory_stays_far_below_the_matrix_of_all_similarities():
     """The matrix would take 14,000 MB."""
     told = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout

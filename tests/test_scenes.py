@@ -135,6 +135,7 @@ print(hashlib.sha256(world.render(scenes).numpy().tobytes() + repr(scenes).encod
 """
 
 
+@pytest.mark.slow
 def test_pixels_and_captions_are_the_same_in_another_process_on_a_simpler_processor(few_world):
     scenes = [few_world.scene(split, index) for split in SPLITS for index in range(20)]
     digest = hashlib.sha256(few_world.render(scenes).numpy().tobytes() + repr(scenes).encode()).hexdigest()

@@ -115,6 +115,7 @@ def close(found, wanted, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_the_same_batches(two, name):
     one = learn(name, Team(), ROWS // 2, STEPS)
     for rank in range(2):
