@@ -99,7 +99,7 @@ def fetch_tars(
     tars = [
         Tar(file.path, file.size, file.lfs.sha256)
         for file in listed
-        if getattr(file, "lfs", None) and file.path.startswith(pattern) and file.path.endswith(".tar") and "/" not in file.path
+        if getattr(file, "lfs", None) and re.fullmatch(re.escape(pattern) + r"[\w-]+\.tar", file.path)  # a plain file's name
     ]
     require(bool(tars), f"{repository} on the hub has no tars that begin with {pattern}.")
     tars = sorted(tars)[:limit]

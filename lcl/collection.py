@@ -21,8 +21,8 @@ from lcl.shards import Shards, open_shards
 from lcl.sources import Source, Taken
 
 CODE = 1  # raise it when the same shards would be divided otherwise
-ASKED, WATCHED = 5000, 1024  # pairs set aside, at most …
-ASKED_SHARE, WATCHED_SHARE = 20, 40  # … and every so manieth
+ASKED, WATCHED = 5000, 1024  # pairs set aside, at most, to evaluate on and to be watched …
+ASKED_SHARE, WATCHED_SHARE = 20, 40  # … but no more than one in so many
 FEWEST = 80  # pairs of a collection
 TRIES = 64  # rows that are tried in a row's place
 

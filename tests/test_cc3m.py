@@ -54,7 +54,9 @@ def hub(site, tmp_path):
         tar.addfile(info, io.BytesIO(random.Random(0).randbytes(info.size)))
     name = "cc3m-train-0001.tar"
     tars[name] = tars[name][: tars[name].rindex(b"000059.txt") + 1024] + (tmp_path / "more.tar").read_bytes()
-    site.put_data_set(HUB, tars | {"cc3m-validation-0000.tar": b"x" * 100, "README.md": b"words"})
+    others = {"cc3m-validation-0000.tar": b"x" * 100, "README.md": b"words"}
+    outside = {"cc3m-train-/../../x.tar": b"x", "cc3m-train-..\\x.tar": b"x"}
+    site.put_data_set(HUB, tars | others | outside)
     site.tars = tars
     return site
 
