@@ -1,4 +1,4 @@
-"""The command line: `lcl data`, `banks`, `neighbours`, `train`, `evaluate`, `export`, `bench`. Also as `python -m lcl`."""
+"""The command line, also as `python -m lcl`: `data`, `banks`, `neighbours`, `train`, `evaluate`, `search`, `export`, `bench`."""
 
 from __future__ import annotations
 
@@ -276,6 +276,43 @@ def evaluate(
     print(
         "equal to metrics.json" if metrics == kept.metrics else "differs from metrics.json: another machine or version"
     )
+
+
+@app.command()
+def search(
+    words: Annotated[str, typer.Argument(help="What to look for.")],
+    folder: Annotated[Path, typer.Argument(help="Where the pictures are.")],
+    run: Annotated[Path, typer.Option(help="The folder of a finished run, or of exported towers.")],
+    k: Annotated[int, typer.Option("--k", "-k", help="So many pictures.", min=1)] = 5,
+    save: Annotated[Path | None, typer.Option(help="Write the pictures that were found to this PNG.")] = None,
+) -> None:
+    """Find the pictures of a folder that are nearest to some words.
+
+    The first time every picture is looked at; later only new and changed ones are.
+    """
+    from tqdm import tqdm
+
+    from lcl.model import load_model
+    from lcl.search import open_gallery
+    from lcl.search import search as find
+    from lcl.shards import tell
+
+    model, tokenizer = load_model(run)
+    with tqdm(unit="picture", desc="looking", delay=1, dynamic_ncols=True) as bar:
+        gallery = open_gallery(folder, model, bar.update)
+    started = time.perf_counter()
+    found = find(gallery, model, tokenizer, words, k)
+    took = time.perf_counter() - started
+    for name, cosine in found:
+        print(f"{cosine:6.3f}  {name}")
+    left_out = f"; left out: {tell(gallery.faults)}" if gallery.faults else ""
+    print(f"{len(gallery.names):,} pictures, {gallery.fresh:,} of them new; asked in {1000 * took:.0f} ms{left_out}")
+    if save:
+        from lcl import plots, storage
+
+        images = gallery.images([name for name, _ in found], model.config.vision.image_size)
+        storage.write_bytes(save, plots.to_png(plots.grid(images, [f"{cosine:.2f}" for _, cosine in found], columns=5)))
+        print(f"wrote {save}")
 
 
 @app.command()

@@ -95,7 +95,7 @@ def is_one_sentence(text: str) -> bool:
     return text.startswith("error: ") and text.count("\n") == 1 and len(text) < 600
 
 
-COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "export", "bench"]
+COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "search", "export", "bench"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
@@ -237,6 +237,22 @@ def test_evaluating_says_when_the_figures_differ(trained, tmp_path):
     (tmp_path / "changed" / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
     result = lcl("evaluate", tmp_path / "changed")
     assert result.code == 0 and "differs from metrics.json" in result.out and "equal to" not in result.out
+
+
+def test_pictures_are_found_by_words_and_shown(trained, small_world, tmp_path, monkeypatch):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path / "data"))
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(small_world.pairs("new_scenes", range(12)).images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{number}.png")
+    asked = ("search", "a red apple", tmp_path / "photos", "--run", trained[0] / "first", "-k", 3)
+    done = lcl(*asked, "--save", tmp_path / "found.png")
+    assert done.code == 0 and "12 pictures, 12 of them new; asked in" in done.out
+    shown = [line.split() for line in done.out.splitlines()[:3]]
+    assert [float(cosine) for cosine, _ in shown] == sorted((float(cosine) for cosine, _ in shown), reverse=True)
+    assert Image.open(tmp_path / "found.png").width > 300
+    again = lcl(*asked)
+    assert "12 pictures, 0 of them new" in again.out and again.out.splitlines()[:3] == done.out.splitlines()[:3]
+    assert "there is no folder" in lcl("search", "x", tmp_path / "nowhere", "--run", trained[0] / "first").refusal
 
 
 def test_evaluating_what_is_no_run_is_refused(tmp_path):

@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "lcl").glob("*.py"))
 ORDER = (
     "config storage sources pictures captions scenes text photos tars shards folders collection cc3m layers vision language "
     "model contrastive matching fusion encoders banks neighbours guidance recipes grounding evaluation results parallel together "
-    "feeds training checkpoints runs plots report checks widgets bench cli_data cli __main__"
+    "feeds training checkpoints runs plots report checks widgets search bench cli_data cli __main__"
 ).split()
 
 
