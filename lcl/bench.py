@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from lcl.collection import Collection
 from lcl.config import LanguageConfig, ModelConfig, TrainConfig, VisionConfig, get_profile
 from lcl.contrastive import info_nce
 from lcl.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
-from lcl.feeds import batches
+from lcl.feeds import batches, one_thread
 from lcl.matching import SOLVERS
 from lcl.model import Clip
 from lcl.neighbours import BLOCK, KEPT, nearest_neighbours
@@ -306,11 +305,6 @@ def streaming(repeats: int, number: int = 4096, workers: int = 2) -> None:
             what = f"256-px JPEGs of {each:.0f} KiB to {size}-px batches, beside WebDataset"
             show(what, "pairs/s ", config.pairs, take_turns(ours, plain, repeats, times=1))
         data_wait(Collection(shards, 64), repeats)
-
-
-def one_thread(number: int) -> None:
-    """A worker's own setting, as our workers have it."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def data_wait(pairs: Collection, repeats: int) -> None:

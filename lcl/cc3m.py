@@ -50,7 +50,8 @@ log = logging.getLogger("lcl")
 
 @dataclass(frozen=True)
 class Arrived:
-    """What came of what was asked for. what: tars or pictures. faults: the others, by the reason. tars: those it is in."""
+    """What came of what was asked for. what: tars or pictures. faults: the others, by the reason. tars: those of this call,
+    which a manifest of before need not know."""
 
     what: str
     asked: int
@@ -199,7 +200,8 @@ def fetch_links(
     for path in folder.glob("*_stats.json"):
         if not storage.read_json(path).get("successes"):
             path.unlink()  # nobody was there; perhaps somebody is now
-    if len(list(folder.glob("*_stats.json"))) < tars:
+    fetched = len(list(folder.glob("*_stats.json"))) < tars
+    if fetched:
         python = prepare(tell_line)
         with storage.locked(folder):
             storage.write_bytes(kept, wanted)
@@ -214,7 +216,8 @@ def fetch_links(
     there = sum(stat["successes"] for stat in stats)
     if there:
         keep_source(folder, {"links": storage.file_sha256(kept), "by": "img2dataset"})
-    names = tuple(path.name for path in sorted(folder.glob("*.tar")))
+    new = fetched or not (folder / INDEX).exists()  # otherwise they were looked at before, and must be what they were
+    names = tuple(path.name.replace("_stats.json", ".tar") for path in sorted(folder.glob("*_stats.json"))) if new else ()
     return Arrived("pictures", there + faults.total(), there, dict(+faults), names)
 
 
@@ -248,31 +251,28 @@ def _run_tool(python: Path, folder: Path, rows: int, tell_line: Callable[[str], 
     command = [str(python), "-m", "img2dataset.main", *(f"--{name}={value}" for name, value in settings.items())]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}  # it asks nobody for news
-    log_path, told, seen, moved = folder / "img2dataset.log", 0, -1, time.monotonic()
-    with log_path.open("wb") as file:
-        tool = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-    try:
-        while tool.poll() is None:
-            time.sleep(0.2)
-            lines = [line for line in _lines(log_path) if line.startswith("total")]  # its own figures
-            for line in lines[told:]:
-                tell_line(line.strip())
-            told, done = len(lines), len(list(folder.glob("*_stats.json")))
-            if done != seen:
-                seen, moved = done, time.monotonic()
-            require(
-                time.monotonic() - moved < IDLE,
-                f"img2dataset finished no tar for {IDLE / 60:.0f} minutes, as a server can bring about that answers without "
-                "end; call again to go on.",
-            )
-    finally:
-        _end(tool)
-    reason = " / ".join(_lines(log_path)[-20:])
-    require(tool.returncode == 0, f"img2dataset ended with {tool.returncode}: {reason}; call again to go on.")
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    log_path, seen, moved, last = folder / "img2dataset.log", -1, time.monotonic(), collections.deque(maxlen=20)
+    with log_path.open("wb") as written, log_path.open(encoding="utf-8", errors="replace") as said:
+        tool = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment)
+        try:
+            running = True
+            while running:
+                time.sleep(0.5)
+                running = tool.poll() is None  # asked before its last words are read
+                for line in said:
+                    last.append(line.strip())
+                    if line.startswith("total"):  # its own figures
+                        tell_line(line.strip())
+                if (done := len(list(folder.glob("*_stats.json")))) != seen:
+                    seen, moved = done, time.monotonic()
+                require(
+                    time.monotonic() - moved < IDLE,
+                    f"img2dataset finished no tar for {IDLE / 60:.0f} minutes, as a server can bring about that answers "
+                    "without end; call again to go on.",
+                )
+        finally:
+            _end(tool)
+    require(tool.returncode == 0, f"img2dataset ended with {tool.returncode}: {' / '.join(last)}; call again to go on.")
 
 
 def _end(tool: subprocess.Popen) -> None:

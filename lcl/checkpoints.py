@@ -40,7 +40,7 @@ def describe(training: Training) -> dict:
 def save_checkpoint(folder: Path, training: Training, score: float | None = None, keep: int = KEPT) -> Path:
     """Write `folder/step-…`; keep the last `keep` and the one with the best score, and remove the others.
 
-    score: what is to be large, as recall among watched scenes; None if it was not measured. Every process calls it, the
+    score: what is to be large, as recall among watched pairs; None if it was not measured. Every process calls it, the
     leader writes. Raises LclError when the disk is full; the checkpoints before are then untouched.
     """
     place = Path(folder) / f"step-{training.step:08d}"

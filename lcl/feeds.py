@@ -167,7 +167,7 @@ def _streamed(
         steps = (row.tolist() for share in shares(config, seed, team, first) for row in share)
         loader = DataLoader(
             reading, None, sampler=steps, num_workers=workers, prefetch_factor=AHEAD, timeout=STALL, pin_memory=on_gpu,
-            collate_fn=_as_it_is, worker_init_fn=_begin_worker, generator=torch.Generator(),  # leaves the training's alone
+            collate_fn=_as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
         )  # fmt: skip
         found = iter(loader)
         while True:
@@ -214,5 +214,6 @@ def _as_it_is(batch):
     return batch
 
 
-def _begin_worker(number: int) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker is one thread's work
+def one_thread(number: int) -> None:
+    """What a worker begins with: it is one thread's work."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

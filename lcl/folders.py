@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lcl.config import LclError, require
-from lcl.photos import MAX_BYTES, BadSample, decode_image, read_caption
+from lcl.photos import BadSample, decode_image, read_caption, read_file
 from lcl.shards import Sample
 from lcl.tars import IMAGES
 
@@ -97,11 +97,6 @@ def _picture(folder: Path, name: str) -> tuple[bytes, str]:
     extension = path.suffix.lower().removeprefix(".")
     if extension not in IMAGES or not path.is_file():
         raise BadSample("image: not a picture")
-    if path.stat().st_size > MAX_BYTES:
-        raise BadSample("image: file too large")
-    try:
-        data = path.read_bytes()
-    except OSError:
-        raise BadSample("image: not readable") from None
+    data = read_file(path)
     decode_image(data, 64)
     return data, extension

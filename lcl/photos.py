@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,16 @@ MAX_CAPTION_BYTES = 16_384
 
 class BadSample(Exception):
     """A pair that cannot be learned from. Its text is the short name that such pairs are counted under."""
+
+
+def read_file(path: Path) -> bytes:
+    """A picture's file as it is. Raises BadSample for one that is too large, or cannot be read."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadSample("image: file too large")
+        return path.read_bytes()
+    except OSError:
+        raise BadSample("image: not readable") from None
 
 
 def decode_image(data: bytes, size: int) -> torch.Tensor:

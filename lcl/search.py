@@ -14,7 +14,7 @@ from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require
 from lcl.evaluation import embed_images, embed_texts
 from lcl.model import Clip
-from lcl.photos import MAX_BYTES, BadSample, decode_image
+from lcl.photos import BadSample, decode_image, read_file
 from lcl.shards import tell
 from lcl.tars import IMAGES
 from lcl.text import Tokenizer
@@ -37,8 +37,8 @@ class Gallery:
     def images(self, names: Sequence[str], pixels: int) -> torch.Tensor:
         """Some of the pictures, to show: (n, 3, pixels, pixels) uint8. Raises LclError if one is gone."""
         try:
-            return torch.stack([decode_image((self.folder / name).read_bytes(), pixels) for name in names])
-        except (OSError, BadSample) as reason:
+            return torch.stack([decode_image(read_file(self.folder / name), pixels) for name in names])
+        except BadSample as reason:
             raise LclError(f"a picture of {self.folder} cannot be read any more ({reason}); search again.") from None
 
 
@@ -70,7 +70,7 @@ def open_gallery(folder: Path, model: Clip, progress: Progress | None = None) ->
                 seen[name] = known[name]
                 continue
             try:
-                images[name] = state, _read(path, about.st_size, model.config.vision.image_size)
+                images[name] = state, decode_image(read_file(path), model.config.vision.image_size)
             except BadSample as reason:
                 faults[str(reason)] += 1
         if images:
@@ -85,16 +85,6 @@ def open_gallery(folder: Path, model: Clip, progress: Progress | None = None) ->
     if fresh or set(known) != set(names):
         storage.write_tensors(place, {"v": v}, {"files": json.dumps({name: seen[name][0] for name in names})})
     return Gallery(folder, names, v, dict(faults), fresh)
-
-
-def _read(path: Path, size: int, pixels: int) -> torch.Tensor:
-    if size > MAX_BYTES:
-        raise BadSample("image: file too large")
-    try:
-        data = path.read_bytes()
-    except OSError:
-        raise BadSample("image: not readable") from None
-    return decode_image(data, pixels)
 
 
 def _kept(place: Path) -> dict[str, tuple[list[int], torch.Tensor]]:

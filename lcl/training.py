@@ -74,7 +74,8 @@ class Training:
     """One run: iterate over it to train, read `model` and `tokenizer` at any time.
 
     teacher: tells the neighbours where the recipe asks for them; `open_teacher` of its settings if None. team: the processes
-    that share every batch; they all hold the same model, and yield the same events. workers: as in `feeds.batches`.
+    that share every batch; they all hold the same model, and yield the same events but for times, memory and what each could
+    not read. workers: as in `feeds.batches`.
     Everything random follows from `seed`: on a CPU the same seed, machine and number of threads give the same bits.
     Raises LclError when the loss stops being a finite number, with the step and the batch's pairs.
     """

@@ -237,6 +237,20 @@ def test_a_fetching_that_was_stopped_goes_on_with_what_is_not_done(site, tool, t
 
 
 @pytest.mark.slow
+def test_tars_that_changed_or_came_from_elsewhere_are_not_taken_for_fetched_pictures(site, tool, tmp_path):
+    rows = [(f"photo {n}", site.put(f"/{n}.jpg", photo(n), "image/jpeg")) for n in range(30)]
+    asked = ("data", "cc3m", "--links", table(tmp_path / "links.tsv", rows), "--out", tmp_path / "out")
+    assert lcl(*asked).code == 0 and lcl(*asked).code == 0
+    tar = tmp_path / "out" / "00000.tar"
+    kept = tar.read_bytes()
+    tar.write_bytes(kept[:-9000])
+    assert "00000.tar is not as the manifest says" in lcl(*asked).err
+    tar.write_bytes(kept)
+    (tmp_path / "out" / "mine.tar").write_bytes(kept)
+    assert "mine.tar is not in the manifest" in lcl(*asked).err
+
+
+@pytest.mark.slow
 def test_where_nothing_arrived_the_next_call_tries_again(site, tool, tmp_path):
     rows = [(f"photo {n}", site.put(f"/{n}.jpg", photo(n), "image/jpeg", ["500"])) for n in range(20)]
     links = table(tmp_path / "links.tsv", rows)
