@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,23 +23,88 @@ def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, to
     for hint, wrong in (mistakes or {}).items():
         if _equal(answer, wrong, tolerance):
             return WRONG + hint
-    if isinstance(right, torch.Tensor):
-        if not isinstance(answer, torch.Tensor):
-            return WRONG + f"the answer should be a tensor of shape {tuple(right.shape)}, not {type(answer).__name__}."
-        if answer.shape != right.shape:
-            return WRONG + f"the shape should be {tuple(right.shape)}, not {tuple(answer.shape)}."
-        if not torch.isfinite(answer.double()).all():
-            return WRONG + "some values are not finite numbers."
-        furthest = (answer.double() - right.double()).abs().max().item()
-        return WRONG + f"the shape is right, but the values differ by up to {furthest:.3g}."
-    return WRONG + f"the result is {answer!r}, which is not what was asked for."
+    return WRONG + _difference(answer, right)
+
+
+def check_function(
+    function: Callable,
+    cases: Sequence[tuple],
+    right: Callable,
+    mistakes: Mapping[str, Callable] | None = None,
+    tolerance: float = 1e-4,
+) -> str:
+    """Compare a function with the right one on some cases, each a tuple of arguments; returns the sentence to show.
+
+    mistakes: typical wrong functions, by the sentence that tells the likely cause; one counts if it agrees on every case.
+    An exception in the function becomes a sentence, too.
+    """
+    if not callable(function):
+        return OPEN if function is None or function is ... else f"{WRONG}a function is asked for, not {_kind(function)}."
+    answers = []
+    for case in cases:
+        try:
+            answers.append(function(*case))
+        except Exception as error:  # the learner's own, whatever it is
+            return f"{WRONG}your function raised {type(error).__name__} ({_short(error)}) when it was called with {_kinds(case)}."
+    if all(answer is None or answer is ... for answer in answers):
+        return OPEN
+    expected = [right(*case) for case in cases]
+    wrong = [n for n, (answer, one) in enumerate(zip(answers, expected, strict=True)) if not _equal(answer, one, tolerance)]
+    if not wrong:
+        return RIGHT
+    for hint, mistake in (mistakes or {}).items():
+        if all(_equal(answer, mistake(*case), tolerance) for answer, case in zip(answers, cases, strict=True)):
+            return WRONG + hint
+    first = wrong[0]
+    return f"{WRONG}called with {_kinds(cases[first])}, {_difference(answers[first], expected[first])}"
 
 
 def _equal(answer: Any, right: Any, tolerance: float) -> bool:
     try:
-        if isinstance(right, (int, float, torch.Tensor)) and not isinstance(answer, str):
-            answer, right = torch.as_tensor(answer).double(), torch.as_tensor(right).double()
+        if isinstance(right, (int, float, torch.Tensor)) and not isinstance(answer, (str, bytes)):
+            answer, right = torch.as_tensor(answer).detach().double(), torch.as_tensor(right).detach().double()
             return answer.shape == right.shape and torch.allclose(answer, right, rtol=tolerance, atol=tolerance)
         return bool(answer == right)
-    except (TypeError, ValueError, RuntimeError):
+    except Exception:  # two things that cannot be compared are not equal
         return False
+
+
+def _difference(answer: Any, right: Any) -> str:
+    """In what an answer differs from the right one, without telling that."""
+    if callable(answer) and not isinstance(answer, torch.Tensor):
+        return "that is a function; the result of calling it is asked for."
+    if isinstance(right, torch.Tensor):
+        if not isinstance(answer, torch.Tensor):
+            return f"the answer should be a tensor of shape {tuple(right.shape)}, not {_kind(answer)}."
+        if answer.shape != right.shape:
+            return f"the shape should be {tuple(right.shape)}, not {tuple(answer.shape)}."
+        if not torch.isfinite(answer.detach().double()).all():
+            return "some values are not finite numbers."
+        furthest = (answer.detach().double() - right.detach().double()).abs().max().item()
+        return f"the shape is right, but the values differ by up to {furthest:.3g}."
+    if isinstance(right, (int, float)):
+        try:
+            value = float(answer)
+        except (TypeError, ValueError, RuntimeError):
+            return f"the answer should be a number, not {_kind(answer)}."
+        return f"{value:g} is not what was asked for." if math.isfinite(value) else f"{value} is not a finite number."
+    return f"the result is {_short(answer)}, which is not what was asked for."
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{'an' if type(value).__name__[:1] in 'aeiou' else 'a'} {type(value).__name__}"
+
+
+def _kinds(case: tuple) -> str:
+    return ", ".join(_kind(value) if isinstance(value, torch.Tensor) else _short(value) for value in case)
+
+
+def _short(value: Any) -> str:
+    try:
+        text = str(value) if isinstance(value, Exception) else repr(value)
+    except Exception:
+        text = _kind(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 120 else text[:117] + "…"

@@ -1,4 +1,5 @@
-"""The command line, also as `python -m lcl`: `data`, `banks`, `neighbours`, `train`, `evaluate`, `search`, `export`, `bench`."""
+"""The command line, also as `python -m lcl`: `data`, `banks`, `neighbours`, `train`, `evaluate`, `search`, `export`,
+`diagnose`, `bench`."""
 
 from __future__ import annotations
 
@@ -319,19 +320,54 @@ def search(
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     folder: Annotated[Path, typer.Argument(help="Where the pair of towers goes; must not exist.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX files, which any runtime reads, compared with torch.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="With --onnx: products of 8-bit integers.")] = False,
 ) -> None:
     """Write what one uses of a run: the pair of towers and the tokenizer.
 
     What existed in training only (fusion blocks, vocabulary head) stays behind.
     """
+    require(onnx or not int8, "--int8 is for ONNX files; say --onnx, too.")
+
     from lcl.model import save_model
     from lcl.runs import load_run, new_run
 
     kept = load_run(run)
     with new_run(folder.parent, folder.name) as made:
-        save_model(made, kept.model, kept.tokenizer)
+        if onnx:
+            _export_onnx(made, kept, int8)
+        else:
+            save_model(made, kept.model, kept.tokenizer)
     used, dropped = (sum(p.numel() for p in module.parameters()) for module in (kept.model, kept.extra))
     print(f"wrote {folder}: {used:,} parameters; {dropped:,} that only the training needed were dropped")
+
+
+def _export_onnx(folder: Path, kept, int8: bool) -> None:
+    """The towers of a run as ONNX, and how far that is from torch on pairs of its own data."""
+    import tempfile
+
+    from lcl.collection import open_source
+    from lcl.portable import export_onnx, to_int8
+
+    source = open_source(kept.profile, kept.pictures_folder, kept.shards_folder)
+    rows = source.watched(64)
+    pairs = rows.take(range(len(rows)))
+    with tempfile.TemporaryDirectory() as between:
+        furthest = export_onnx(Path(between) if int8 else folder, kept.model, kept.tokenizer, pairs.images, pairs.captions)
+        print(f"ONNX and torch differ by {furthest:.1e} at most, on {len(pairs)} pairs")
+        if int8:
+            rows = source.training(min(256, kept.profile.training.pairs))
+            to_int8(Path(between), folder, rows.take(range(len(rows))).images)
+
+
+@app.command()
+def diagnose(run: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
+    """Look for what usually goes wrong: a line for every check, with what to mend."""
+    from lcl.diagnosis import diagnose as look_for
+
+    found = look_for(run)
+    print(found)
+    sys.exit(1 if found.ailments else 0)
 
 
 @app.command()

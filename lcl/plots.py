@@ -27,6 +27,20 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
 CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 
 
+class Chart(Figure):
+    """A figure that says in words what it shows: `alt`, one or two sentences, goes wherever its picture goes."""
+
+    def __init__(self, width: float, height: float, alt: str):
+        super().__init__(figsize=(width, height), layout="constrained")
+        self.alt = alt
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
+        return {"text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self)
+
+
 def as_pixels(image: torch.Tensor) -> np.ndarray:
     """(3, H, W) uint8 → (H, W, 3) for matplotlib."""
     return image.permute(1, 2, 0).cpu().numpy()
@@ -48,7 +62,9 @@ def grid(images: torch.Tensor, titles: Sequence[str] | None = None, columns: int
     """Images beside and below each other, each with its title. images: (N, 3, H, W) uint8. width: of one, in inches."""
     rows = math.ceil(len(images) / columns)
     lines = max((len(_wrap(title, width).splitlines()) for title in titles), default=0) if titles else 0
-    figure = Figure(figsize=(columns * width, rows * (width + 0.14 * lines)), layout="constrained")
+    names = "; ".join(" ".join(title.split()) for title in titles or ())
+    alt = f"{len(images)} pictures{': ' if names else ''}{textwrap.shorten(names, 600)}."
+    figure = Chart(columns * width, rows * (width + 0.14 * lines), alt)
     for position, image in enumerate(images):
         axes = figure.add_subplot(rows, columns, position + 1)
         axes.imshow(as_pixels(image), interpolation="nearest")
@@ -68,7 +84,8 @@ def annotated_scenes(pairs: Pairs, name_of, columns: int = 4) -> Figure:
     name_of: from a concept's number to its name.
     """
     rows = math.ceil(len(pairs) / columns)
-    figure = Figure(figsize=(2.4 * columns, 3.0 * rows), layout="constrained")
+    alt = f"{len(pairs)} scenes, a box around every thing that its caption names: {'; '.join(pairs.captions)}."
+    figure = Chart(2.4 * columns, 3.0 * rows, alt)
     for position, (image, scene) in enumerate(zip(pairs.images, pairs.scenes, strict=True)):
         axes = figure.add_subplot(rows, columns, position + 1)
         axes.imshow(as_pixels(image), interpolation="nearest")
@@ -93,7 +110,8 @@ def loss_curve(curve: Sequence[Event], batch_size: int) -> Figure:
     """Training and validation loss by step, with the line at ln B where a guess would be; recall@1 beside it."""
     steps = [event for event in curve if isinstance(event, Step)]
     looks = [event for event in curve if isinstance(event, Look)]
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    guess = f"A guess costs ln {batch_size}, {math.log(batch_size):.2f}."
+    figure = Chart(9, 3.2, f"Loss and recall@1 by step. {_tell(curve)} {guess}")
     left, right = figure.subplots(1, 2)
     left.plot([event.step for event in steps], [event.loss for event in steps], color=SKY, lw=1, label="training")
     if looks:
@@ -116,6 +134,18 @@ def loss_curve(curve: Sequence[Event], batch_size: int) -> Figure:
     return figure
 
 
+def _tell(curve: Sequence[Event]) -> str:
+    """A training in a sentence."""
+    steps = [event for event in curve if isinstance(event, Step)]
+    looks = [event for event in curve if isinstance(event, Look)]
+    if not steps:
+        return "Nothing was trained yet."
+    told = f"The loss goes from {steps[0].loss:.2f} to {steps[-1].loss:.2f} in {steps[-1].step} steps"
+    if looks:
+        told += f"; recall@1 on new pairs reaches {looks[-1].image_to_text:.0%} and {looks[-1].text_to_image:.0%}"
+    return f"{told}."
+
+
 def similarity_matrix(
     similarity: torch.Tensor,
     title: str = "Cosine similarity",
@@ -127,8 +157,8 @@ def similarity_matrix(
 
     similarity: (N, N), -1 to 1. labels: of the rows.
     """
-    wide = 8.5 if labels else 4.6
-    figure = Figure(figsize=(wide, 4), layout="constrained")
+    alt = f"{title}, {len(similarity)} {down}s down, {across}s across: {_diagonal(similarity)}."
+    figure = Chart(8.5 if labels else 4.6, 4, alt)
     axes = figure.add_subplot()
     shown = axes.imshow(similarity.cpu().numpy(), cmap="viridis", vmin=-0.5, vmax=1)
     axes.set(xlabel=across, ylabel=down, title=title)
@@ -140,6 +170,15 @@ def similarity_matrix(
     return figure
 
 
+def _diagonal(matrix: torch.Tensor) -> str:
+    """What lies on a matrix's diagonal, and what beside it, in a few words. matrix: (N, N)."""
+    own, number = matrix.diagonal().mean().item(), len(matrix)
+    if number < 2:
+        return f"{own:.2f} on the diagonal"
+    others = (matrix.sum().item() - own * number) / (number * (number - 1))
+    return f"{own:.2f} on the diagonal in the mean, {others:.2f} beside it"
+
+
 def softmax_rows(similarity: torch.Tensor, logit_scale: float) -> Figure:
     """What the loss sees: each image's probabilities over the captions, at a given temperature.
 
@@ -147,7 +186,8 @@ def softmax_rows(similarity: torch.Tensor, logit_scale: float) -> Figure:
     """
     logits = logit_scale * similarity
     loss = -(logits.log_softmax(0) + logits.log_softmax(1)).diagonal().mean() / 2
-    figure = Figure(figsize=(4.8, 4), layout="constrained")
+    told = f"Each image's probabilities over {len(logits)} captions at logit_scale {logit_scale:.1f}"
+    figure = Chart(4.8, 4, f"{told}: {_diagonal(logits.softmax(1))}.")
     axes = figure.add_subplot()
     shown = axes.imshow(logits.softmax(1).cpu().numpy(), cmap="viridis", vmin=0, vmax=1)
     axes.set(xlabel="caption", ylabel="image",
@@ -164,7 +204,9 @@ def retrieved_images(
     queries: Q captions; own: the number of each one's image. similarity: (Q, N), to images (N, 3, H, W) uint8.
     """
     k = min(k, len(images))
-    figure = Figure(figsize=(9, 1.5 * len(queries)), layout="constrained")
+    hits = sum(own[row] in similarity[row].topk(k).indices.tolist() for row in range(len(queries)))
+    known = f"; the right one is among them for {hits}" if max(own) >= 0 else ""
+    figure = Chart(9, 1.5 * len(queries), f"The {k} nearest images of {len(queries)} captions{known}: {'; '.join(queries)}.")
     axes = figure.subplots(len(queries), k + 1, squeeze=False, width_ratios=[2.2] + [1] * k)
     for row, query in enumerate(queries):
         axes[row, 0].axis("off")
@@ -192,7 +234,8 @@ def neighbour_sheet(
     image: (3, H, W) uint8. rows: {how they were found: (image, caption, cosine, number of shared things) of each}.
     """
     most = max(len(found) for found in rows.values())
-    figure = Figure(figsize=(9, 2.3 * len(rows)), layout="constrained")
+    kin = ", ".join(f"{how} {sum(bool(shared) for *_, shared in found)} of {len(found)}" for how, found in rows.items())
+    figure = Chart(9, 2.3 * len(rows), f"A scene, {caption!r}, and its nearest neighbours; sharing a thing with it: {kin}.")
     axes = figure.subplots(len(rows), most + 1, squeeze=False)
     for cell in axes.flat:
         cell.set(xticks=[], yticks=[])
@@ -213,7 +256,8 @@ def neighbour_sheet(
 def bars(values: dict[str, dict[str, float]], ylabel: str, log: bool = False) -> Figure:
     """Grouped bars: {group: {bar: value}}, every group with the same bars."""
     names = list(next(iter(values.values())))
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    told = "; ".join(f"{group}: " + ", ".join(f"{name} {bar:.3g}" for name, bar in row.items()) for group, row in values.items())
+    figure = Chart(9, 3.2, f"Bars, {ylabel}. {told}.")
     axes = figure.add_subplot()
     width = 0.8 / len(names)
     for number, name in enumerate(names):
@@ -234,7 +278,10 @@ def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Figur
 
     Labels are coloured by their logarithm: the negatives' shares are small beside the diagonal.
     """
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    kin = (shared > 0) & ~torch.eye(len(shared), dtype=torch.bool)
+    share = labels[kin].sum() / (labels.sum() - labels.diagonal().sum()).clamp(min=1e-9)
+    alt = f"{title}: {_diagonal(labels)}; of the negatives' share {share:.0%} lies where scenes share a thing"
+    figure = Chart(9, 4, f"{alt}, which {kin.float().mean():.0%} of the pairs do.")
     left, right = figure.subplots(1, 2)
     shown = left.imshow(labels.clamp(min=1e-4).numpy(), cmap="viridis", norm=LogNorm(1e-3, 1, clip=True))
     left.set(xlabel="caption", ylabel="image", title=title)
@@ -248,7 +295,8 @@ def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Figur
 
 def curve_with_reference(values: Mapping[float, float], reference: float, x: str, y: str, what: str) -> Figure:
     """Values over a positive setting, on a logarithmic axis, and the dashed line that they are to be compared with."""
-    figure = Figure(figsize=(6, 3), layout="constrained")
+    told = ", ".join(f"{value:.2f} at {setting:g}" for setting, value in values.items())
+    figure = Chart(6, 3, f"{y} by {x}: {told}; {what}: {reference:.2f}.")
     axes = figure.add_subplot()
     axes.plot(list(values), list(values.values()), color=BLUE, marker="o")
     axes.axhline(reference, color=GREY, ls="--", lw=1)
@@ -266,7 +314,9 @@ def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], tit
     A patch's dot is as large as its share of the word; what a word lacks to one lies in the dustbin, the last column.
     """
     words, patches = cost.shape
-    figure = Figure(figsize=(9, 0.6 + 0.3 * words + 0.6), layout="constrained")
+    best = [int(row.argmax()) if row.sum() > 0.5 else -1 for row in plan]
+    alt = f"Costs of {words} words and {patches} patches, and who takes what: {_taken(rows, best)}."
+    figure = Chart(9, 0.6 + 0.3 * words + 0.6, alt)
     axes = figure.add_subplot()
     full = torch.cat([cost, torch.full((words, 1), math.nan)], dim=1)
     shown = axes.imshow(full.numpy(), cmap="viridis_r", aspect="auto")
@@ -281,6 +331,11 @@ def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], tit
     return figure
 
 
+def _taken(words: Sequence[str], patch: Sequence[int]) -> str:
+    pairs = zip(words, patch, strict=True)
+    return ", ".join(f"{word} patch {place}" if place >= 0 else f"{word} the dustbin" for word, place in pairs)
+
+
 def word_lines(image: torch.Tensor, words: Sequence[str], patch: Sequence[int], patches: int, title: str = "") -> Figure:
     """A scene with its words beside it, and a line from every word to the patch that it is matched to.
 
@@ -288,7 +343,8 @@ def word_lines(image: torch.Tensor, words: Sequence[str], patch: Sequence[int], 
     """
     side, rows = image.shape[-1], math.isqrt(patches)
     step = side / rows
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    alt = f"A scene, its words, and a line from each to its patch: {_taken(words, patch)}."
+    figure = Chart(7, 4.2, alt)
     axes = figure.add_subplot()
     axes.imshow(as_pixels(image), extent=(0, side, side, 0), interpolation="nearest")
     for line in range(1, rows):
@@ -312,7 +368,11 @@ def dots(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], 
 
     groups: {figure: for every recipe the values of its seeds}; names: of the recipes.
     """
-    figure = Figure(figsize=(9, 0.9 + 0.32 * len(names)), layout="constrained")
+    means = [
+        f"{title}: " + ", ".join(f"{name} {sum(row) / len(row):.1f}" for name, row in zip(names, rows, strict=True) if row)
+        for title, rows in groups.items()
+    ]
+    figure = Chart(9, 0.9 + 0.32 * len(names), f"A dot a seed, a bar at the mean, {xlabel}. {'; '.join(means)}.")
     panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for axes, (title, rows) in zip(panels, groups.items(), strict=True):
         for row, values in enumerate(rows):
@@ -336,11 +396,13 @@ def depth_sweep(
     depths: numbers of layers. quality: {figure: for every depth the values of its seeds, in percent}.
     costs: {what: for every depth a number}, drawn relative to the first depth's.
     """
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    means = {name: [sum(seeds) / len(seeds) for seeds in rows] for name, rows in quality.items()}
+    ends = [f"{name} from {values[0]:.0f} to {values[-1]:.0f} percent" for name, values in means.items()]
+    ends += [f"{name} to {values[-1] / values[0]:.1f} times" for name, values in costs.items()]
+    figure = Chart(9, 3.2, f"Text towers of {depths[0]} to {depths[-1]} layers: {', '.join(ends)}.")
     left, right = figure.subplots(1, 2)
     for colour, marker, (name, values) in zip(CYCLE, "os^D", quality.items(), strict=False):
-        means = [sum(seeds) / len(seeds) for seeds in values]
-        left.plot(depths, means, color=colour, marker=marker, ms=4, label=name)
+        left.plot(depths, means[name], color=colour, marker=marker, ms=4, label=name)
         left.fill_between(depths, [min(s) for s in values], [max(s) for s in values], color=colour, alpha=0.2, lw=0)
     for colour, marker, (name, values) in zip(CYCLE, "os^D", costs.items(), strict=False):
         right.plot(depths, [value / values[0] for value in values], color=colour, marker=marker, ms=4, label=name)
@@ -359,9 +421,10 @@ def depth_sweep(
 
 def gates(history: Mapping[int, Mapping[int, float]]) -> Figure:
     """How far each layer lets the image in, over the training. history: {step: {layer: tanh(gate), -1 to 1}}."""
-    figure = Figure(figsize=(6, 2.8), layout="constrained")
-    axes = figure.add_subplot()
     steps = list(history)
+    opened = ", ".join(f"layer {layer} {gate:.2f}" for layer, gate in history[steps[-1]].items())
+    figure = Chart(6, 2.8, f"Gates by step, from 0; after {steps[-1]} steps: {opened}.")
+    axes = figure.add_subplot()
     for colour, marker, layer in zip(CYCLE, "os^Dvx", history[steps[0]], strict=False):
         axes.plot(steps, [history[step][layer] for step in steps], color=colour, marker=marker, ms=4, label=f"layer {layer}")
     axes.axhline(0, color=GREY, ls="--", lw=1)
@@ -374,7 +437,8 @@ def word_guesses(
     images: Sequence[torch.Tensor | None], titles: Sequence[str], guesses: Sequence[tuple[Sequence[str], torch.Tensor]], text: str
 ) -> Figure:
     """Guesses for a masked word, a panel an image. guesses: for every image the best words and their probabilities."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    told = "; ".join(f"{title}: {words[0]} {shares[0]:.0%}" for title, (words, shares) in zip(titles, guesses, strict=True))
+    figure = Chart(9, 3.4, f"Guesses for the masked word of {text!r}. {told}.")
     figure.suptitle(textwrap.fill(text, 100), fontsize=10)
     rows = figure.subplots(2, len(images), height_ratios=[1.2, 1])
     for column, (image, title, (words, shares)) in enumerate(zip(images, titles, guesses, strict=True)):
@@ -394,7 +458,7 @@ def parts_curve(curve: Sequence[Event]) -> Figure:
     steps = [event for event in curve if isinstance(event, Step)]
     looks = [event for event in curve if isinstance(event, Look)]
     names = list(steps[-1].losses) if steps else ["loss"]
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    figure = Chart(9, 2.8, f"The parts of the loss by step ({', '.join(names)}), and recall@1. {_tell(curve)}")
     *panels, last = figure.subplots(1, len(names) + 1)
     for axes, name in zip(panels, names, strict=True):
         values = np.array([event.losses[name] for event in steps])
@@ -415,7 +479,8 @@ def parts_curve(curve: Sequence[Event]) -> Figure:
 
 def reading_order(rows: torch.Tensor, per_epoch: int) -> Figure:
     """Which row is read at which step. rows: (steps, B) int64, a batch a row; per_epoch: steps of one."""
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    alt = f"Which of {int(rows.max()) + 1} rows is read at which of {len(rows)} steps: every row once in {per_epoch} steps."
+    figure = Chart(9, 3, alt)
     axes = figure.add_subplot()
     steps = torch.arange(1, len(rows) + 1)[:, None].expand_as(rows)
     axes.scatter(steps.flatten(), rows.flatten(), s=4, color=BLUE, linewidths=0)
@@ -428,7 +493,8 @@ def reading_order(rows: torch.Tensor, per_epoch: int) -> Figure:
 
 def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Figure:
     """Several runs over the same steps, {run: {step: value}}: the first as a line, the others as marks on it or off it."""
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    ends = ", ".join(f"{name} {list(values.values())[-1]:.3g} at step {list(values)[-1]}" for name, values in curves.items())
+    figure = Chart(9, 3, f"{ylabel} by step: {ends}.")
     axes = figure.add_subplot()
     for number, (name, values) in enumerate(curves.items()):
         style = {"color": GREY, "lw": 3, "alpha": 0.5} if number == 0 else {
@@ -437,4 +503,18 @@ def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Fig
         axes.plot(list(values), list(values.values()), label=name, **style)
     axes.set(xlabel="step", ylabel=ylabel, ylim=(0, None))
     axes.legend(frameon=False)
+    return figure
+
+
+def embedding_map(coordinates: Mapping[str, torch.Tensor], names: Sequence[str], group: torch.Tensor, what: str) -> Chart:
+    """Points of an embedding space, a panel a way of laying them out. coordinates: {way: (N, 2)}. group: (N,), of `names`."""
+    shares = ", ".join(f"{name} {int((group == number).sum())}" for number, name in enumerate(names))
+    figure = Chart(9, 4.4, f"{len(group)} points by {' and '.join(coordinates)}, coloured by {what}: {shares}.")
+    panels = figure.subplots(1, len(coordinates), squeeze=False)[0]
+    for axes, (way, points) in zip(panels, coordinates.items(), strict=True):
+        for number, name in enumerate(names):
+            x, y = points[group == number].T
+            axes.scatter(x, -y, s=3, color=CYCLE[number % len(CYCLE)], label=name, linewidths=0, alpha=0.7)
+        axes.set(title=way, xticks=[], yticks=[], aspect="equal")
+    panels[0].legend(frameon=False, fontsize=7, markerscale=3, title=what)
     return figure

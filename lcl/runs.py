@@ -236,9 +236,9 @@ def save_run(
     if len(training.extra):
         storage.write_tensors(folder / EXTRA, training.extra.state_dict())
     extra = storage.file_sha256(folder / EXTRA) if len(training.extra) else None
-    losses = [[event.step, event.loss, event.logit_scale, event.losses] for event in curve if isinstance(event, Step)]
-    looks = [dataclasses.astuple(event) for event in curve if isinstance(event, Look)]
-    storage.write_json(folder / "curve.json", {"steps": losses, "looks": looks})
+    written = curve_to_dict(curve)
+    storage.write_json(folder / "curve.json", written)
+    losses = written["steps"]
     storage.write_json(
         folder / "metrics.json",
         {
@@ -278,7 +278,7 @@ def load_run(folder: Path) -> Run:
         require(all(isinstance(name, str | None) for name in folders), f"{folder / 'metrics.json'} names no folder of pictures.")
         model, tokenizer = load_model(folder, data=found["data"])
         profile = from_dict(Profile, found["profile"])
-        curve = list(_curve(storage.read_json(folder / "curve.json"), profile))
+        curve = curve_from_dict(storage.read_json(folder / "curve.json"), profile)
         recipe = from_dict(Recipe, found["recipe"])
         widths = ()
         if recipe.guided:
@@ -297,8 +297,14 @@ def load_run(folder: Path) -> Run:
         raise LclError(f"the run in {folder} is damaged ({error!r} is missing or wrong); train again.") from None
 
 
-def _curve(kept: dict, profile: Profile) -> Iterator[Event]:
-    for step, loss, scale, parts in kept["steps"]:
-        yield Step(step, profile.training.steps, loss, dict(parts), 0.0, 0.0, scale, 0.0, 0.0)
-    for look in kept["looks"]:
-        yield Look(*look)
+def curve_to_dict(curve: Sequence[Event]) -> dict:
+    """What is kept of a curve, JSON-able: the loss, logit_scale and the parts of every step, and every look."""
+    steps = [[event.step, event.loss, event.logit_scale, event.losses] for event in curve if isinstance(event, Step)]
+    return {"steps": steps, "looks": [dataclasses.astuple(event) for event in curve if isinstance(event, Look)]}
+
+
+def curve_from_dict(kept: dict, profile: Profile) -> list[Event]:
+    """Steps, then looks; what was not kept of a step is 0."""
+    total = profile.training.steps
+    steps = [Step(step, total, loss, dict(parts), 0.0, 0.0, scale, 0.0, 0.0) for step, loss, scale, parts in kept["steps"]]
+    return [*steps, *(Look(*look) for look in kept["looks"])]

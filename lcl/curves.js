@@ -1,0 +1,72 @@
+// Live curves: a training's losses and recall by step, as they come; smoothing, logarithm and reading work without the kernel.
+
+export default exhibit("curves", ({ body, say, guard, model }) => {
+  const W = 395, H = 230, LEFT = 48, BOTTOM = 30, TOP = 10, RIGHT = 8;
+  const state = { smooth: 0, log: false, at: null };
+  const panels = ["loss", "recall@1"].map((name) => h("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, tabindex: 0, role: "img", "aria-label": `${name} by step; arrow keys read the values` }));
+
+  function smoothed(values) { // exponential mean
+    let mean = values[0];
+    return values.map((value) => (mean = state.smooth * mean + (1 - state.smooth) * value));
+  }
+
+  function ticks(low, high, log) {
+    if (log) { const found = []; for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) for (const lead of [1, 2, 5]) { const tick = lead * 10 ** power; if (tick >= low && tick <= high) found.push(tick); } return found; }
+    const rough = (high - low) / 5 || 1, size = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].find((lead) => lead * size >= rough) * size, found = [];
+    for (let tick = Math.ceil(low / step) * step; tick <= high + 1e-9; tick += step) found.push(tick);
+    return found;
+  }
+
+  function plot(svg, lines, low, high, last, log, unit, dashed) {
+    const x = (step) => LEFT + (W - LEFT - RIGHT) * step / Math.max(1, last), f = log ? Math.log : (value) => value;
+    const y = (value) => H - BOTTOM - (H - BOTTOM - TOP) * (f(Math.max(value, low)) - f(low)) / (f(high) - f(low) || 1), parts = [];
+    for (const tick of ticks(low, high, log)) parts.push(h("line", { x1: LEFT, x2: W - RIGHT, y1: y(tick), y2: y(tick), stroke: "currentColor", "stroke-opacity": 0.12 }), h("text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, String(Number(tick.toPrecision(3)))));
+    for (const tick of ticks(0, last, false)) parts.push(h("text", { x: x(tick), y: H - BOTTOM + 16, "text-anchor": "middle", "font-size": 11, fill: "currentColor" }, String(tick)));
+    parts.push(h("text", { x: W - RIGHT, y: H - 2, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, "step"), h("text", { x: 2, y: TOP + 2, "font-size": 11, fill: "currentColor", transform: `rotate(-90 10 ${TOP + 2})`, "text-anchor": "end" }, unit));
+    if (dashed) parts.push(h("line", { x1: LEFT, x2: W - RIGHT, y1: y(dashed.value), y2: y(dashed.value), stroke: COLOURS.grey, "stroke-dasharray": "5 4" }), h("text", { x: W - RIGHT, y: y(dashed.value) - 4, "text-anchor": "end", "font-size": 11, fill: COLOURS.grey }, dashed.name));
+    lines.forEach(({ name, steps, values, marks }, number) => {
+      const colour = CYCLE[number % CYCLE.length];
+      parts.push(h("polyline", { points: steps.map((step, at) => `${x(step)},${y(values[at])}`).join(" "), fill: "none", stroke: colour, "stroke-width": 1.6 }));
+      if (marks) steps.forEach((step, at) => parts.push(h("circle", { cx: x(step), cy: y(values[at]), r: 3, fill: colour })));
+      parts.push(h("text", { x: LEFT + 8, y: H - BOTTOM - 8 - 14 * number, "font-size": 11, fill: colour }, name));
+    });
+    if (state.at !== null) parts.push(h("line", { x1: x(state.at), x2: x(state.at), y1: TOP, y2: H - BOTTOM, stroke: COLOURS.red }));
+    svg.replaceChildren(...parts);
+  }
+
+  const draw = guard(() => {
+    const data = model.get("data"), names = Object.keys(data.losses), last = Math.max(data.total, 1);
+    if (!data.steps.length) return say("The training has not begun.");
+    const lines = names.map((name) => ({ name, steps: data.steps, values: smoothed(data.losses[name]) }));
+    if (data.looks.length) lines.push({ name: "new pairs", steps: data.looks.map(([step]) => step), values: data.looks.map(([, loss]) => loss), marks: true });
+    const all = lines.flatMap(({ values }) => values), high = Math.max(...all, data.guess), low = state.log ? Math.max(1e-3, Math.min(...all)) : 0;
+    plot(panels[0], lines, low, high, last, state.log, "nats", { value: data.guess, name: data.guess_name });
+    const recalls = ["image to text", "text to image"].map((name, number) => ({ name, marks: true, steps: data.looks.map(([step]) => step), values: data.looks.map((look) => 100 * look[2 + number]) }));
+    plot(panels[1], data.looks.length ? recalls : [], 0, 100, last, false, "percent");
+    const done = data.steps.at(-1), at = state.at ?? done, nearest = data.steps.reduce((best, step, number) => (Math.abs(step - at) < Math.abs(data.steps[best] - at) ? number : best), 0);
+    const parts = names.map((name) => `${name} ${data.losses[name][nearest].toFixed(3)}`), look = data.looks.filter(([step]) => step <= at).at(-1);
+    if (look) parts.push(`recall@1 ${percent(look[2])} and ${percent(look[3])} at step ${look[0]}`);
+    say(`${data.message} Step ${data.steps[nearest]} of ${data.total}: ${parts.join(", ")}.`);
+  });
+
+  panels.forEach((svg) => {
+    const move = (step) => { const total = model.get("data").total; state.at = Math.max(1, Math.min(total, Math.round(step))); draw(); };
+    svg.addEventListener("mousemove", (event) => { const box = svg.getBoundingClientRect(); move(((event.clientX - box.left) * W / box.width - LEFT) / (W - LEFT - RIGHT) * model.get("data").total); });
+    svg.addEventListener("mouseleave", () => { state.at = null; draw(); });
+    svg.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      event.stopPropagation();
+      const data = model.get("data");
+      move((state.at ?? data.steps.at(-1) ?? 1) + by * Math.max(1, Math.round(data.total / 50)));
+    });
+  });
+  const log = h("input", { type: "checkbox", onchange: () => { state.log = log.checked; draw(); } });
+  body.append(
+    h("div", { class: "lcl-controls" }, range("smoothing", 0, 0.98, 0.02, 0, (value) => { state.smooth = value; draw(); }, (value) => value.toFixed(2)), h("label", { class: "lcl-control" }, log, "logarithmic loss")),
+    h("div", { class: "lcl-row" }, panels));
+  model.on("change:data", draw);
+  draw();
+  return () => model.off("change:data", draw);
+});

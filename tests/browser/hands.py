@@ -1,0 +1,135 @@
+"""How each kind of exhibit is used, by mouse and by keyboard; each use must change the picture, and say so in words."""
+
+import time
+from collections.abc import Callable
+
+from playwright.sync_api import Locator, Page
+
+
+def _drawn(exhibit: Locator) -> str:
+    """What an exhibit shows: its elements, and the pixels of its canvases."""
+    return exhibit.evaluate(
+        """root => root.innerHTML.replaceAll(/aria-pressed="[a-z]+"/g, "")
+             + [...root.querySelectorAll("canvas")].map(canvas => canvas.toDataURL()).join()"""
+    )
+
+
+def _changes(exhibit: Locator, use: Callable[[], None]) -> None:
+    before = _drawn(exhibit)
+    use()
+    for _ in range(40):  # a page draws when it gets to it
+        if _drawn(exhibit) != before:
+            break
+        time.sleep(0.05)
+    assert _drawn(exhibit) != before, "the picture did not change"
+    assert _says(exhibit), "nothing is said in words"
+
+
+def _says(exhibit: Locator) -> str:
+    return exhibit.locator("[role=status]").inner_text()
+
+
+def _slide(page: Page, exhibit: Locator, label: str, key: str = "ArrowRight") -> None:
+    exhibit.get_by_role("slider", name=label, exact=True).focus()
+    page.keyboard.press(key)
+
+
+def _choose(page: Page, exhibit: Locator, label: str) -> None:
+    """The next option of a choice, by keyboard, if there is more than one."""
+    select = exhibit.get_by_label(label, exact=True)
+    if select.locator("option").count() > 1:
+        select.focus()
+        page.keyboard.press("ArrowDown")
+
+
+def _alignment(page: Page, exhibit: Locator) -> None:
+    words = exhibit.locator(".lcl-words button")
+    _changes(exhibit, lambda: words.nth(1).hover())
+    assert exhibit.locator("rect.lit").count() or "dustbin" in _says(exhibit)
+    words.nth(1).focus()
+    _changes(exhibit, lambda: page.keyboard.press("Tab"))
+    said = _says(exhibit)
+    _choose(page, exhibit, "solver")
+    _choose(page, exhibit, "checkpoint")
+    assert _says(exhibit)
+    _changes(exhibit, lambda: _slide(page, exhibit, "scene"))
+    assert _says(exhibit) != said
+    words.nth(2).hover()
+
+
+def _labels(page: Page, exhibit: Locator) -> None:
+    _changes(exhibit, lambda: _slide(page, exhibit, "step", "Home"))
+    _changes(exhibit, lambda: _slide(page, exhibit, "step", "End"))
+    _changes(exhibit, lambda: _slide(page, exhibit, "T"))
+    _changes(exhibit, lambda: _slide(page, exhibit, "α"))
+    canvas = exhibit.locator("canvas").first
+    _changes(exhibit, lambda: canvas.hover(position={"x": 200, "y": 120}))
+    canvas.focus()
+    _changes(exhibit, lambda: page.keyboard.press("ArrowDown"))
+
+
+def _guesser(page: Page, exhibit: Locator) -> None:
+    words = exhibit.locator(".lcl-controls button")
+    _changes(exhibit, lambda: words.first.click())
+    words.nth(2).focus()
+    _changes(exhibit, lambda: page.keyboard.press("Enter"))
+    exhibit.get_by_label("your guess").fill("surely not this")
+    assert "is not it" in _says(exhibit)
+    _changes(exhibit, lambda: _slide(page, exhibit, "scene"))
+
+
+def _neighbours(page: Page, exhibit: Locator) -> None:
+    _changes(exhibit, lambda: _slide(page, exhibit, "scene"))
+    _changes(exhibit, lambda: exhibit.get_by_label("targets").select_option(index=2))
+    assert exhibit.locator(".lcl-target").count() > 0
+    exhibit.get_by_label("targets").focus()
+    _changes(exhibit, lambda: page.keyboard.press("ArrowDown"))
+
+
+def _map(page: Page, exhibit: Locator) -> None:
+    plane = exhibit.locator("canvas").nth(1)
+    plane.scroll_into_view_if_needed()
+    box = plane.bounding_box()
+
+    def lasso() -> None:
+        corners = [(0.15, 0.15), (0.85, 0.15), (0.85, 0.5), (0.85, 0.85), (0.15, 0.85), (0.15, 0.5), (0.15, 0.2)]
+        at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+        page.mouse.move(*at[0])
+        page.mouse.down()
+        for x, y in at[1:]:
+            page.mouse.move(x, y, steps=3)
+        page.mouse.up()
+
+    _changes(exhibit, lasso)
+    assert exhibit.locator(".lcl-gallery figure").count() > 0 and "gathered" in _says(exhibit)
+    plane.focus()
+    _changes(exhibit, lambda: page.keyboard.press("Escape"))
+    assert exhibit.locator(".lcl-gallery figure").count() == 0
+    _changes(exhibit, lambda: page.keyboard.press("ArrowRight"))
+    _changes(exhibit, lambda: page.keyboard.press("ArrowUp"))
+    _changes(exhibit, lambda: page.keyboard.press("+"))
+    _changes(exhibit, lambda: page.keyboard.press("Enter"))
+    _changes(exhibit, lambda: exhibit.get_by_label("colour").select_option(index=1))
+    _choose(page, exhibit, "map")
+
+
+def _curves(page: Page, exhibit: Locator) -> None:
+    assert "Done." in _says(exhibit) or "Stopped." in _says(exhibit)
+    _changes(exhibit, lambda: _slide(page, exhibit, "smoothing"))
+    panel = exhibit.locator("svg").first
+    _changes(exhibit, lambda: panel.hover(position={"x": 150, "y": 100}))
+    _changes(exhibit, lambda: page.mouse.move(0, 0))
+    panel.focus()
+    _changes(exhibit, lambda: page.keyboard.press("ArrowLeft"))
+    _changes(exhibit, lambda: exhibit.get_by_label("logarithmic loss").check())
+
+
+HANDS = {
+    "alignment": _alignment,
+    "labels": _labels,
+    "guesser": _guesser,
+    "neighbours": _neighbours,
+    "map": _map,
+    "curves": _curves,
+}
+"""By kind, what one does with an exhibit."""
