@@ -101,6 +101,11 @@ class Clip(nn.Module):
         return Embeddings(self.embed_image(image), self.embed_text(text), self.logit_scale, image, text)
 
 
+def weights_sha256(model: nn.Module) -> str:
+    """A name for what a model has learned: equal weights, equal names."""
+    return storage.sha256(b"".join(x.cpu().contiguous().numpy().tobytes() for x in model.state_dict().values()))
+
+
 FORMAT = "lcl-model-1"
 
 

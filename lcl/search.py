@@ -13,7 +13,7 @@ import torch
 from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require
 from lcl.evaluation import embed_images, embed_texts
-from lcl.model import Clip
+from lcl.model import Clip, weights_sha256
 from lcl.photos import BadSample, decode_image, read_file
 from lcl.shards import tell
 from lcl.tars import IMAGES
@@ -54,8 +54,8 @@ def open_gallery(folder: Path, model: Clip, progress: Progress | None = None) ->
     files = sorted(path for path in root.rglob("*") if path.suffix.lower().removeprefix(".") in IMAGES and path.is_file())
     files = [path for path in files if path.resolve().is_relative_to(root)]  # links may lead anywhere
     require(bool(files), f"there are no pictures in {folder} ({', '.join(IMAGES)}); name another folder.")
-    weights = storage.sha256(b"".join(x.cpu().contiguous().numpy().tobytes() for x in model.state_dict().values()))
-    place = data_folder() / "cache" / "search" / f"{storage.fingerprint([CODE, str(root), weights])}.safetensors"
+    key = storage.fingerprint([CODE, str(root), weights_sha256(model)])
+    place = data_folder() / "cache" / "search" / f"{key}.safetensors"
     known = _kept(place)
     seen: dict[str, tuple[list[int], torch.Tensor]] = {}
     faults: collections.Counter[str] = collections.Counter()

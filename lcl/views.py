@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from lcl import storage
 from lcl.captions import Box
-from lcl.config import choose, require
+from lcl.config import choose, data_folder, require
 from lcl.evaluation import ranks
 from lcl.fusion import FusedMlm
 from lcl.matching import SOLVERS
-from lcl.model import Clip
+from lcl.model import Clip, weights_sha256
 from lcl.scenes import Pairs
 from lcl.text import MASK, SPECIAL, Tokenizer, Tokens, words_of_span
 
@@ -133,18 +132,23 @@ def umap(features: torch.Tensor) -> torch.Tensor:
 WAYS = {"PCA": pca, "UMAP": umap}
 
 
-def coordinates(features: torch.Tensor, ways: Sequence[str] = tuple(WAYS), kept: Path | None = None) -> dict[str, torch.Tensor]:
+def map_key(model: Clip, captions: Sequence[str]) -> str:
+    """A name for the map of some pairs, as a model sees them."""
+    return storage.fingerprint([weights_sha256(model), list(captions)])
+
+
+def coordinates(features: torch.Tensor, ways: Sequence[str] = tuple(WAYS), key: str | None = None) -> dict[str, torch.Tensor]:
     """Points for a map, by way: {"PCA" or "UMAP": (N, 2), 0 to 1}. features: (N, d).
 
-    kept: a safetensors file; what is in it of these very features is taken, what is not is worked out and added.
+    key: see `map_key`. What is kept under it, in `data/maps` or the cache, is taken; what is not is worked out, and kept.
     """
-    about = storage.sha256(features.half().contiguous().numpy().tobytes())  # half: rounding is no other map
     found: dict[str, torch.Tensor] = {}
-    if kept is not None and kept.exists() and storage.read_metadata(kept).get("features") == about:
-        found = storage.read_tensors(kept)
+    places = [data_folder() / folder / f"{key}.safetensors" for folder in ("maps", "cache/maps")] if key else []
+    for place in places:
+        found |= storage.read_tensors(place) if place.exists() else {}
     fresh = {way: to_unit(WAYS[choose("map", way, WAYS)](features)) for way in ways if way not in found}
-    if kept is not None and fresh:
-        storage.write_tensors(kept, found | fresh, {"features": about})
+    if places and fresh:
+        storage.write_tensors(places[-1], found | fresh)
     return {way: (found | fresh)[way] for way in ways}
 
 

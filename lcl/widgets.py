@@ -327,8 +327,9 @@ class LiveCurves(Exhibit):
         if isinstance(event, Look) or time.perf_counter() - self._drawn > self.EVERY:
             self._draw("Training.")
 
-    def close(self) -> None:
-        """The last word; the still picture for where no kernel runs is of now."""
+    def close(self, curve: Sequence[Event] | None = None) -> None:
+        """The last word; the still picture for where no kernel runs is of now. curve: of a training that ran elsewhere."""
+        self._curve = list(self._curve if curve is None else curve)
         self._draw("Done." if self._curve and self._curve[-1].step == self.data["total"] else "Stopped.")
         self.still = self._draw_still()
         if self._handle:

@@ -1,8 +1,11 @@
 """Run the notebooks and keep clean outputs: no times, no widget state, a still picture where a widget drew one.
 
-python tools/refresh_notebooks.py [NAME …]   all of them without a name; a notebook is replaced only if it ran through.
+python tools/refresh_notebooks.py [--keep] [NAME …]   all of them without a name; a notebook is replaced only if it ran through.
+--keep: what they train is kept too, under data/checkpoints, so that a reader need not train; and how many minutes and how much
+memory each took, in results/notebooks.json.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -11,23 +14,67 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from lcl import storage
+from lcl.runs import provenance
+
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
-def refresh(path: Path) -> None:
+MEASURED = NOTEBOOKS.parent / "results" / "notebooks.json"
+
+KEEP = "from lcl.kept import folder_of, keep\n"
+KEEPS = {  # what runs after a notebook's last cell, and is not part of it
+    "03_contrastive": KEEP + 'keep("03-clip", training, curve)',
+    "04_soft_labels": KEEP
+    + """cosines = {step: [[round(x, 4) for x in row] for row in s.tolist()] for step, s in kept.items()}
+keep("04-clip+soft", training, curve, {"cosines": cosines})""",
+    "05_bipartite_matching": KEEP + 'for name in trained: keep(f"05-{name}", trained[name], curves[name])',
+    "06_fused_mlm": KEEP + 'keep("06-clip+mlm", training, curve, {"gates": gates})',
+    "07_lightclip": KEEP + 'keep("07-lightclip", training, curve, {"outcome": outcome})',
+    # the map is of the weights as they are kept, so that everyone who takes them finds it
+    "09_clip_ping": KEEP
+    + """keep("09-clip-ping", training, curve)
+import shutil
+from lcl.config import data_folder
+again = training_of("clip-ping", teacher=teacher)
+take_kept("09-clip-ping", again)
+key = map_key(again.model, mapped.captions)
+coordinates(torch.cat(embed(again.model, again.tokenizer, mapped)), ways, key)
+shutil.rmtree(data_folder() / "maps", ignore_errors=True)
+(data_folder() / "maps").mkdir()
+shutil.copy(data_folder() / "cache" / "maps" / f"{key}.safetensors", data_folder() / "maps")""",
+}
+MEMORY = """import resource
+print("PEAK", sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"""
+
+
+def refresh(path: Path, keep: bool) -> None:
     """Execute one notebook in its own folder and replace it."""
     notebook = nbformat.read(path, as_version=4)
+    after = [nbformat.v4.new_code_cell(source) for source in (MEMORY, KEEPS.get(path.stem)) if keep and source]
+    number = len(notebook.cells)
+    notebook.cells += after
+    started = time.perf_counter()
+    seconds = []
     client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
         record_timing=False, store_widget_state=False,
+        on_cell_executed=lambda cell, cell_index, **_: seconds.append(time.perf_counter() - started),
     )  # fmt: skip
     client.execute()
+    notebook.cells = notebook.cells[:number]
     clean(notebook)
     temporary = path.with_suffix(".new")
     nbformat.write(notebook, temporary)
     temporary.replace(path)
+    if keep:
+        minutes = seconds[-1 - len(after)] / 60  # up to the notebook's own last cell
+        peak = int(after[0].outputs[0].text.split()[1]) / 2**20  # this process, and the largest that it started
+        measured = storage.read_json(MEASURED) if MEASURED.exists() else {}
+        measured[path.stem] = {"minutes": round(minutes, 1), "peak_gib": round(peak, 1), "provenance": provenance()}
+        storage.write_json(MEASURED, dict(sorted(measured.items())))
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
@@ -43,12 +90,16 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 
 
 def main() -> None:
-    names = sys.argv[1:] or [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("names", nargs="*")
+    options = parser.parse_args()
+    names = options.names or [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
     failed = []
     for name in names:
         started = time.perf_counter()
         try:
-            refresh(NOTEBOOKS / f"{name}.ipynb")
+            refresh(NOTEBOOKS / f"{name}.ipynb", options.keep)
             print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
         except CellExecutionError as error:
             failed.append(name)
