@@ -1,4 +1,4 @@
-# lab: open the course · run: train and report · test: everything · unit: what is quick · bench: speed beside peers
+# lab: open the course · run: train and report · test: everything · unit: what is quick · bench: speed beside peers · slides: for a class
 # Each does its own set-up, once. Another Python: make lab PYTHON=python3.12
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: lab run test unit slow notebooks-test bench setup tools notebooks requirements lint
+.PHONY: lab run test unit slow notebooks-test browser-test bench setup tools notebooks slides requirements lint
 
 setup: .venv/ready
 
@@ -22,7 +22,7 @@ lab: setup
 run: setup
 	$(BIN)/lcl train --profile laptop
 
-test: setup tools lint unit slow notebooks-test
+test: setup tools lint unit slow notebooks-test browser-test
 
 # What only tests and `lcl data cc3m --links` need: img2dataset, in an environment of its own. Without it its tests are skipped.
 tools: setup
@@ -32,21 +32,29 @@ lint: setup
 	$(BIN)/ruff check .
 
 unit: setup
-	$(BIN)/pytest -p no:nbmake -n 2 --dist worksteal --durations 5 -m "not slow" --ignore tests/solutions tests
+	$(BIN)/pytest -p no:nbmake -n 2 --dist worksteal --durations 5 -m "not slow" --ignore tests/solutions --ignore tests/browser tests
 
 slow: setup
-	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 -m slow --ignore tests/solutions tests
+	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 -m slow --ignore tests/solutions --ignore tests/browser tests
 
 notebooks-test: setup
 	LCL_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n 2 notebooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/solutions
 
+# Every notebook in JupyterLab in a real browser; skipped where none is installed. Pictures go to build/browser.
+browser-test: setup
+	$(BIN)/pytest -p no:nbmake -n 2 --dist worksteal -rs tests/browser
+
 bench: setup
 	$(BIN)/lcl bench
 
-# For those who change the course: run every notebook in the laptop profile and keep clean outputs.
+# For those who change the course: run every notebook in the laptop profile and keep clean outputs, and what they learn.
 notebooks: setup
-	$(BIN)/python tools/refresh_notebooks.py
+	$(BIN)/python tools/refresh_notebooks.py --keep
+
+# A page of slides a chapter, from the notebooks as they are, to build/slides.
+slides: setup
+	$(BIN)/python tools/slides.py
 
 # For those who change the dependencies: needs `uv`.
 requirements:

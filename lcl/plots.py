@@ -58,12 +58,17 @@ def to_data_url(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(to_png(figure)).decode()
 
 
-def grid(images: torch.Tensor, titles: Sequence[str] | None = None, columns: int = 6, width: float = 1.5) -> Figure:
-    """Images beside and below each other, each with its title. images: (N, 3, H, W) uint8. width: of one, in inches."""
+def grid(
+    images: torch.Tensor, titles: Sequence[str] | None = None, columns: int = 6, width: float = 1.5, alt: str | None = None
+) -> Chart:
+    """Images beside and below each other, each with its title. images: (N, 3, H, W) uint8. width: of one, in inches.
+
+    alt: what they show, where the titles do not say it.
+    """
     rows = math.ceil(len(images) / columns)
     lines = max((len(_wrap(title, width).splitlines()) for title in titles), default=0) if titles else 0
     names = "; ".join(" ".join(title.split()) for title in titles or ())
-    alt = f"{len(images)} pictures{': ' if names else ''}{textwrap.shorten(names, 600)}."
+    alt = alt or f"{len(images)} pictures, {columns} in a row{': ' if names else ''}{textwrap.shorten(names, 600)}."
     figure = Chart(columns * width, rows * (width + 0.14 * lines), alt)
     for position, image in enumerate(images):
         axes = figure.add_subplot(rows, columns, position + 1)
@@ -78,7 +83,7 @@ def _wrap(text: str, width: float) -> str:
     return textwrap.fill(text, int(width * 15))
 
 
-def annotated_scenes(pairs: Pairs, name_of, columns: int = 4) -> Figure:
+def annotated_scenes(pairs: Pairs, name_of, columns: int = 4) -> Chart:
     """Scenes with the boxes of their things, in the colour that the caption below gives their names.
 
     name_of: from a concept's number to its name.
@@ -106,7 +111,7 @@ def _by_span(scene: Scene) -> list[list]:
     return [[thing for thing in scene.things if thing.span == span] for span in spans]
 
 
-def loss_curve(curve: Sequence[Event], batch_size: int) -> Figure:
+def loss_curve(curve: Sequence[Event], batch_size: int) -> Chart:
     """Training and validation loss by step, with the line at ln B where a guess would be; recall@1 beside it."""
     steps = [event for event in curve if isinstance(event, Step)]
     looks = [event for event in curve if isinstance(event, Look)]
@@ -152,7 +157,7 @@ def similarity_matrix(
     labels: Sequence[str] | None = None,
     down: str = "image",
     across: str = "caption",
-) -> Figure:
+) -> Chart:
     """Images down, captions across, or what else is compared; the right pairs lie on the diagonal.
 
     similarity: (N, N), -1 to 1. labels: of the rows.
@@ -179,7 +184,7 @@ def _diagonal(matrix: torch.Tensor) -> str:
     return f"{own:.2f} on the diagonal in the mean, {others:.2f} beside it"
 
 
-def softmax_rows(similarity: torch.Tensor, logit_scale: float) -> Figure:
+def softmax_rows(similarity: torch.Tensor, logit_scale: float) -> Chart:
     """What the loss sees: each image's probabilities over the captions, at a given temperature.
 
     similarity: (N, N) cosines. The title gives InfoNCE of this batch beside ln N.
@@ -198,7 +203,7 @@ def softmax_rows(similarity: torch.Tensor, logit_scale: float) -> Figure:
 
 def retrieved_images(
     queries: Sequence[str], own: Sequence[int], similarity: torch.Tensor, images: torch.Tensor, k: int = 5
-) -> Figure:
+) -> Chart:
     """For every caption the k best images, or all if there are fewer, the right one framed.
 
     queries: Q captions; own: the number of each one's image. similarity: (Q, N), to images (N, 3, H, W) uint8.
@@ -228,7 +233,7 @@ def retrieved_images(
 
 def neighbour_sheet(
     image: torch.Tensor, caption: str, rows: Mapping[str, Sequence[tuple[torch.Tensor, str, float, int]]]
-) -> Figure:
+) -> Chart:
     """A scene and, row by row, its neighbours; those that share a thing with it are framed and say so.
 
     image: (3, H, W) uint8. rows: {how they were found: (image, caption, cosine, number of shared things) of each}.
@@ -253,7 +258,7 @@ def neighbour_sheet(
     return figure
 
 
-def bars(values: dict[str, dict[str, float]], ylabel: str, log: bool = False) -> Figure:
+def bars(values: dict[str, dict[str, float]], ylabel: str, log: bool = False) -> Chart:
     """Grouped bars: {group: {bar: value}}, every group with the same bars."""
     names = list(next(iter(values.values())))
     told = "; ".join(f"{group}: " + ", ".join(f"{name} {bar:.3g}" for name, bar in row.items()) for group, row in values.items())
@@ -273,7 +278,7 @@ def bars(values: dict[str, dict[str, float]], ylabel: str, log: bool = False) ->
     return figure
 
 
-def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Figure:
+def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Chart:
     """Labels of a batch beside the truth. labels: (B, B), 0 to 1, a row an image; shared: (B, B) things in common.
 
     Labels are coloured by their logarithm: the negatives' shares are small beside the diagonal.
@@ -293,7 +298,7 @@ def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Figur
     return figure
 
 
-def curve_with_reference(values: Mapping[float, float], reference: float, x: str, y: str, what: str) -> Figure:
+def curve_with_reference(values: Mapping[float, float], reference: float, x: str, y: str, what: str) -> Chart:
     """Values over a positive setting, on a logarithmic axis, and the dashed line that they are to be compared with."""
     told = ", ".join(f"{value:.2f} at {setting:g}" for setting, value in values.items())
     figure = Chart(6, 3, f"{y} by {x}: {told}; {what}: {reference:.2f}.")
@@ -308,7 +313,7 @@ def curve_with_reference(values: Mapping[float, float], reference: float, x: str
     return figure
 
 
-def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], title: str = "") -> Figure:
+def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], title: str = "") -> Chart:
     """Costs of giving patches to words, and who is given what. cost, plan: (m, n); rows: the words.
 
     A patch's dot is as large as its share of the word; what a word lacks to one lies in the dustbin, the last column.
@@ -336,7 +341,7 @@ def _taken(words: Sequence[str], patch: Sequence[int]) -> str:
     return ", ".join(f"{word} patch {place}" if place >= 0 else f"{word} the dustbin" for word, place in pairs)
 
 
-def word_lines(image: torch.Tensor, words: Sequence[str], patch: Sequence[int], patches: int, title: str = "") -> Figure:
+def word_lines(image: torch.Tensor, words: Sequence[str], patch: Sequence[int], patches: int, title: str = "") -> Chart:
     """A scene with its words beside it, and a line from every word to the patch that it is matched to.
 
     image: (3, H, W) uint8. patch: for every word its patch, -1 for the dustbin. patches: n, a square number.
@@ -363,7 +368,7 @@ def word_lines(image: torch.Tensor, words: Sequence[str], patch: Sequence[int], 
     return figure
 
 
-def dots(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], xlabel: str) -> Figure:
+def dots(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], xlabel: str) -> Chart:
     """Recipes beside each other: a panel a figure, a line a recipe, a dot a seed, and a bar at the mean.
 
     groups: {figure: for every recipe the values of its seeds}; names: of the recipes.
@@ -390,7 +395,7 @@ def dots(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], 
 
 def depth_sweep(
     depths: Sequence[int], quality: Mapping[str, Sequence[Sequence[float]]], costs: Mapping[str, Sequence[float]]
-) -> Figure:
+) -> Chart:
     """What layers of a text tower buy, and what they cost.
 
     depths: numbers of layers. quality: {figure: for every depth the values of its seeds, in percent}.
@@ -419,7 +424,7 @@ def depth_sweep(
     return figure
 
 
-def gates(history: Mapping[int, Mapping[int, float]]) -> Figure:
+def gates(history: Mapping[int, Mapping[int, float]]) -> Chart:
     """How far each layer lets the image in, over the training. history: {step: {layer: tanh(gate), -1 to 1}}."""
     steps = list(history)
     opened = ", ".join(f"layer {layer} {gate:.2f}" for layer, gate in history[steps[-1]].items())
@@ -435,7 +440,7 @@ def gates(history: Mapping[int, Mapping[int, float]]) -> Figure:
 
 def word_guesses(
     images: Sequence[torch.Tensor | None], titles: Sequence[str], guesses: Sequence[tuple[Sequence[str], torch.Tensor]], text: str
-) -> Figure:
+) -> Chart:
     """Guesses for a masked word, a panel an image. guesses: for every image the best words and their probabilities."""
     told = "; ".join(f"{title}: {words[0]} {shares[0]:.0%}" for title, (words, shares) in zip(titles, guesses, strict=True))
     figure = Chart(9, 3.4, f"Guesses for the masked word of {text!r}. {told}.")
@@ -453,7 +458,7 @@ def word_guesses(
     return figure
 
 
-def parts_curve(curve: Sequence[Event]) -> Figure:
+def parts_curve(curve: Sequence[Event]) -> Chart:
     """Every part of the loss by step, a panel each, smoothed; the last panel is recall@1 on new pairs."""
     steps = [event for event in curve if isinstance(event, Step)]
     looks = [event for event in curve if isinstance(event, Look)]
@@ -477,7 +482,7 @@ def parts_curve(curve: Sequence[Event]) -> Figure:
     return figure
 
 
-def reading_order(rows: torch.Tensor, per_epoch: int) -> Figure:
+def reading_order(rows: torch.Tensor, per_epoch: int) -> Chart:
     """Which row is read at which step. rows: (steps, B) int64, a batch a row; per_epoch: steps of one."""
     alt = f"Which of {int(rows.max()) + 1} rows is read at which of {len(rows)} steps: every row once in {per_epoch} steps."
     figure = Chart(9, 3, alt)
@@ -491,7 +496,7 @@ def reading_order(rows: torch.Tensor, per_epoch: int) -> Figure:
     return figure
 
 
-def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Figure:
+def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Chart:
     """Several runs over the same steps, {run: {step: value}}: the first as a line, the others as marks on it or off it."""
     ends = ", ".join(f"{name} {list(values.values())[-1]:.3g} at step {list(values)[-1]}" for name, values in curves.items())
     figure = Chart(9, 3, f"{ylabel} by step: {ends}.")

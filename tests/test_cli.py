@@ -27,6 +27,7 @@ from lcl.config import get_profile
 from lcl.evaluation import embed, neighbour_purity
 from lcl.model import Clip, load_model
 from lcl.neighbours import load_neighbours, nearest_neighbours
+from lcl.portable import open_towers
 from lcl.recipes import RECIPES
 from lcl.results import table, table_text
 from lcl.runs import EventLog, load_run
@@ -95,7 +96,7 @@ def is_one_sentence(text: str) -> bool:
     return text.startswith("error: ") and text.count("\n") == 1 and len(text) < 600
 
 
-COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "search", "export", "bench"]
+COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "search", "export", "diagnose", "bench"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
@@ -493,6 +494,25 @@ def lightclip(tmp_path_factory):
     )
     assert trained.code == 0
     return runs, lcl("export", runs / "light", runs / "exported")
+
+
+def test_towers_go_to_onnx_in_full_or_in_int8(lightclip, small_world):
+    runs, _ = lightclip
+    pairs = small_world.pairs("new_scenes", range(8))
+    kept = load_run(runs / "light")
+    v, t = embed(kept.model, kept.tokenizer, pairs)
+    tokens = kept.tokenizer.encode(pairs.captions, kept.model.config.language.context_length)
+    for name, options, close in (("onnx", ["--onnx"], 1 - 1e-5), ("int8", ["--onnx", "--int8"], 0.95)):
+        done = lcl("export", runs / "light", runs / name, *options)
+        assert done.code == 0 and "ONNX and torch differ by" in done.out
+        assert sorted(path.name for path in (runs / name).iterdir()) == ["image.onnx", "text.onnx", "towers.json"]
+        answers = open_towers(runs / name).run(pairs.images, tokens)
+        assert all((mine * theirs).sum(1).min() > close for mine, theirs in zip(answers, (v, t), strict=True))
+
+
+def test_int8_without_onnx_is_refused(lightclip):
+    assert "say --onnx, too" in lcl("export", lightclip[0] / "light", lightclip[0] / "nowhere", "--int8").refusal
+    assert not (lightclip[0] / "nowhere").exists()
 
 
 def test_the_exported_towers_give_the_same_bits_and_nothing_else_is_there(lightclip, small_world):

@@ -44,22 +44,33 @@ def test_it_holds_no_widget_state_no_times_and_no_view_beside_a_picture(path):
             assert not ("image/png" in data and {WIDGET, "text/html"} & data)
 
 
-def test_every_explorer_left_a_still_picture(path):
+def test_every_figure_has_words(path):
     for cell in code_cells(path):
-        if re.search(r"^(Explorer\(|WordHover\(|hover\(|explorer$)", cell.source, re.M):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                words = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(words) > 15 and "<Figure" not in words, cell.source
+
+
+def test_every_exhibit_and_explorer_left_a_still_picture(path):
+    shown = r"^(Explorer|AlignmentInspector|LabelScrubber|WordGuesser|NeighbourBrowser)\(|^live\.show\(|^(explorer|atlas)$"
+    for cell in code_cells(path):
+        if re.search(shown, cell.source, re.M):
             assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
 
 
-def test_its_links_lead_somewhere(path):
-    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
-    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
-        assert target.startswith("https://") or (path.parent / target).exists(), target
-
-
-def test_its_open_exercises_are_open(path):
-    for cell in code_cells(path):
-        if "= ...  # your answer" in cell.source:
-            assert any("Not answered yet" in output.get("text", "") for output in cell.outputs), cell.source
+def test_it_has_three_exercises_or_more_rated_timed_and_open(path):
+    cells = nbformat.read(path, as_version=4).cells
+    lines = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    headings = [line for line in lines if "### Exercise" in line]
+    rated = [re.fullmatch(r"### Exercise (\d) · .+ \((easy|medium|hard), \d+ minutes\)", line) for line in headings]
+    assert len(rated) >= 3 and all(rated) and [int(match[1]) for match in rated] == list(range(1, len(rated) + 1))
+    places = [n for n, cell in enumerate(cells) if cell.cell_type == "code" and "...  # your answer" in cell.source]
+    assert len(places) == len(rated)
+    for n in places:
+        assert any("Not answered yet" in output.get("text", "") for output in cells[n].outputs), cells[n].source
+        folded = cells[n + 1].source
+        assert folded.startswith("<details><summary>Hint</summary>\n\n") and "<summary>Solution</summary>\n\n" in folded
 
 
 def test_refreshing_cleans_what_a_run_leaves(path):

@@ -28,6 +28,9 @@ def pairs(few_world):
 
 PLOTS = {
     "grid": lambda pairs, world: plots.grid(pairs.images, pairs.captions, columns=3),
+    "embedding_map": lambda pairs, world: plots.embedding_map(
+        {"PCA": torch.rand(9, 2), "UMAP": torch.rand(9, 2)}, ["a", "b"], torch.arange(9) % 2, "kind"
+    ),
     "grid without titles": lambda pairs, world: plots.grid(pairs.images),
     "annotated_scenes": lambda pairs, world: plots.annotated_scenes(pairs, world.name),
     "loss_curve": lambda pairs, world: plots.loss_curve(CURVE, 64),
@@ -81,7 +84,7 @@ def test_every_plot_is_tried_here():
         for name, function in inspect.getmembers(plots, inspect.isfunction)
         if function.__module__ == plots.__name__
         and not name.startswith("_")
-        and inspect.signature(function).return_annotation in ("Figure", Figure)
+        and inspect.signature(function).return_annotation in ("Chart", plots.Chart)
     }
     assert public == {name.split()[0] for name in PLOTS}
 
@@ -92,6 +95,13 @@ def test_a_plot_is_a_figure_and_becomes_a_png(figure):
     assert png.startswith(b"\x89PNG\r\n\x1a\n") and len(png) > 1000
     kind, data = plots.to_data_url(figure).split(",")
     assert kind == "data:image/png;base64" and base64.b64decode(data, validate=True).startswith(b"\x89PNG")
+
+
+def test_a_plot_says_in_words_what_it_shows(figure):
+    assert len(figure.alt) > 20 and figure.alt.endswith(".") and "\n" not in figure.alt
+    words, about = figure._repr_mimebundle_()
+    assert words == {"text/plain": figure.alt} and about["image/png"]["alt"] == figure.alt
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_axes_that_show_numbers_say_of_what(figure):

@@ -124,6 +124,21 @@ def _curves(page: Page, exhibit: Locator) -> None:
     _changes(exhibit, lambda: exhibit.get_by_label("logarithmic loss").check())
 
 
+def explorers(page: Page) -> None:
+    """Move the first slider of every explorer: the kernel draws another picture."""
+    found = page.locator(".jp-NotebookPanel .jp-OutputArea-output:has(.widget-slider):has(img)")
+    for number in range(found.count()):
+        picture, handle = found.nth(number).locator("img").last, found.nth(number).locator(".noUi-handle").first
+        before = picture.get_attribute("src")
+        handle.focus()
+        page.keyboard.press("ArrowRight")
+        for _ in range(200):
+            if picture.get_attribute("src") != before:
+                break
+            time.sleep(0.05)
+        assert picture.get_attribute("src") != before, "the explorer's picture did not follow its slider"
+
+
 HANDS = {
     "alignment": _alignment,
     "labels": _labels,

@@ -38,6 +38,7 @@ class Lab:
     base: str
     token: str
     browser: object
+    notebooks: Path
     refused: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -135,7 +136,7 @@ def running_lab(work: Path, executable: str) -> Iterator[Lab]:
                 args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
                       "--disable-component-update", "--no-first-run"],
             )  # fmt: skip
-            yield Lab(base, token, browser)
+            yield Lab(base, token, browser, root / "notebooks")
             browser.close()
     finally:
         server.terminate()

@@ -1,0 +1,118 @@
+"""Slides from the notebooks: a page a chapter, complete in itself, for a class without a network.
+
+python tools/slides.py [NAME …]   writes build/slides/NAME.html. A heading begins a slide; on it stand the first paragraph below
+it, the equations and the figures; the rest are notes, shown by the key N. Arrow keys, space and a finger turn the page.
+"""
+
+import html
+import re
+import sys
+from pathlib import Path
+
+import latex2mathml.converter
+import mistune
+import nbformat
+from jinja2 import Template
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "build" / "slides"
+
+PAGE = Template(
+    """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title>
+<style>
+html { scroll-snap-type: y mandatory; } body { margin: 0; font: 1.5vw/1.45 sans-serif; color: #222; }
+section { min-height: 100vh; box-sizing: border-box; padding: 4vh 6vw; scroll-snap-align: start; display: flex;
+  flex-direction: column; justify-content: center; }
+h1 { font-size: 3.2vw; margin: 0 0 .4em; color: #0072B2; } h2 { font-size: 2.6vw; margin: 0 0 .5em; color: #0072B2; }
+img { max-width: 100%; max-height: 58vh; display: block; margin: .6em auto; object-fit: contain; }
+code { background: #eee; padding: 0 .2em; } table { border-collapse: collapse; } td, th { padding: .1em .8em; text-align: left; }
+.notes { display: none; border-top: 2px solid #E69F00; margin-top: 1em; padding-top: .5em; font-size: 1.1vw; }
+.with-notes .notes { display: block; } footer { font-size: .9vw; color: #666; margin-top: 1em; }
+math[display=block] { margin: .6em 0; font-size: 1.2em; }
+@media print { section { page-break-after: always; } .notes { display: block; } }
+</style></head><body>
+{% for slide in slides %}<section id="{{ loop.index }}">{{ slide.shown }}{% if slide.notes %}
+<aside class="notes">{{ slide.notes }}</aside>{% endif %}
+<footer>{{ title }} · {{ loop.index }} / {{ slides | length }}</footer></section>
+{% endfor %}
+<script>
+const pages = [...document.querySelectorAll("section")];
+function go(by) {
+  const now = pages.findIndex((page) => page.getBoundingClientRect().bottom > innerHeight / 2);
+  pages[Math.max(0, Math.min(pages.length - 1, now + by))].scrollIntoView();
+}
+addEventListener("keydown", (event) => {
+  const by = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, " ": 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 }[event.key];
+  if (by) { event.preventDefault(); go(by); }
+  if (event.key === "n" || event.key === "N") document.body.classList.toggle("with-notes");
+});
+</script></body></html>
+"""
+)
+
+
+def to_html(text: str) -> str:
+    """Markdown with LaTeX to HTML with MathML."""
+    found: list[str] = []
+
+    def put_aside(display: str):
+        def replace(match: re.Match) -> str:
+            found.append(latex2mathml.converter.convert(match[1].strip(), display=display))
+            return f"MATH{len(found) - 1}MATH"
+
+        return replace
+
+    text = re.sub(r"\$\$(.+?)\$\$", put_aside("block"), text, flags=re.S)
+    text = re.sub(r"\$([^$\n]+?)\$", put_aside("inline"), text)
+    page = mistune.create_markdown(plugins=["table"])(text)
+    return re.sub(r"MATH(\d+)MATH", lambda match: found[int(match[1])], page)
+
+
+def split(text: str) -> tuple[str, str]:
+    """What a slide shows of its text, and what its notes do: lists, equations and the first paragraph are shown."""
+    shown, notes = [], []
+    for part in re.split(r"\n\s*\n", text.strip()):
+        lists = re.match(r"(?:[-*|]|\d+\.) ?", part) and not part.startswith("**")
+        if part.startswith(("$$", "|", "*Where")) or lists or not any(not p.startswith("#") for p in shown):
+            shown.append(part)
+        else:
+            notes.append(part)
+    return "\n\n".join(shown), "\n\n".join(notes)
+
+
+def slides_of(path: Path) -> tuple[str, list[dict[str, str]]]:
+    """The slides of a notebook: its title, and for every slide what is shown and what is noted."""
+    slides: list[dict[str, str]] = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown" and not cell.source.startswith("<details>"):
+            for part in re.split(r"^(?=#{1,3} )", cell.source, flags=re.M):
+                if part.startswith("#"):
+                    shown, notes = split(re.sub(r"^### ", "## ", part))
+                    slides.append({"shown": to_html(shown), "notes": to_html(notes)})
+                elif part.strip():
+                    slides[-1]["notes"] += to_html(part)
+        elif cell.cell_type == "code":
+            for output in cell.outputs:
+                picture = output.get("data", {}).get("image/png")
+                if picture:
+                    words = html.escape(output.metadata.get("image/png", {}).get("alt", ""))
+                    if "<img" in slides[-1]["shown"]:  # one figure a slide
+                        slides.append({"shown": "", "notes": ""})
+                    slides[-1]["shown"] += f'<img alt="{words}" src="data:image/png;base64,{"".join(picture.split())}">'
+    title = re.search(r"^# (.+)$", nbformat.read(path, as_version=4).cells[0].source, re.M)[1]
+    return title, slides
+
+
+def main() -> None:
+    """Write the slides of some chapters, or of all."""
+    names = sys.argv[1:] or [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        title, slides = slides_of(ROOT / "notebooks" / f"{name}.ipynb")
+        (TARGET / f"{name}.html").write_text(PAGE.render(title=title, slides=slides), encoding="utf-8")
+        print(f"{TARGET / name}.html: {len(slides)} slides")
+
+
+if __name__ == "__main__":
+    main()
