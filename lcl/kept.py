@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from lcl import storage
-from lcl.checkpoints import describe
-from lcl.config import data_folder, require
+from lcl.config import data_folder, require, to_dict
 from lcl.runs import curve_from_dict, curve_to_dict, provenance
 from lcl.training import Event, Training
 
-FORMAT = "lcl-kept-1"
+FORMAT = "lcl-kept-2"
 SCALE = "//scale"  # ends the name of a matrix's factors
 
 
@@ -58,6 +57,23 @@ def folder_of(name: str) -> Path:
     return data_folder() / "checkpoints" / name
 
 
+def describe(training: Training) -> dict:
+    """What must be the same for weights to fit, on any machine; JSON-able.
+
+    Not the pixels, nor the teacher's features: these may differ in their last bits from one machine to another, and what was
+    learned from them serves all the same.
+    """
+    words = {name: part for name, part in training.tokenizer.to_dict().items() if name != "data"}
+    of = {
+        "recipe": to_dict(training.recipe),
+        "profile": to_dict(training.profile),
+        "seed": training.seed,
+        "vocabulary": storage.fingerprint(words),
+        "teacher": list(training.teacher.widths) if training.teacher else None,
+    }
+    return json.loads(json.dumps(of))  # as it will be read
+
+
 def keep(name: str, training: Training, curve: Sequence[Event], notes: dict | None = None) -> Path:
     """Keep what a training learned, its curve, and notes (JSON-able); what was kept under this name before is replaced."""
     folder = folder_of(name)
@@ -78,7 +94,7 @@ def _short(curve: dict) -> dict:
 def take_kept(name: str, training: Training) -> tuple[list[Event], dict]:
     """Give a training what was kept under a name, as if it had been trained here; returns its curve and the notes.
 
-    Raises LclError if nothing is kept, or it is of another profile, recipe, seed or data set.
+    Raises LclError if nothing is kept, or it is of another profile, recipe, seed or vocabulary.
     """
     folder = folder_of(name)
     where = "train here: set TRAIN = True"
