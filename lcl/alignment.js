@@ -22,14 +22,14 @@ export default exhibit("alignment", ({ data, body, say, guard }) => {
   }
 
   function tell(word) {
-    const scene = data.scenes[state.scene], found = shares(word), binned = 1 - found.reduce((sum, [, share]) => sum + share, 0);
+    const scene = data.scenes[state.scene], found = shares(word), binned = data.binned[state.checkpoint][state.solver][state.scene][word];
     const parts = found.map(([patch, share]) => `patch ${patch} (row ${Math.floor(patch / data.rows) + 1}, column ${(patch % data.rows) + 1}): ${percent(share)}`);
     if (binned > 0.02) parts.push(`dustbin: ${percent(binned)}`);
-    const inside = ([left, top, right, bottom]) => found.some(([patch]) => {
-      const size = data.side / data.rows, x = ((patch % data.rows) + 0.5) * size, y = (Math.floor(patch / data.rows) + 0.5) * size;
-      return left <= x && x < right && top <= y && y < bottom;
-    });
-    const verdict = scene.boxes[word].length === 0 ? "names no thing" : scene.boxes[word].some(inside) ? "in the box of its thing" : "outside the box of its thing";
+    if (!parts.length) parts.push("spread thinly over many patches");
+    const [best, share] = found.reduce((most, one) => (one[1] > most[1] ? one : most), [-1, 0]); // it is judged by its largest share
+    const size = data.side / data.rows, x = ((best % data.rows) + 0.5) * size, y = (Math.floor(best / data.rows) + 0.5) * size;
+    const inside = scene.boxes[word].some(([left, top, right, bottom]) => left <= x && x < right && top <= y && y < bottom);
+    const verdict = scene.boxes[word].length === 0 ? "names no thing" : binned > share ? "matched to nothing" : inside ? "in the box of its thing" : "outside the box of its thing";
     say(`“${scene.words[word]}” → ${parts.join(", ")}; ${verdict}.`);
   }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, to
 
     mistakes: for typical wrong results, by the sentence that tells the likely cause.
     """
-    if answer is None or answer is ...:
+    if answer is ...:
         return OPEN
     if _equal(answer, right, tolerance):
         return RIGHT
@@ -39,21 +40,22 @@ def check_function(
     An exception in the function becomes a sentence, too.
     """
     if not callable(function):
-        return OPEN if function is None or function is ... else f"{WRONG}a function is asked for, not {_kind(function)}."
-    answers = []
+        return OPEN if function is ... else f"{WRONG}a function is asked for, not {_kind(function)}."
+    expected, answers = [right(*copy.deepcopy(case)) for case in cases], []
     for case in cases:
         try:
-            answers.append(function(*case))
+            answers.append(copy.deepcopy(function(*copy.deepcopy(case))))  # what it changes in place stays its own
         except Exception as error:  # the learner's own, whatever it is
             return f"{WRONG}your function raised {type(error).__name__} ({_short(error)}) when it was called with {_kinds(case)}."
-    if all(answer is None or answer is ... for answer in answers):
+    if all(answer is ... for answer in answers):
         return OPEN
-    expected = [right(*case) for case in cases]
+    if any(answer is None for answer in answers):
+        return f"{WRONG}your function gives back None: is there a `return`, and something after it?"
     wrong = [n for n, (answer, one) in enumerate(zip(answers, expected, strict=True)) if not _equal(answer, one, tolerance)]
     if not wrong:
         return RIGHT
     for hint, mistake in (mistakes or {}).items():
-        if all(_equal(answer, mistake(*case), tolerance) for answer, case in zip(answers, cases, strict=True)):
+        if all(_equal(answer, mistake(*copy.deepcopy(case)), tolerance) for answer, case in zip(answers, cases, strict=True)):
             return WRONG + hint
     first = wrong[0]
     return f"{WRONG}called with {_kinds(cases[first])}, {_difference(answers[first], expected[first])}"
@@ -62,15 +64,30 @@ def check_function(
 def _equal(answer: Any, right: Any, tolerance: float) -> bool:
     try:
         if isinstance(right, (int, float, torch.Tensor)) and not isinstance(answer, (str, bytes)):
-            answer, right = torch.as_tensor(answer).detach().double(), torch.as_tensor(right).detach().double()
-            return answer.shape == right.shape and torch.allclose(answer, right, rtol=tolerance, atol=tolerance)
+            answer, right = _as_tensor(answer), _as_tensor(right)
+            same = answer.shape == right.shape
+            return same and torch.allclose(answer, right, rtol=tolerance, atol=tolerance, equal_nan=True)
         return bool(answer == right)
     except Exception:  # two things that cannot be compared are not equal
         return False
 
 
+def _as_tensor(value: Any) -> torch.Tensor:
+    value = torch.as_tensor(value).detach()
+    return (value.to_dense() if value.layout is not torch.strided else value).cpu().double()
+
+
 def _difference(answer: Any, right: Any) -> str:
-    """In what an answer differs from the right one, without telling that."""
+    """In what an answer differs from the right one, without telling that. Never raises."""
+    try:
+        return _tell_difference(answer, right)
+    except Exception:  # whatever a learner hands over
+        return f"{_kind(answer)} cannot be compared with what was asked for."
+
+
+def _tell_difference(answer: Any, right: Any) -> str:
+    if answer is None:
+        return "that is None; is the result put into the variable, and not only printed?"
     if callable(answer) and not isinstance(answer, torch.Tensor):
         return "that is a function; the result of calling it is asked for."
     if isinstance(right, torch.Tensor):
@@ -78,14 +95,14 @@ def _difference(answer: Any, right: Any) -> str:
             return f"the answer should be a tensor of shape {tuple(right.shape)}, not {_kind(answer)}."
         if answer.shape != right.shape:
             return f"the shape should be {tuple(right.shape)}, not {tuple(answer.shape)}."
-        if not torch.isfinite(answer.detach().double()).all():
+        if not torch.isfinite(_as_tensor(answer)).all():
             return "some values are not finite numbers."
-        furthest = (answer.detach().double() - right.detach().double()).abs().max().item()
+        furthest = (_as_tensor(answer) - _as_tensor(right)).abs().max().item()
         return f"the shape is right, but the values differ by up to {furthest:.3g}."
     if isinstance(right, (int, float)):
         try:
-            value = float(answer)
-        except (TypeError, ValueError, RuntimeError):
+            value = _as_tensor(answer).item() if isinstance(answer, torch.Tensor) else float(answer)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             return f"the answer should be a number, not {_kind(answer)}."
         return f"{value:g} is not what was asked for." if math.isfinite(value) else f"{value} is not a finite number."
     return f"the result is {_short(answer)}, which is not what was asked for."

@@ -13,6 +13,7 @@ function h(tag, attributes = {}, ...children) {
   const element = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-")) element.setAttribute(name, String(value)); // "true" and "false" are words there
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
@@ -43,12 +44,15 @@ function range(label, low, high, step, value, changed, say = String) {
   return control;
 }
 
-// One small picture of an atlas, which holds `columns` of them side by side, each `side` pixels.
+// One small picture of an atlas, which holds `columns` of them side by side. The atlas itself stands once, on the root.
 function thumbnail(atlas, number, pixels, alt) {
   const x = (number % atlas.columns) * pixels, y = Math.floor(number / atlas.columns) * pixels;
-  const style = `width:${pixels}px;height:${pixels}px;background:url("${atlas.src}") -${x}px -${y}px / ${atlas.columns * pixels}px auto;image-rendering:pixelated`;
+  const style = `width:${pixels}px;height:${pixels}px;background:var(--atlas) -${x}px -${y}px / ${atlas.columns * pixels}px auto;image-rendering:pixelated`;
   return h("span", { class: "lcl-thumbnail", role: "img", "aria-label": alt, style });
 }
+
+// Is a key meant for the browser, as Ctrl and + are?
+function modified(event) { return event.ctrlKey || event.metaKey || event.altKey; }
 
 function percent(share) { return `${Math.round(100 * share)} %`; }
 
@@ -68,6 +72,7 @@ function exhibit(kind, draw) {
       const guard = (work) => (...parts) => {
         try { problem.textContent = ""; return work(...parts); } catch (error) { problem.textContent = `This exhibit met an error: ${error.message}`; }
       };
+      if (model.get("data")?.atlas) root.style.setProperty("--atlas", `url("${model.get("data").atlas.src}")`);
       el.append(root);
       let end;
       const begin = guard(() => { end = draw({ data: model.get("data"), body, say: (text) => { status.textContent = text; }, guard, model }); });

@@ -3,7 +3,7 @@
 export default exhibit("curves", ({ body, say, guard, model }) => {
   const W = 395, H = 230, LEFT = 48, BOTTOM = 30, TOP = 10, RIGHT = 8;
   const state = { smooth: 0, log: false, at: null };
-  const panels = ["loss", "recall@1"].map((name) => h("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, tabindex: 0, role: "img", "aria-label": `${name} by step; arrow keys read the values` }));
+  const panels = ["loss", "recall@1"].map((name) => h("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, tabindex: 0, role: "application", "aria-label": `${name} by step; arrow keys read the values` }));
 
   function smoothed(values) { // exponential mean
     let mean = values[0];
@@ -28,7 +28,8 @@ export default exhibit("curves", ({ body, say, guard, model }) => {
       const colour = CYCLE[number % CYCLE.length];
       parts.push(h("polyline", { points: steps.map((step, at) => `${x(step)},${y(values[at])}`).join(" "), fill: "none", stroke: colour, "stroke-width": 1.6 }));
       if (marks) steps.forEach((step, at) => parts.push(h("circle", { cx: x(step), cy: y(values[at]), r: 3, fill: colour })));
-      parts.push(h("text", { x: LEFT + 8, y: H - BOTTOM - 8 - 14 * number, "font-size": 11, fill: colour }, name));
+      const line = H - BOTTOM - 12 - 14 * number;
+      parts.push(h("line", { x1: LEFT + 8, x2: LEFT + 24, y1: line, y2: line, stroke: colour, "stroke-width": 3 }), h("text", { x: LEFT + 29, y: line + 4, "font-size": 11, fill: "currentColor" }, name));
     });
     if (state.at !== null) parts.push(h("line", { x1: x(state.at), x2: x(state.at), y1: TOP, y2: H - BOTTOM, stroke: COLOURS.red }));
     svg.replaceChildren(...parts);
@@ -46,6 +47,9 @@ export default exhibit("curves", ({ body, say, guard, model }) => {
     const done = data.steps.at(-1), at = state.at ?? done, nearest = data.steps.reduce((best, step, number) => (Math.abs(step - at) < Math.abs(data.steps[best] - at) ? number : best), 0);
     const parts = names.map((name) => `${name} ${data.losses[name][nearest].toFixed(3)}`), look = data.looks.filter(([step]) => step <= at).at(-1);
     if (look) parts.push(`recall@1 ${percent(look[2])} and ${percent(look[3])} at step ${look[0]}`);
+    const news = `${data.message} ${data.looks.length} ${state.at}`; // while it trains, only a look is worth words
+    if (news === state.told && data.message === "Training.") return;
+    state.told = news;
     say(`${data.message} Step ${data.steps[nearest]} of ${data.total}: ${parts.join(", ")}.`);
   });
 
@@ -55,7 +59,7 @@ export default exhibit("curves", ({ body, say, guard, model }) => {
     svg.addEventListener("mouseleave", () => { state.at = null; draw(); });
     svg.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (!by) return;
+      if (!by || modified(event)) return;
       event.preventDefault();
       event.stopPropagation();
       const data = model.get("data");

@@ -34,7 +34,8 @@ class Evidence:
     lengths: smallest and largest norm of an embedding. alike: mean cosine of two images, and of two captions.
     company: smallest cosine between a caption's embedding alone and in a batch. words: how many words the model counts in
     some captions, and how many there are. quiz: the contrastive loss as the recipe tells it, and cross-entropy along the
-    rows and along the columns, of one batch. losses: the contrastive part, by step. scales: logit_scale, by step.
+    rows and along the columns, of one batch. losses: the contrastive part, by step. from_start: is the first step among these?
+    scales: logit_scale, by step.
     watched: the last loss on pairs never trained on. recall: the mean of both ways there, beside `chance`.
     own: share of the rows that are their own neighbour. kin: standard errors by which captions of similar images are more
     similar than any two (by frozen encoders).
@@ -47,6 +48,7 @@ class Evidence:
     words: tuple[int, int]
     quiz: tuple[float, float, float] | None
     losses: tuple[float, ...]
+    from_start: bool
     scales: tuple[float, ...]
     watched: float | None
     recall: float | None
@@ -136,6 +138,7 @@ def measure(
     _, real = model.embed_words(model.language(together), together)
 
     steps = [event for event in curve if isinstance(event, Step)]
+    require(bool(steps), "a training is judged by its steps, and there are none.")
     look = next((event for event in reversed(curve) if isinstance(event, Look)), None)
     part = next((name for name in ("info_nce", "soft_info_nce") if steps and name in steps[0].losses), None)
     return Evidence(
@@ -146,10 +149,11 @@ def measure(
         (int(real.sum()), sum(len(spans) for spans in together.spans)),
         _quiz(model, tokenizer, pairs, config.batch_size, recipe, extra, teacher),
         tuple(event.losses[part] if part else event.loss for event in steps),
+        steps[0].step == 1,
         tuple(event.logit_scale for event in steps),
         look and look.loss,
         look and (look.image_to_text + look.text_to_image) / 2,
-        1 / max(WATCHED, config.batch_size),
+        1 / max(1, len(source.watched(max(WATCHED, config.batch_size)))),
         _own(teacher),
         _kin(pairs),
     )
@@ -175,7 +179,7 @@ def _quiz(
     near = extra["projections"](teacher(torch.arange(size), images)) if teacher is not None else None
     now = Moment(model, extra, seen, tokens, 1.0, torch.Generator().manual_seed(0), near)
     _, parts = recipe.loss(now, ["info_nce"])
-    return parts["info_nce"].item(), rows, columns
+    return (parts["info_nce"].item(), rows, columns) if "info_nce" in parts else None
 
 
 def _own(teacher: Teacher | None) -> float | None:
@@ -185,14 +189,15 @@ def _own(teacher: Teacher | None) -> float | None:
     return max((teacher.a == rows).float().mean().item(), (teacher.b == rows).float().mean().item())
 
 
-def _kin(pairs: Taken) -> float:
+def _kin(pairs: Taken) -> float | None:
     """Do captions of similar images resemble each other? By the frozen encoders, in standard errors above any two captions."""
     u, z = ImageEncoder()(pairs.images), TextEncoder()(pairs.captions)
     similarity = z @ z.T  # (N, N)
     near = similarity[torch.arange(len(z)), nearest_neighbours(u, 1).indices[:, 0]]
     usual = (similarity.sum(1) - similarity.diagonal()) / (len(z) - 1)
     gain = near - usual
-    return (gain.mean() / (gain.std() / len(gain) ** 0.5)).item()
+    found = (gain.mean() / (gain.std() / len(gain) ** 0.5)).item()
+    return found if math.isfinite(found) else None  # one caption for all pictures: nothing can be said
 
 
 def length_one(e: Evidence) -> Finding:
@@ -228,7 +233,8 @@ def enough_negatives(e: Evidence) -> Finding:
     said = f"first loss {first:.2f}, a guess among {e.batch_size} costs {guess:.2f}"
     if e.batch_size < 2 or max(map(abs, e.losses)) < 1e-6:
         return Finding("negatives", said, "a batch of one has no negatives: its loss is 0, and nothing can be learned")
-    mend = f"it looks like a guess among {math.exp(first):.0f}: contrast the whole batch" if first < 0.8 * guess else ""
+    fewer = e.from_start and first < 0.8 * guess
+    mend = f"it looks like a guess among {math.exp(first):.0f}: contrast the whole batch" if fewer else ""
     return Finding("negatives", said, mend)
 
 
@@ -276,7 +282,7 @@ def captions_belong(e: Evidence) -> Finding | None:
 
 def learns(e: Evidence) -> Finding | None:
     """Something is learned that holds for new pairs."""
-    if e.watched is None or e.recall is None:
+    if e.watched is None or e.recall is None or e.chance > 0.1:  # among ten pairs or fewer luck decides
         return None
     last = sum(e.losses[-10:]) / len(e.losses[-10:])
     said = f"loss {last:.2f} in training, {e.watched:.2f} on new pairs; recall@1 there {e.recall:.1%} (chance {e.chance:.1%})"

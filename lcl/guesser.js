@@ -2,20 +2,25 @@
 
 export default exhibit("guesser", ({ data, body, say, guard }) => {
   const state = { scene: 0, word: 0, guess: "" }, sentence = h("div", { class: "lcl-controls", role: "group", "aria-label": "words of the caption; press one to hide it" }), panels = h("div", { class: "lcl-row" });
-  const mine = h("input", { type: "text", id: `${OWN}-${++numbered}`, size: 14, oninput: guard(() => { state.guess = mine.value.trim().toLowerCase(); draw(); }) });
+  const mine = h("input", { type: "text", id: `${OWN}-${++numbered}`, size: 14, oninput: guard(() => { state.guess = mine.value.trim().toLowerCase(); say(verdict()); }) });
 
   const draw = guard(() => {
     const scene = data.scenes[state.scene], hidden = scene.words[state.word];
     sentence.replaceChildren(...scene.words.map((word, number) => h("button", { "aria-pressed": number === state.word, onclick: () => { state.word = number; state.guess = mine.value = ""; draw(); sentence.children[number].focus(); } }, number === state.word ? "[MASK]" : word.text)));
     panels.replaceChildren(...data.conditions.map((condition, number) => {
       const shown = number === 0 ? thumbnail(data.atlas, scene.image, 128, scene.caption) : number === 2 ? thumbnail(data.atlas, hidden.wrong, 128, "another scene") : h("span", { class: "lcl-thumbnail", style: "width:128px;height:128px;border:1px dashed #888", role: "img", "aria-label": "no image" });
-      const bars = hidden.guesses[number].map(([text, share]) => h("div", { class: `lcl-bar${text === hidden.token ? " right" : ""}` }, text, h("i", { style: `width:${Math.max(1, 100 * share)}%`, role: "img", "aria-label": percent(share) }), percent(share)));
+      const bars = hidden.guesses[number].map(([text, share]) => h("div", { class: `lcl-bar${text === hidden.token ? " right" : ""}` }, text, h("i", { style: `width:${Math.max(1, 100 * share)}%`, role: "img", "aria-label": percent(share) }), `${percent(share)}${text === hidden.token ? " ✓" : ""}`));
       return h("div", { "data-condition": condition }, h("div", {}, condition), shown, bars);
     }));
     const told = data.conditions.map((condition, number) => `${condition}: “${hidden.guesses[number][0][0]}” ${percent(hidden.guesses[number][0][1])}`).join(", ");
-    const verdict = !state.guess ? "Now guess yourself." : state.guess === hidden.text.toLowerCase() ? `Your guess is right: it is “${hidden.text}”.` : `“${state.guess}” is not it (yet).`;
-    say(`Word ${state.word + 1} is hidden. ${told}. ${verdict}`);
+    say(`Word ${state.word + 1} is hidden. ${told}. ${verdict()}`);
   });
+
+  function verdict() {
+    const { text } = data.scenes[state.scene].words[state.word];
+    if (!state.guess) return "Now guess yourself.";
+    return state.guess === text.toLowerCase() ? `Your guess is right: it is “${text}”.` : `“${state.guess}” is not it (yet).`;
+  }
 
   body.append(
     h("div", { class: "lcl-controls" }, range("scene", 0, data.scenes.length - 1, 1, 0, (value) => { state.scene = value; state.word = Math.min(data.scenes[value].start, data.scenes[value].words.length - 1); state.guess = mine.value = ""; draw(); }),

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lcl import storage
-from lcl.config import data_folder, require, to_dict
+from lcl.config import LclError, data_folder, require, to_dict
 from lcl.runs import curve_from_dict, curve_to_dict, provenance
 from lcl.training import Event, Training
 
@@ -52,9 +52,13 @@ def unpack(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"  # what comes with the course
+
+
 def folder_of(name: str) -> Path:
-    """Where the training called `name` is kept."""
-    return data_folder() / "checkpoints" / name
+    """Where the training called `name` is kept: in the data folder, or, if it is not there, with the course."""
+    own = data_folder() / "checkpoints" / name
+    return own if own.exists() or not (SHIPPED / name).exists() else SHIPPED / name
 
 
 def describe(training: Training) -> dict:
@@ -76,7 +80,7 @@ def describe(training: Training) -> dict:
 
 def keep(name: str, training: Training, curve: Sequence[Event], notes: dict | None = None) -> Path:
     """Keep what a training learned, its curve, and notes (JSON-able); what was kept under this name before is replaced."""
-    folder = folder_of(name)
+    folder = data_folder() / "checkpoints" / name
     storage.write_tensors(folder / "weights.safetensors", pack(training.learner.state_dict()))
     about = {
         "format": FORMAT, "of": describe(training), "weights": storage.file_sha256(folder / "weights.safetensors"),
@@ -102,12 +106,20 @@ def take_kept(name: str, training: Training) -> tuple[list[Event], dict]:
     about, here = storage.read_json(folder / "about.json"), describe(training)
     ours = isinstance(about, dict) and about.get("format") == FORMAT
     require(ours, f"{folder / 'about.json'} is not of this library; {where}.")
-    other = [part for part in here if here[part] != about["of"].get(part)]
-    require(not other, f"what is kept in {folder} has another {' and '.join(other)} than this training; {where}.")
-    same = storage.file_sha256(folder / "weights.safetensors") == about["weights"]
-    require(same, f"{folder / 'weights.safetensors'} is not the file that about.json describes; {where}.")
-    learner: nn.Module = training.learner
-    learner.load_state_dict(unpack(storage.read_tensors(folder / "weights.safetensors")))
+    try:
+        other = [part for part in here if here[part] != about["of"].get(part)]
+        require(not other, f"what is kept in {folder} has another {' and '.join(other)} than this training; {where}.")
+        same = storage.file_sha256(folder / "weights.safetensors") == about["weights"]
+        require(same, f"{folder / 'weights.safetensors'} is not the file that about.json describes; {where}.")
+        curve, notes = curve_from_dict(about["curve"], training.profile), about["notes"]
+        learner: nn.Module = training.learner
+        learner.load_state_dict(unpack(storage.read_tensors(folder / "weights.safetensors")))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise LclError(f"what is kept in {folder} is damaged, or of other code ({_first_line(error)}); {where}.") from None
     learner.eval()
     training.step = training.profile.training.steps
-    return curve_from_dict(about["curve"], training.profile), about["notes"]
+    return curve, notes
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -3,7 +3,7 @@
 export default exhibit("labels", ({ data, body, say, guard }) => {
   const N = data.captions.length, SIZE = 336, cell = SIZE / N, LOW = Math.log(1e-3);
   const state = { look: data.steps.length - 1, own: true, alpha: 0, temperature: data.temperature, row: 0, column: Math.min(1, N - 1) };
-  const canvas = (label) => h("canvas", { width: SIZE, height: SIZE, tabindex: 0, role: "img", "aria-label": label });
+  const canvas = (label) => h("canvas", { width: SIZE, height: SIZE, tabindex: 0, role: "application", "aria-label": label });
   const labels = canvas("labels of the batch; arrow keys move from cell to cell"), truth = canvas("things that the scenes share; arrow keys move from cell to cell");
   const detail = h("div", { class: "lcl-row" });
 
@@ -51,7 +51,7 @@ export default exhibit("labels", ({ data, body, say, guard }) => {
     });
     target.addEventListener("keydown", (event) => {
       const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-      if (!move) return;
+      if (!move || modified(event)) return;
       event.preventDefault();
       event.stopPropagation();
       [state.row, state.column] = [(state.row + move[0] + N) % N, (state.column + move[1] + N) % N];

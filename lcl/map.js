@@ -52,7 +52,7 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
     context.stroke();
     context.lineWidth = 1;
     card.replaceChildren(thumbnail(data.atlas, data.picture[state.at], 72, ""), h("div", {}, tell(state.at)));
-    card.style.left = `${x > W / 2 ? Math.max(0, x - 215) : x + 14}px`;
+    card.style.left = `${Math.max(0, Math.min(W - 200, x > W / 2 ? x - 215 : x + 14))}px`;
     card.style.top = `${Math.min(Math.max(0, y - 40), H - 130)}px`;
   }
 
@@ -61,7 +61,16 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
     return `${data.modality[number] ? "caption" : "image"}: ${data.captions[number]} (${groups.join(", ")})`;
   }
 
-  const look = guard((number) => { state.at = number; mark(); if (number !== null) say(tell(number)); });
+  const look = guard((number) => {
+    state.at = number;
+    if (number !== null) {
+      state.last = number;
+      const [x, y] = place(number);
+      if (x < 0 || y < 0 || x > W || y > H) { state.centre = [...data.coordinates[state.way].points[number]]; paint(); } // walk on
+    }
+    mark();
+    if (number !== null) say(tell(number));
+  });
 
   const gather = guard((numbers) => {
     state.chosen = numbers;
@@ -91,7 +100,8 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
   }
 
   const at = (event) => { const box = over.getBoundingClientRect(); return [(event.clientX - box.left) * W / box.width, (event.clientY - box.top) * H / box.height]; };
-  over.addEventListener("pointerdown", guard((event) => { over.setPointerCapture(event.pointerId); state.drag = [at(event)]; }));
+  over.addEventListener("pointerdown", guard((event) => { if (event.button) return; over.setPointerCapture(event.pointerId); state.drag = [at(event)]; }));
+  for (const name of ["pointercancel", "lostpointercapture"]) over.addEventListener(name, () => { if (state.drag) { state.drag = null; mark(); } });
   over.addEventListener("pointermove", guard((event) => {
     const [x, y] = at(event);
     if (state.drag) { state.drag.push([x, y]); state.at = null; mark(); } else look(nearest(x, y, undefined, 12));
@@ -99,7 +109,8 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
   over.addEventListener("pointerup", guard((event) => {
     const drawn = state.drag ?? [], [x, y] = at(event);
     state.drag = null;
-    if (drawn.length > 5) gather([...Array(N).keys()].filter((number) => inside(...place(number), drawn)));
+    const wide = Math.max(...[0, 1].map((axis) => Math.max(...drawn.map((one) => one[axis])) - Math.min(...drawn.map((one) => one[axis]))));
+    if (wide > 8) gather([...Array(N).keys()].filter((number) => inside(...place(number), drawn)));
     else { const found = nearest(x, y, undefined, 12); if (found !== null) { look(found); gather(around(found)); } }
   }));
   over.addEventListener("pointerleave", () => { if (!state.drag) look(null); });
@@ -110,6 +121,7 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
   }
 
   over.addEventListener("keydown", guard((event) => {
+    if (modified(event)) return;
     const way = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
     if (way) {
       const [x, y] = state.at === null ? [W / 2, H / 2] : place(state.at), from = state.at;
@@ -125,7 +137,8 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
 
   function zoom(factor) {
     state.zoom = Math.max(1, Math.min(40, state.zoom * factor));
-    if (state.at !== null) state.centre = [...data.coordinates[state.way].points[state.at]];
+    const at = state.at ?? state.last; // who presses the button has left the point
+    if (at !== undefined) state.centre = [...data.coordinates[state.way].points[at]];
     if (state.zoom === 1) state.centre = [0.5, 0.5];
     paint();
     mark();

@@ -11,7 +11,7 @@ export default exhibit("neighbours", ({ data, body, say, guard }) => {
     const words = h("figcaption", {}, title, h("br"), h("span", {}, data.captions[number]));
     if (part === "image") picture.classList.add("lcl-target");
     if (part === "caption") words.lastChild.classList.add("lcl-target");
-    const inner = go >= 0 && go !== state.query ? h("button", { onclick: () => { state.query = go; slider.set(go); draw(); }, "aria-label": `go to ${data.captions[number]}` }, picture) : picture;
+    const inner = go >= 0 && go !== state.query ? h("button", { onclick: () => { state.query = go; slider.set(go); draw(); slider.querySelector("input").focus(); }, "aria-label": `go to ${data.captions[number]}` }, picture) : picture;
     return h("figure", { class: `${kin ? "kin" : ""} ${part ? "target" : ""}` }, inner, words);
   }
 

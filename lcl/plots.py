@@ -286,7 +286,7 @@ def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Chart
     kin = (shared > 0) & ~torch.eye(len(shared), dtype=torch.bool)
     share = labels[kin].sum() / (labels.sum() - labels.diagonal().sum()).clamp(min=1e-9)
     alt = f"{title}: {_diagonal(labels)}; of the negatives' share {share:.0%} lies where scenes share a thing"
-    figure = Chart(9, 4, f"{alt}, which {kin.float().mean():.0%} of the pairs do.")
+    figure = Chart(9, 4, f"{alt}, which {kin.sum() / max(1, kin.numel() - len(kin)):.0%} of the pairs do.")
     left, right = figure.subplots(1, 2)
     shown = left.imshow(labels.clamp(min=1e-4).numpy(), cmap="viridis", norm=LogNorm(1e-3, 1, clip=True))
     left.set(xlabel="caption", ylabel="image", title=title)

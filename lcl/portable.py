@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,33 +55,34 @@ def export_onnx(folder: Path, model: Clip, tokenizer: Tokenizer, images: torch.T
     Raises LclError if an output differs by more than CLOSE; nothing is then left in the folder.
     """
     require(len(images) >= 2 and len(captions) >= 2, "hand over two pairs or more, to compare ONNX with torch.")
-    model = model.cpu().eval()
+    model = copy.deepcopy(model).cpu().eval()  # the caller's stays where it is
     tokens = tokenizer.encode(list(captions), model.config.language.context_length)
     batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=2, max=model.config.language.context_length)
     parts = {
         IMAGE: (ImageTower(model), (images,), {"images": {0: batch}}),
         TEXT: (TextTower(model), (tokens.ids, tokens.mask), {"ids": {0: batch, 1: length}, "mask": {0: batch, 1: length}}),
     }
-    folder = Path(folder)
-    try:
+    with tempfile.TemporaryDirectory() as between:  # what is in the folder already stays until all is well
         for name, (tower, inputs, shapes) in parts.items():
-            _export(folder / name, tower, inputs, shapes)
-        v, t = open_towers(folder, check=False).run(images, tokens)
+            _export(Path(between) / name, tower, inputs, shapes)
+        v, t = open_towers(Path(between), check=False).run(images, tokens)
         with torch.no_grad():
             wanted = torch.cat([model.encode_image(images), model.encode_text(tokens)])
         furthest = (torch.cat([v, t]) - wanted).abs().max().item()
         require(furthest <= CLOSE, f"ONNX differs from torch by {furthest:.1e}, more than {CLOSE:.0e}; nothing is exported.")
-    except BaseException:
         for name in parts:
-            (folder / name).unlink(missing_ok=True)
-        raise
-    _describe(folder, model, tokenizer)
+            storage.write_bytes(Path(folder) / name, (Path(between) / name).read_bytes())
+    _describe(Path(folder), model, tokenizer)
     return furthest
 
 
 def _export(path: Path, tower: nn.Module, inputs: tuple, shapes: dict) -> None:
-    with _quiet():
-        program = torch.onnx.export(tower, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False, optimize=True)
+    try:
+        with _quiet():
+            program = torch.onnx.export(tower, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False, optimize=True)
+    except Exception as error:  # the exporter has many of its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise LclError(f"torch cannot write this tower as ONNX ({reason}); towers of our own can be exported.") from None
     storage.write_bytes(path, program.model_proto.SerializeToString())
 
 
@@ -134,7 +137,7 @@ def open_towers(folder: Path, threads: int = 1, check: bool = True) -> Towers:
         ours = isinstance(about, dict) and about.get("format") == FORMAT
         require(ours, f"{folder / ABOUT} describes no towers of this library.")
         for name in (IMAGE, TEXT):
-            same = storage.file_sha256(folder / name) == about["files"].get(name)
+            same = storage.file_sha256(folder / name) == (about.get("files") or {}).get(name)
             require(same, f"{folder / name} is not the file that {ABOUT} describes; export again.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3

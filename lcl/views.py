@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -74,8 +75,9 @@ CONDITIONS = ("true image", "no image", "wrong image")
 def blanks(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, pairs: Pairs, k: int = 5) -> list[list[Blank]]:
     """For every pair, and every word of its caption: the k best guesses where the word is hidden, all its tokens at once.
 
-    The wrong image is that of the next pair that shows none of this one's things.
+    The wrong image is that of the next pair that shows none of this one's things, or of the next pair if all do.
     """
+    require(len(pairs) >= 2, "for a wrong image there must be another pair: hand over two or more.")
     model.eval()
     mlm.eval()
     device, found = model.tau.device, []
@@ -129,6 +131,8 @@ def umap(features: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(UMAP(metric="cosine", random_state=0).fit_transform(features.numpy())).float()
 
 
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "maps"  # what comes with the course
+
 WAYS = {"PCA": pca, "UMAP": umap}
 
 
@@ -140,10 +144,10 @@ def map_key(model: Clip, captions: Sequence[str]) -> str:
 def coordinates(features: torch.Tensor, ways: Sequence[str] = tuple(WAYS), key: str | None = None) -> dict[str, torch.Tensor]:
     """Points for a map, by way: {"PCA" or "UMAP": (N, 2), 0 to 1}. features: (N, d).
 
-    key: see `map_key`. What is kept under it, in `data/maps` or the cache, is taken; what is not is worked out, and kept.
+    key: see `map_key`. What is kept under it, with the course or in the cache, is taken; what is not is worked out, and kept.
     """
     found: dict[str, torch.Tensor] = {}
-    places = [data_folder() / folder / f"{key}.safetensors" for folder in ("maps", "cache/maps")] if key else []
+    places = [folder / f"{key}.safetensors" for folder in (SHIPPED, data_folder() / "cache" / "maps")] if key else []
     for place in places:
         found |= storage.read_tensors(place) if place.exists() else {}
     fresh = {way: to_unit(WAYS[choose("map", way, WAYS)](features)) for way in ways if way not in found}
@@ -163,6 +167,9 @@ FOUND = ("found at once", "among ten", "missed")
 
 
 def retrieval_errors(v: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """For every image, then every caption, how well it finds its own: 0 at once, 1 among ten, 2 not. v, t: (N, d) → (2N,)."""
+    """For every image, then every caption, how well it finds its own: 0 at once, 1 among ten, 2 not. v, t: (N, d) → (2N,).
+
+    Of fewer than twenty pairs, "among ten" means in the better half.
+    """
     place = torch.cat([ranks(v @ t.T), ranks(t @ v.T)])
     return (place >= 1).long() + (place >= min(10, math.ceil(len(v) / 2))).long()

@@ -43,7 +43,7 @@ class Explorer(ipywidgets.VBox):
     """
 
     def __init__(self, draw: Callable[..., Chart], **controls: ipywidgets.Widget):
-        self._draw, self._controls = draw, controls
+        self._draw, self._controls, self._still = draw, controls, Chart(4, 1, "Nothing could be drawn.")
         self.picture, self.problem = ipywidgets.HTML(), ipywidgets.Label()
         super().__init__([*controls.values(), self.problem, self.picture])
         for control in controls.values():
@@ -143,6 +143,7 @@ class AlignmentInspector(Exhibit):
     _esm = _script("alignment")
 
     def __init__(self, pairs: Pairs, found: Mapping[str, Mapping[str, Sequence[Aligned]]]):
+        require(bool(found) and len(pairs) > 0, "hand over a checkpoint and a scene, or more.")
         solvers = list(next(iter(found.values())))
         rows = [row for by_solver in found.values() for row in by_solver.values()]
         same = all(list(by_solver) == solvers for by_solver in found.values()) and {len(row) for row in rows} == {len(pairs)}
@@ -153,8 +154,12 @@ class AlignmentInspector(Exhibit):
             for image, scene, one in zip(pairs.images, pairs.scenes, first, strict=True)
         ]
         plans = [[[_sparse(one.plan) for one in found[name][solver]] for solver in solvers] for name in found]
+        binned = [
+            [[[round(1 - share, 3) for share in one.plan.sum(1).tolist()] for one in found[name][solver]] for solver in solvers]
+            for name in found
+        ]
         data = {
-            "scenes": scenes, "checkpoints": list(found), "solvers": solvers, "plans": plans,
+            "scenes": scenes, "checkpoints": list(found), "solvers": solvers, "plans": plans, "binned": binned,
             "side": pairs.images.shape[-1], "rows": math.isqrt(first[0].plan.shape[1]),
         }  # fmt: skip
         best = [int(row.argmax()) if row.sum() > 0.5 else -1 for row in first[0].plan]
@@ -232,6 +237,8 @@ class NeighbourBrowser(Exhibit):
         k: int = 5,
     ):
         both = {"image": by_image, "caption": by_caption}
+        short = any(int(near.indices[list(queries), :k].min()) < 0 for near in both.values())
+        require(not short, f"some scene has fewer than {k} neighbours; search exactly, or ask for fewer.")
         found = {name: near.indices[list(queries), :k].tolist() for name, near in both.items()}
         used = sorted({*queries, *(row for rows in found.values() for near in rows for row in near)})
         number = {row: place for place, row in enumerate(used)}
@@ -278,7 +285,9 @@ class EmbeddingMap(Exhibit):
         colours: Mapping[str, tuple[Sequence[str], torch.Tensor]],
     ):
         number = len(images)
-        require(all(len(points) == 2 * number for points in coordinates.values()), f"{number} pairs need {2 * number} points.")
+        sizes = {len(points) for points in coordinates.values()} | {len(of) for _, of in colours.values()}
+        fits = sizes == {2 * number} and len(captions) == number
+        require(fits, f"{number} pairs need {2 * number} points, and as many colours.")
         modality = torch.arange(2).repeat_interleave(number)  # (2N,)
         colours = dict(colours) | {"modality": (["image", "caption"], modality)}
         require(all(len(names) <= len(plots.CYCLE) for names, _ in colours.values()), "more groups than colours to tell apart.")

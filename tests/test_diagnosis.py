@@ -15,7 +15,7 @@ from lcl.recipes import Recipe, get_recipe
 from lcl.training import Training
 
 HEALTHY = Evidence(
-    128, (1.0, 1.0), (0.12, 0.16), 1.0, (56, 56), (0.11, 0.09, 0.13), (4.88, *[2.0] * 20, 0.1), (3.0, *[20.0] * 20, 60.0),
+    128, (1.0, 1.0), (0.12, 0.16), 1.0, (56, 56), (0.11, 0.09, 0.13), (4.88, *[2.0] * 20, 0.1), True, (3.0, *[20.0] * 20, 60.0),
     0.3, 0.8, 1 / 256, 0.0, 7.0,
 )  # fmt: skip
 ILL = {
@@ -49,6 +49,14 @@ def test_every_check_can_fail():
 def test_a_batch_of_one_is_named(change):
     found = [finding for finding in judge(dataclasses.replace(HEALTHY, **change)) if finding.check == "negatives"]
     assert "a batch of one has no negatives" in found[0].mend
+
+
+def test_a_resumed_training_is_not_blamed_for_its_low_first_loss():
+    assert judge(dataclasses.replace(HEALTHY, losses=(1.0,) * 20, from_start=False)).ailments == []
+
+
+def test_among_a_handful_of_watched_pairs_luck_is_not_learning():
+    assert "learning" not in {finding.check for finding in judge(dataclasses.replace(HEALTHY, recall=0.2, chance=0.2))}
 
 
 def test_words_that_are_padding_are_named():
@@ -95,7 +103,7 @@ def test_a_run_is_diagnosed_by_its_folder_and_on_the_command_line(tmp_path, smal
     assert package.diagnose(tmp_path / "mine").ailments == []
     done = lcl("diagnose", tmp_path / "mine")
     assert done.code == 0 and done.out.count("✓") >= 9
-    training = Training(PROFILE, small_world, recipe=OneAxis("clip", {"info_nce": 1.0}, "broken"))
+    training = Training(PROFILE, small_world, device="cpu", recipe=OneAxis("clip", {"info_nce": 1.0}, "broken"))
     assert diagnose(training, list(training)).ailments == ["both quizzes"]
 
 

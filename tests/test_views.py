@@ -24,7 +24,7 @@ def test_words_take_the_patches_that_the_evaluation_finds(pairs, tokenizer, solv
     found = views.aligned(model, tokenizer, pairs, solver, price=torch.inf)
     for one, patch, scene in zip(found, align(model, tokenizer, pairs, solver), pairs.scenes, strict=True):
         assert one.plan.argmax(1).tolist() == patch.tolist()
-        assert [scene.caption[scene.caption.index(word) :][: len(word)] for word in one.words] == list(one.words)
+        assert "".join(one.words) == "".join(scene.caption.split())
 
 
 def test_the_boxes_of_a_word_are_those_of_what_it_names(pairs, tokenizer):
@@ -65,7 +65,8 @@ def test_pca_is_scikit_learns_but_for_signs():
     features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     theirs = torch.from_numpy(PCA(2).fit_transform(features)).float()
     torch.testing.assert_close(views.pca(features).abs(), theirs.abs(), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(views.pca(features), views.pca(features[torch.arange(50)]))
+    mirrored = views.pca(-features)  # the directions' signs do not follow the data's
+    torch.testing.assert_close(mirrored, -views.pca(features), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

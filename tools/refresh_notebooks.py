@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellControlSignal, CellTimeoutError, DeadKernelError
 
 from lcl import storage
 from lcl.runs import provenance
@@ -36,18 +36,18 @@ keep("04-clip+soft", training, curve, {"cosines": cosines})""",
     # the map is of the weights as they are kept, so that everyone who takes them finds it
     "09_clip_ping": KEEP
     + """keep("09-clip-ping", training, curve)
-import shutil
+from lcl import storage
 from lcl.config import data_folder
 again = training_of("clip-ping", teacher=teacher)
 take_kept("09-clip-ping", again)
-key = map_key(again.model, mapped.captions)
-coordinates(torch.cat(embed(again.model, again.tokenizer, mapped)), ways, key)
-shutil.rmtree(data_folder() / "maps", ignore_errors=True)
-(data_folder() / "maps").mkdir()
-shutil.copy(data_folder() / "cache" / "maps" / f"{key}.safetensors", data_folder() / "maps")""",
+place = data_folder() / "maps" / f"{map_key(again.model, mapped.captions)}.safetensors"
+storage.write_tensors(place, coordinates(torch.cat(embed(again.model, again.tokenizer, mapped)), ways))
+for old in set(place.parent.iterdir()) - {place}:
+    old.unlink()""",
 }
-MEMORY = """import resource
-print("PEAK", sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"""
+MEMORY = """import resource, sys
+unit = 1 if sys.platform == "darwin" else 1024
+print("PEAK", unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"""
 
 
 def refresh(path: Path, keep: bool) -> None:
@@ -71,7 +71,7 @@ def refresh(path: Path, keep: bool) -> None:
     temporary.replace(path)
     if keep:
         minutes = seconds[-1 - len(after)] / 60  # up to the notebook's own last cell
-        peak = int(after[0].outputs[0].text.split()[1]) / 2**20  # this process, and the largest that it started
+        peak = int(after[0].outputs[0].text.split()[1]) / 2**30  # this process, and the largest that it started
         measured = storage.read_json(MEASURED) if MEASURED.exists() else {}
         measured[path.stem] = {"minutes": round(minutes, 1), "peak_gib": round(peak, 1), "provenance": provenance()}
         storage.write_json(MEASURED, dict(sorted(measured.items())))
@@ -101,7 +101,7 @@ def main() -> None:
         try:
             refresh(NOTEBOOKS / f"{name}.ipynb", options.keep)
             print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
-        except CellExecutionError as error:
+        except (CellControlSignal, CellTimeoutError, DeadKernelError) as error:
             failed.append(name)
             print(f"{name}: failed, the old file is kept\n{error}", file=sys.stderr, flush=True)
     sys.exit(bool(failed))

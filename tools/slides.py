@@ -1,7 +1,8 @@
 """Slides from the notebooks: a page a chapter, complete in itself, for a class without a network.
 
 python tools/slides.py [NAME …]   writes build/slides/NAME.html. A heading begins a slide; on it stand the first paragraph below
-it, the equations and the figures; the rest are notes, shown by the key N. Arrow keys, space and a finger turn the page.
+it, the equations and the figures; the rest are notes, shown by the key N. Left and right, space and a finger turn the page, up
+and down scroll.
 """
 
 import html
@@ -34,7 +35,8 @@ math[display=block] { margin: .6em 0; font-size: 1.2em; }
 </style></head><body>
 {% for slide in slides %}<section id="{{ loop.index }}">{{ slide.shown }}{% if slide.notes %}
 <aside class="notes">{{ slide.notes }}</aside>{% endif %}
-<footer>{{ title }} · {{ loop.index }} / {{ slides | length }}</footer></section>
+<footer>{{ title }} · {{ loop.index }} / {{ slides | length }} · drawings: OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0)
+</footer></section>
 {% endfor %}
 <script>
 const pages = [...document.querySelectorAll("section")];
@@ -43,7 +45,8 @@ function go(by) {
   pages[Math.max(0, Math.min(pages.length - 1, now + by))].scrollIntoView();
 }
 addEventListener("keydown", (event) => {
-  const by = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, " ": 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 }[event.key];
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const by = { ArrowRight: 1, PageDown: 1, " ": 1, ArrowLeft: -1, PageUp: -1 }[event.key];
   if (by) { event.preventDefault(); go(by); }
   if (event.key === "n" || event.key === "N") document.body.classList.toggle("with-notes");
 });
@@ -65,6 +68,7 @@ def to_html(text: str) -> str:
 
     text = re.sub(r"\$\$(.+?)\$\$", put_aside("block"), text, flags=re.S)
     text = re.sub(r"\$([^$\n]+?)\$", put_aside("inline"), text)
+    text = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.html)", text)  # a chapter's slides lie beside it
     page = mistune.create_markdown(plugins=["table"])(text)
     return re.sub(r"MATH(\d+)MATH", lambda match: found[int(match[1])], page)
 

@@ -7,22 +7,23 @@ from playwright.sync_api import Locator, Page
 
 
 def _drawn(exhibit: Locator) -> str:
-    """What an exhibit shows: its elements, and the pixels of its canvases."""
+    """What an exhibit shows: its drawings, its cards, and the pixels of its canvases; not its controls, nor its words."""
     return exhibit.evaluate(
-        """root => root.innerHTML.replaceAll(/aria-pressed="[a-z]+"/g, "")
+        """root => [...root.querySelectorAll("svg, figure, [data-condition], .lcl-card")].map(part => part.outerHTML).join()
              + [...root.querySelectorAll("canvas")].map(canvas => canvas.toDataURL()).join()"""
     )
 
 
-def _changes(exhibit: Locator, use: Callable[[], None]) -> None:
-    before = _drawn(exhibit)
+def _changes(exhibit: Locator, use: Callable[[], None], picture: bool = True, words: bool = True) -> None:
+    """A use changes the picture, and what is said of it; not all do both."""
+    before, said = _drawn(exhibit), _says(exhibit)
     use()
     for _ in range(40):  # a page draws when it gets to it
-        if _drawn(exhibit) != before:
-            break
+        if (not picture or _drawn(exhibit) != before) and (not words or _says(exhibit) != said):
+            return
         time.sleep(0.05)
-    assert _drawn(exhibit) != before, "the picture did not change"
-    assert _says(exhibit), "nothing is said in words"
+    assert not picture or _drawn(exhibit) != before, "the picture did not change"
+    assert not words or _says(exhibit) != said, f"the same is said as before: {said!r}"
 
 
 def _says(exhibit: Locator) -> str:
@@ -44,10 +45,15 @@ def _choose(page: Page, exhibit: Locator, label: str) -> None:
 
 def _alignment(page: Page, exhibit: Locator) -> None:
     words = exhibit.locator(".lcl-words button")
-    _changes(exhibit, lambda: words.nth(1).hover())
-    assert exhibit.locator("rect.lit").count() or "dustbin" in _says(exhibit)
+    _changes(exhibit, lambda: words.nth(1).hover(), picture=False)
     words.nth(1).focus()
-    _changes(exhibit, lambda: page.keyboard.press("Tab"))
+    _changes(exhibit, lambda: page.keyboard.press("Tab"), picture=False)
+    assert words.nth(2).get_attribute("aria-pressed") == "true"
+    lit = 0
+    for number in range(words.count()):  # some lie in the dustbin
+        words.nth(number).hover()
+        lit += exhibit.locator("rect.lit, rect.box").count()
+    assert lit > 0, "no word lights anything"
     said = _says(exhibit)
     _choose(page, exhibit, "solver")
     _choose(page, exhibit, "checkpoint")
@@ -62,6 +68,7 @@ def _labels(page: Page, exhibit: Locator) -> None:
     _changes(exhibit, lambda: _slide(page, exhibit, "step", "End"))
     _changes(exhibit, lambda: _slide(page, exhibit, "T"))
     _changes(exhibit, lambda: _slide(page, exhibit, "α"))
+    assert not exhibit.get_by_role("checkbox").is_checked()
     canvas = exhibit.locator("canvas").first
     _changes(exhibit, lambda: canvas.hover(position={"x": 200, "y": 120}))
     canvas.focus()
@@ -70,7 +77,8 @@ def _labels(page: Page, exhibit: Locator) -> None:
 
 def _guesser(page: Page, exhibit: Locator) -> None:
     words = exhibit.locator(".lcl-controls button")
-    _changes(exhibit, lambda: words.first.click())
+    _changes(exhibit, lambda: words.nth(1).click())
+    assert words.nth(1).inner_text() == "[MASK]" and words.nth(1).get_attribute("aria-pressed") == "true"
     words.nth(2).focus()
     _changes(exhibit, lambda: page.keyboard.press("Enter"))
     exhibit.get_by_label("your guess").fill("surely not this")
@@ -107,25 +115,25 @@ def _map(page: Page, exhibit: Locator) -> None:
     assert exhibit.locator(".lcl-gallery figure").count() == 0
     _changes(exhibit, lambda: page.keyboard.press("ArrowRight"))
     _changes(exhibit, lambda: page.keyboard.press("ArrowUp"))
-    _changes(exhibit, lambda: page.keyboard.press("+"))
+    _changes(exhibit, lambda: page.keyboard.press("+"), words=False)
     _changes(exhibit, lambda: page.keyboard.press("Enter"))
-    _changes(exhibit, lambda: exhibit.get_by_label("colour").select_option(index=1))
+    _changes(exhibit, lambda: exhibit.get_by_label("colour").select_option(index=1), words=False)
     _choose(page, exhibit, "map")
 
 
 def _curves(page: Page, exhibit: Locator) -> None:
     assert "Done." in _says(exhibit) or "Stopped." in _says(exhibit)
-    _changes(exhibit, lambda: _slide(page, exhibit, "smoothing"))
+    _changes(exhibit, lambda: _slide(page, exhibit, "smoothing", "End"), words=False)
     panel = exhibit.locator("svg").first
     _changes(exhibit, lambda: panel.hover(position={"x": 150, "y": 100}))
     _changes(exhibit, lambda: page.mouse.move(0, 0))
     panel.focus()
     _changes(exhibit, lambda: page.keyboard.press("ArrowLeft"))
-    _changes(exhibit, lambda: exhibit.get_by_label("logarithmic loss").check())
+    _changes(exhibit, lambda: exhibit.get_by_label("logarithmic loss").check(), words=False)
 
 
-def explorers(page: Page) -> None:
-    """Move the first slider of every explorer: the kernel draws another picture."""
+def explorers(page: Page) -> int:
+    """Move the first slider of every explorer: the kernel draws another picture. Returns how many there are."""
     found = page.locator(".jp-NotebookPanel .jp-OutputArea-output:has(.widget-slider):has(img)")
     for number in range(found.count()):
         picture, handle = found.nth(number).locator("img").last, found.nth(number).locator(".noUi-handle").first
@@ -137,6 +145,7 @@ def explorers(page: Page) -> None:
                 break
             time.sleep(0.05)
         assert picture.get_attribute("src") != before, "the explorer's picture did not follow its slider"
+    return found.count()
 
 
 HANDS = {

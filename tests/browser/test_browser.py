@@ -1,6 +1,8 @@
 """Every notebook in a real browser that reaches nothing but this machine: all cells run, every exhibit is used by mouse and
 by keyboard. Pictures of each are kept in `build/browser/`."""
 
+import re
+
 import pytest
 
 playwright = pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
@@ -48,7 +50,8 @@ def test_a_notebook_runs_and_its_exhibits_can_be_used(path, running):
             hands.HANDS[kind](sheet.page, exhibit)
             exhibit.screenshot(path=PICTURES / f"{path.stem}-{number}-{kind}.png")
             assert exhibit.locator("[role=alert]").inner_text() == ""
-        hands.explorers(sheet.page)
+        source = path.read_text(encoding="utf-8")
+        assert hands.explorers(sheet.page) == len(re.findall(r'"(?:\w+ = )?Explorer\(', source))
         assert sheet.errors == [] and running.refused == []
 
 
