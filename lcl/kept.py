@@ -1,7 +1,7 @@
 """What the course's own trainings learned, kept small under `data/`, so that anyone can join at any chapter.
 
-Weights are kept in 8 bits: every row of a matrix as whole numbers from -127 to 127 and one factor (our reading of what a
-checkpoint for reading along needs; chapter 12 measures what that loses).
+Weights are kept in 8 bits: every row of a matrix as whole numbers from -127 to 127 and one factor. A test holds that recall@1
+among the watched scenes changes by no more than three points.
 """
 
 from __future__ import annotations
