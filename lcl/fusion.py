@@ -47,7 +47,8 @@ class FusionBlock(nn.Module):
         seen = F.scaled_dot_product_attention(q, p, p).transpose(1, 2).flatten(2)  # (B, L, h · d_image)
         told = self.whole(self.norm_image(patches.amax(1)))  # (B, d)
         caption = mask.nonzero()[:, 0]  # (T,), whose token it is
-        return x + torch.tanh(self.gate) * (self.out(pack(seen, mask)) + told[caption])
+        told = F.embedding(caption, told)  # told[caption], whose gradient several threads would add up in any order
+        return x + torch.tanh(self.gate) * (self.out(pack(seen, mask)) + told)
 
 
 class FusedMlm(nn.Module):

@@ -320,3 +320,26 @@ def test_text_towers_of_any_kind_guess_also_those_whose_token_table_is_narrower_
     some, targets = masked
     logits = open_gates(mlm)(model.language, some, model.vision(IMAGES), targets != NOT_MASKED)
     assert logits.shape == (int((targets != NOT_MASKED).sum()), 300) and logits.isfinite().all()
+
+
+def test_a_gradient_is_the_same_bits_every_time():
+    """Several threads share the work, and none may add to what another adds to: a sum would depend on who comes first."""
+    torch.manual_seed(0)
+    batch, length, width = 128, 24, 128
+    block = FusionBlock(width=width, image_width=width, heads=2)
+    block.gate.data.fill_(0.5)
+    mask = torch.arange(length) < torch.randint(8, length, (batch, 1))
+    x, patches = torch.randn(int(mask.sum()), width), torch.randn(batch, 64, width)
+
+    def gradient() -> torch.Tensor:
+        block.zero_grad()
+        block(x, mask, patches).square().sum().backward()
+        return block.whole.weight.grad.clone()
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = gradient()
+        assert all(torch.equal(gradient(), first) for _ in range(50))
+    finally:
+        torch.set_num_threads(threads)
