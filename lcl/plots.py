@@ -18,6 +18,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from lcl.captions import Box
 from lcl.scenes import Pairs, Scene
 from lcl.training import Event, Look, Step
 
@@ -118,15 +119,18 @@ def loss_curve(curve: Sequence[Event], batch_size: int) -> Chart:
     guess = f"A guess costs ln {batch_size}, {math.log(batch_size):.2f}."
     figure = Chart(9, 3.2, f"Loss and recall@1 by step. {_tell(curve)} {guess}")
     left, right = figure.subplots(1, 2)
-    left.plot([event.step for event in steps], [event.loss for event in steps], color=SKY, lw=1, label="training")
+    name = next((name for event in steps for name in event.losses), "info_nce")
+    kinds = ("", "") if name == "info_nce" else (f", {name}", ", info_nce")  # two losses can be compared only if they are one
+    values = [event.loss for event in steps]
+    left.plot([event.step for event in steps], values, color=SKY, lw=1, label=f"training{kinds[0]}")
     if looks:
-        left.plot([e.step for e in looks], [e.loss for e in looks], color=BLUE, marker="o", ms=4, label="new pairs")
+        values = [event.loss for event in looks]
+        left.plot([e.step for e in looks], values, color=BLUE, marker="o", ms=4, label=f"new pairs{kinds[1]}")
     left.axhline(math.log(batch_size), color=GREY, ls="--", lw=1)
-    left.text(1, math.log(batch_size), f"ln {batch_size}: a guess", color=GREY, va="bottom", fontsize=8, ha="left",
+    left.text(0.98, math.log(batch_size), f"ln {batch_size}: a guess", color=GREY, va="top", fontsize=8, ha="right",
               transform=left.get_yaxis_transform())  # fmt: skip
-    left.texts[-1].set(x=0.98, ha="right")
-    left.set(xlabel="step", ylabel="InfoNCE (nats)", title="Loss", ylim=(0, None))
-    left.legend(frameon=False)
+    left.set(xlabel="step", ylabel="nats", title="Loss", ylim=(0, None))
+    left.legend(frameon=False, loc="lower left")  # where a loss that falls leaves room
     for name, colour, marker, label in (
         ("image_to_text", BLUE, "o", "image to text"),
         ("text_to_image", ORANGE, "s", "text to image"),
@@ -341,25 +345,32 @@ def _taken(words: Sequence[str], patch: Sequence[int]) -> str:
     return ", ".join(f"{word} patch {place}" if place >= 0 else f"{word} the dustbin" for word, place in pairs)
 
 
-def word_lines(image: torch.Tensor, words: Sequence[str], patch: Sequence[int], patches: int, title: str = "") -> Chart:
-    """A scene with its words beside it, and a line from every word to the patch that it is matched to.
+def word_lines(
+    image: torch.Tensor, words: Sequence[str], patch: Sequence[int], patches: int, boxes: Sequence[Sequence[Box]], title: str = ""
+) -> Chart:
+    """A scene with its words beside it. From every word that names a thing a line to its patch, and that thing's dashed box.
 
     image: (3, H, W) uint8. patch: for every word its patch, -1 for the dustbin. patches: n, a square number.
+    boxes: for every word the boxes of what it names, in pixels; none of a word that names nothing, which stays grey.
     """
     side, rows = image.shape[-1], math.isqrt(patches)
     step = side / rows
-    alt = f"A scene, its words, and a line from each to its patch: {_taken(words, patch)}."
+    alt = f"A scene and its words; words that name things are joined with their patches: {_taken(words, patch)}."
     figure = Chart(7, 4.2, alt)
     axes = figure.add_subplot()
     axes.imshow(as_pixels(image), extent=(0, side, side, 0), interpolation="nearest")
     for line in range(1, rows):
         axes.axhline(line * step, xmax=0.5, color="white", lw=0.4, alpha=0.6)
         axes.plot([line * step] * 2, [0, side], color="white", lw=0.4, alpha=0.6)
-    for number, (word, place) in enumerate(zip(words, patch, strict=True)):
+    naming = [number for number, own in enumerate(boxes) if own]
+    things = list(dict.fromkeys(tuple(boxes[number]) for number in naming))  # words of one thing share its colour
+    for number, (word, place, own) in enumerate(zip(words, patch, boxes, strict=True)):
         y = side * (number + 0.5) / len(words)
-        colour = GREY if place < 0 else CYCLE[number % len(CYCLE)]
+        colour = CYCLE[things.index(tuple(own)) % len(CYCLE)] if own else GREY
         axes.text(side * 1.3, y, word if place >= 0 else f"{word}  (dustbin)", va="center", fontsize=10, color=colour)
-        if place >= 0:
+        for left, top, right, bottom in own:
+            axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour, lw=1.2, ls="--"))
+        if place >= 0 and own:
             x0, y0 = place % rows * step, place // rows * step
             axes.add_patch(Rectangle((x0, y0), step, step, fill=False, ec=colour, lw=2))
             axes.plot([x0 + step, side * 1.28], [y0 + step / 2, y], color=colour, lw=1.3)
@@ -458,18 +469,27 @@ def word_guesses(
     return figure
 
 
-def parts_curve(curve: Sequence[Event]) -> Chart:
-    """Every part of the loss by step, a panel each, smoothed; the last panel is recall@1 on new pairs."""
+def parts_curve(curve: Sequence[Event], guesses: Mapping[str, float]) -> Chart:
+    """Every part of the loss by step, a panel each, smoothed; the last panel is recall@1 on new pairs.
+
+    guesses: what a part would be for a model that knows nothing, by its name: a dashed line.
+    """
     steps = [event for event in curve if isinstance(event, Step)]
     looks = [event for event in curve if isinstance(event, Look)]
     names = list(steps[-1].losses) if steps else ["loss"]
-    figure = Chart(9, 2.8, f"The parts of the loss by step ({', '.join(names)}), and recall@1. {_tell(curve)}")
+    alt = f"The parts of the loss by step ({', '.join(names)}; dashed: a guess), and recall@1. {_tell(curve)}"
+    figure = Chart(9, 2.8, alt)
     *panels, last = figure.subplots(1, len(names) + 1)
     for axes, name in zip(panels, names, strict=True):
         values = np.array([event.losses[name] for event in steps])
         axes.plot([event.step for event in steps], values, color=SKY, lw=0.5)
         if len(values) > 50:
-            axes.plot([event.step for event in steps[24:-24]], np.convolve(values, np.ones(49) / 49, "valid"), color=BLUE)
+            smooth = np.convolve(values, np.ones(49) / 49, "valid")
+            axes.plot([event.step for event in steps[24:-24]], smooth, color=BLUE)
+        if name in guesses:
+            axes.axhline(guesses[name], color=GREY, ls="--", lw=1)
+            axes.text(0.98, guesses[name], f"a guess: {guesses[name]:.2f}", color=GREY, fontsize=7, ha="right", va="top",
+                      transform=axes.get_yaxis_transform())  # fmt: skip
         axes.set(title=name, xlabel="step", ylabel="nats", ylim=(0, None))
         axes.title.set_fontsize(9)
     for name, colour, marker in (("image_to_text", BLUE, "o"), ("text_to_image", ORANGE, "s")):

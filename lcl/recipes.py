@@ -150,6 +150,11 @@ class Recipe:
         """Does an objective ask for neighbours?"""
         return not GUIDED.isdisjoint(self.weights)
 
+    def guesses(self, batch_size: int, vocab_size: int) -> dict[str, float]:
+        """What each part of the loss would be for a model that knows nothing, in nats: by objective."""
+        among = {"matched_contrast": 1 + min(self.match.negatives, batch_size - 1), "masked_language": vocab_size}
+        return {name: math.log(among.get(name, batch_size)) for name in self.weights}
+
     def make_extra(self, model: Clip, widths: Sequence[int] = ()) -> nn.ModuleDict:
         """The modules that exist in training only: "masked_language", "projections"; new, on the CPU.
 

@@ -85,8 +85,10 @@ def write_report(run: Run, source: Source) -> Path:
             f"{math.log(training.batch_size):.3f}.", "Training and validation loss by step, and recall@1 by step.",
         )  # fmt: skip
     else:
+        guesses = run.recipe.guesses(training.batch_size, run.profile.model.language.vocab_size)
         loss = _figure(
-            "Loss", plots.parts_curve(run.curve), "Each part of the loss before weighting, and recall@1 on new pairs.",
+            "Loss", plots.parts_curve(run.curve, guesses),
+            "Each part of the loss before weighting (dashed: what a guess would cost), and recall@1 on new pairs.",
             "Every part of the loss by step, and recall@1 by step.",
         )  # fmt: skip
     figures = [

@@ -164,7 +164,7 @@ class AlignmentInspector(Exhibit):
         }  # fmt: skip
         best = [int(row.argmax()) if row.sum() > 0.5 else -1 for row in first[0].plan]
         title = f"{next(iter(found))}, {solvers[0]}"
-        still = plots.word_lines(pairs.images[0], first[0].words, best, first[0].plan.shape[1], title)
+        still = plots.word_lines(pairs.images[0], first[0].words, best, first[0].plan.shape[1], first[0].boxes, title)
         super().__init__("Alignment inspector: a scene, and its caption's words; a word lights up its patches.", data, still)
 
 
@@ -320,6 +320,7 @@ class LiveCurves(Exhibit):
         config = training.profile.training
         self._curve: list[Event] = []
         self._batch_size, self._drawn, self._handle = config.batch_size, 0.0, None
+        self._guesses = training.recipe.guesses(config.batch_size, training.profile.model.language.vocab_size)
         empty = {
             "total": config.steps, "guess": math.log(config.batch_size), "guess_name": f"ln {config.batch_size}: a guess",
             "steps": [], "losses": {}, "looks": [], "message": "",
@@ -346,7 +347,7 @@ class LiveCurves(Exhibit):
 
     def _draw_still(self) -> Chart:
         parts = next((len(event.losses) for event in self._curve if isinstance(event, Step)), 1)
-        return plots.parts_curve(self._curve) if parts > 1 else plots.loss_curve(self._curve, self._batch_size)
+        return plots.parts_curve(self._curve, self._guesses) if parts > 1 else plots.loss_curve(self._curve, self._batch_size)
 
     def _draw(self, message: str) -> None:
         steps = [event for event in self._curve if isinstance(event, Step)]

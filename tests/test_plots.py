@@ -45,15 +45,17 @@ PLOTS = {
     "soft_labels": lambda pairs, world: plots.soft_labels(SIMILARITY.softmax(1), (SIMILARITY > 0).long(), "after 3 steps"),
     "curve_with_reference": lambda pairs, world: plots.curve_with_reference({0.1: 0.9, 1.0: 0.5}, 0.2, "T", "share", "blind"),
     "cost_matrix": lambda pairs, world: plots.cost_matrix(1 - SIMILARITY[:3], SIMILARITY[:3].softmax(1) / 2, ["a", "red", "cat"]),
-    "word_lines": lambda pairs, world: plots.word_lines(pairs.images[0], ["a", "red", "cat"], [-1, 3, 63], 64, "exact"),
+    "word_lines": lambda pairs, world: plots.word_lines(
+        pairs.images[0], ["a", "red", "cat"], [-1, 3, 63], 64, [(), (), ((4, 4, 20, 30),)], "exact"
+    ),
     "neighbour_sheet": lambda pairs, world: plots.neighbour_sheet(
         pairs.images[0], pairs.captions[0], {"by image": [(pairs.images[1], pairs.captions[1], 0.5, 1)], "by caption": []}
     ),
     "dots": lambda pairs, world: plots.dots({"R@1": [[1.0, 2.0], [3.0]], "nDCG": [[], [4.0]]}, ["clip", "lightclip"], "percent"),
     "depth_sweep": lambda pairs, world: plots.depth_sweep([1, 2], {"R@1": [[1, 2], [3, 4]]}, {"latency": [1.0, 2.0]}),
     "gates": lambda pairs, world: plots.gates({0: {1: 0.0, 2: 0.0}, 64: {1: 0.1, 2: -0.2}}),
-    "parts_curve": lambda pairs, world: plots.parts_curve(CURVE),
-    "parts_curve of nothing yet": lambda pairs, world: plots.parts_curve([]),
+    "parts_curve": lambda pairs, world: plots.parts_curve(CURVE, {"info_nce": 4.16}),
+    "parts_curve of nothing yet": lambda pairs, world: plots.parts_curve([], {}),
     "reading_order": lambda pairs, world: plots.reading_order(torch.arange(24).view(6, 4), 3),
     "runs_together": lambda pairs, world: plots.runs_together({"whole": {1: 3.0, 2: 2.0}, "resumed": {2: 2.0}}, "nats"),
     "word_guesses": lambda pairs, world: plots.word_guesses(
@@ -154,8 +156,8 @@ def rectangles(axes) -> list[tuple[float, float, float]]:
 
 def test_a_word_is_joined_with_its_patch_and_one_in_the_dustbin_with_none():
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    axes = plots.word_lines(image, ["a", "cat"], [-1, 5], 16).axes[0]
-    assert rectangles(axes) == [(16, 16, 16)]  # patch 5 of 4 × 4 lies in row 1, column 1
+    axes = plots.word_lines(image, ["a", "cat"], [-1, 5], 16, [(), ((4, 4, 20, 30),)]).axes[0]
+    assert rectangles(axes) == [(4, 4, 16), (16, 16, 16)]  # its box, and patch 5 of 4 × 4, which lies in row 1, column 1
     assert [text.get_text() for text in axes.texts] == ["a  (dustbin)", "cat"]
 
 

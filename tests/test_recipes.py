@@ -387,3 +387,13 @@ def test_a_number_that_cannot_work_is_refused(make):
 def test_an_unknown_name_is_refused_with_the_near_one(make, near):
     with pytest.raises(LclError, match=f"did you mean .*{near}"):
         make()
+
+
+def test_a_guess_costs_the_logarithm_of_what_one_guesses_among():
+    recipe = dataclasses.replace(get_recipe("lightclip-ping"), match=MatchConfig(negatives=4))
+    guesses = recipe.guesses(batch_size=128, vocab_size=2048)
+    assert list(guesses) == list(recipe.weights)
+    assert {name: round(math.exp(value)) for name, value in guesses.items()} == {
+        "soft_info_nce": 128, "matched_contrast": 5, "masked_language": 2048, "nn_contrast": 128, "xnn_contrast": 128,
+    }  # fmt: skip
+    assert recipe.guesses(3, 2048)["matched_contrast"] == math.log(3)  # a batch of three has no more than two negatives
