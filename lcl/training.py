@@ -7,7 +7,7 @@ import ctypes
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -68,6 +68,22 @@ class Look:
 
 
 Event = Step | Look
+
+
+def in_one_line(curve: Sequence[Event]) -> str:
+    """What a training came to: its steps, their speed if it ran here, the loss and its parts, recall@1 at the last look."""
+    steps, looks = ([event for event in curve if isinstance(event, kind)] for kind in (Step, Look))
+    if not steps:
+        return "stopped before the first step: nothing was learned"
+    last = steps[-1]
+    said = [f"{last.step:,} of {last.total:,} steps"]
+    if last.pairs_per_second:  # 0 if it was kept, and not made here
+        said.append(f"{last.pairs_per_second:,.0f} pairs/s")
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in last.losses.items())
+    said += [f"loss {last.loss:.2f}" + (f" ({parts})" if len(last.losses) > 1 else ""), f"logit_scale {last.logit_scale:.1f}"]
+    if looks:
+        said.append(f"recall@1 among the watched {looks[-1].image_to_text:.2f} and {looks[-1].text_to_image:.2f}")
+    return "; ".join(said)
 
 
 class Training:

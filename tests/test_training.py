@@ -22,7 +22,7 @@ from lcl.recipes import RECIPES, MlmConfig, Moment, PingConfig, Recipe
 from lcl.runs import EXTRA, load_run, save_run
 from lcl.scenes import World
 from lcl.storage import read_tensors
-from lcl.training import Look, Step, Training, learning_rate, make_optimizer, open_teacher
+from lcl.training import Look, Step, Training, in_one_line, learning_rate, make_optimizer, open_teacher
 
 TINY = dataclasses.replace(
     get_profile("smoke"),
@@ -655,3 +655,15 @@ def test_memory_that_is_free_in_pieces_is_given_back():
     del pieces
     training.give_memory_back()
     assert len(kept) == 160 and before - psutil.Process().memory_info().rss > 50 * 2**20
+
+
+def test_a_training_in_one_line_whether_it_ran_was_kept_or_was_stopped_at_once():
+    step = Step(1200, 4000, 3.21, {"info_nce": 2.1, "masked_language": 1.11}, 1e-3, 0.5, 14.2, 380.0, 7.0)
+    look = Look(1000, 2.0, 0.71, 0.69)
+    assert in_one_line([step, look]) == (
+        "1,200 of 4,000 steps; 380 pairs/s; loss 3.21 (info_nce 2.10, masked_language 1.11); logit_scale 14.2; "
+        "recall@1 among the watched 0.71 and 0.69"
+    )
+    kept = dataclasses.replace(step, pairs_per_second=0.0, losses={"info_nce": 3.21})
+    assert in_one_line([kept]) == "1,200 of 4,000 steps; loss 3.21; logit_scale 14.2"
+    assert in_one_line([]) == in_one_line([look]) == "stopped before the first step: nothing was learned"
