@@ -1,7 +1,7 @@
 // Live curves: a training's losses and recall by step, as they come; smoothing, logarithm and reading work without the kernel.
 
 export default exhibit("curves", ({ body, say, guard, model }) => {
-  const W = 395, H = 230, LEFT = 48, BOTTOM = 30, TOP = 10, RIGHT = 8;
+  const W = 395, H = 230, LEFT = 48, BOTTOM = 30, TOP = 24, RIGHT = 8, LEGEND = 110;
   const state = { smooth: 0, log: false, at: null };
   const panels = ["loss", "recall@1"].map((name) => h("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, tabindex: 0, role: "application", "aria-label": `${name} by step; arrow keys read the values` }));
 
@@ -17,19 +17,19 @@ export default exhibit("curves", ({ body, say, guard, model }) => {
     return found;
   }
 
-  function plot(svg, lines, low, high, last, log, unit, dashed) {
+  function plot(svg, title, lines, low, high, last, log, unit, dashed) {
     const x = (step) => LEFT + (W - LEFT - RIGHT) * step / Math.max(1, last), f = log ? Math.log : (value) => value;
     const y = (value) => H - BOTTOM - (H - BOTTOM - TOP) * (f(Math.max(value, low)) - f(low)) / (f(high) - f(low) || 1), parts = [];
     for (const tick of ticks(low, high, log)) parts.push(h("line", { x1: LEFT, x2: W - RIGHT, y1: y(tick), y2: y(tick), stroke: "currentColor", "stroke-opacity": 0.12 }), h("text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, String(Number(tick.toPrecision(3)))));
     for (const tick of ticks(0, last, false)) parts.push(h("text", { x: x(tick), y: H - BOTTOM + 16, "text-anchor": "middle", "font-size": 11, fill: "currentColor" }, String(tick)));
-    parts.push(h("text", { x: W - RIGHT, y: H - 2, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, "step"), h("text", { x: 2, y: TOP + 2, "font-size": 11, fill: "currentColor", transform: `rotate(-90 10 ${TOP + 2})`, "text-anchor": "end" }, unit));
-    if (dashed) parts.push(h("line", { x1: LEFT, x2: W - RIGHT, y1: y(dashed.value), y2: y(dashed.value), stroke: COLOURS.grey, "stroke-dasharray": "5 4" }), h("text", { x: W - RIGHT, y: y(dashed.value) - 4, "text-anchor": "end", "font-size": 11, fill: COLOURS.grey }, dashed.name));
+    parts.push(h("text", { x: W - RIGHT, y: H - 2, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, "step"), h("text", { x: 2, y: TOP + 2, "font-size": 11, fill: "currentColor", transform: `rotate(-90 10 ${TOP + 2})`, "text-anchor": "end" }, unit), h("text", { x: LEFT, y: 13, "font-size": 12, "font-weight": "bold", fill: "currentColor" }, title));
+    if (dashed) parts.push(h("line", { x1: LEFT, x2: W - RIGHT, y1: y(dashed.value), y2: y(dashed.value), stroke: COLOURS.grey, "stroke-dasharray": "5 4" }), h("text", { x: W - RIGHT, y: y(dashed.value) + 13, "text-anchor": "end", "font-size": 11, fill: COLOURS.grey }, dashed.name));
     lines.forEach(({ name, steps, values, marks }, number) => {
       const colour = CYCLE[number % CYCLE.length];
       parts.push(h("polyline", { points: steps.map((step, at) => `${x(step)},${y(values[at])}`).join(" "), fill: "none", stroke: colour, "stroke-width": 1.6 }));
       if (marks) steps.forEach((step, at) => parts.push(h("circle", { cx: x(step), cy: y(values[at]), r: 3, fill: colour })));
-      const line = H - BOTTOM - 12 - 14 * number;
-      parts.push(h("line", { x1: LEFT + 8, x2: LEFT + 24, y1: line, y2: line, stroke: colour, "stroke-width": 3 }), h("text", { x: LEFT + 29, y: line + 4, "font-size": 11, fill: "currentColor" }, name));
+      const line = H - BOTTOM - 12 - 14 * number, left = dashed ? LEFT + 8 : W - RIGHT - LEGEND; // a loss falls, a recall rises
+      parts.push(h("line", { x1: left, x2: left + 16, y1: line, y2: line, stroke: colour, "stroke-width": 3 }), h("text", { x: left + 21, y: line + 4, "font-size": 11, fill: "currentColor" }, name));
     });
     if (state.at !== null) parts.push(h("line", { x1: x(state.at), x2: x(state.at), y1: TOP, y2: H - BOTTOM, stroke: COLOURS.red }));
     svg.replaceChildren(...parts);
@@ -37,13 +37,14 @@ export default exhibit("curves", ({ body, say, guard, model }) => {
 
   const draw = guard(() => {
     const data = model.get("data"), names = Object.keys(data.losses), last = Math.max(data.total, 1);
-    if (!data.steps.length) return say("The training has not begun.");
+    pace.textContent = data.pace;
+    if (!data.steps.length) return say(data.message);
     const lines = names.map((name) => ({ name, steps: data.steps, values: smoothed(data.losses[name]) }));
     if (data.looks.length) lines.push({ name: "new pairs", steps: data.looks.map(([step]) => step), values: data.looks.map(([, loss]) => loss), marks: true });
     const all = lines.flatMap(({ values }) => values), high = Math.max(...all, data.guess), low = state.log ? Math.max(1e-3, Math.min(...all)) : 0;
-    plot(panels[0], lines, low, high, last, state.log, "nats", { value: data.guess, name: data.guess_name });
+    plot(panels[0], "loss", lines, low, high, last, state.log, "nats", { value: data.guess, name: data.guess_name });
     const recalls = ["image to text", "text to image"].map((name, number) => ({ name, marks: true, steps: data.looks.map(([step]) => step), values: data.looks.map((look) => 100 * look[2 + number]) }));
-    plot(panels[1], data.looks.length ? recalls : [], 0, 100, last, false, "percent");
+    plot(panels[1], "recall@1, pairs that it does not train on", data.looks.length ? recalls : [], 0, 100, last, false, "percent");
     const done = data.steps.at(-1), at = state.at ?? done, nearest = data.steps.reduce((best, step, number) => (Math.abs(step - at) < Math.abs(data.steps[best] - at) ? number : best), 0);
     const parts = names.map((name) => `${name} ${data.losses[name][nearest].toFixed(3)}`), look = data.looks.filter(([step]) => step <= at).at(-1);
     if (look) parts.push(`recall@1 ${percent(look[2])} and ${percent(look[3])} at step ${look[0]}`);
@@ -66,10 +67,11 @@ export default exhibit("curves", ({ body, say, guard, model }) => {
       move((state.at ?? data.steps.at(-1) ?? 1) + by * Math.max(1, Math.round(data.total / 50)));
     });
   });
+  const pace = h("div", { "aria-hidden": "true" }); // seen at every picture; what is spoken comes at looks only
   const log = h("input", { type: "checkbox", onchange: () => { state.log = log.checked; draw(); } });
   body.append(
     h("div", { class: "lcl-controls" }, range("smoothing", 0, 0.98, 0.02, 0, (value) => { state.smooth = value; draw(); }, (value) => value.toFixed(2)), h("label", { class: "lcl-control" }, log, "logarithmic loss")),
-    h("div", { class: "lcl-row" }, panels));
+    h("div", { class: "lcl-row" }, panels), pace);
   model.on("change:data", draw);
   draw();
   return () => model.off("change:data", draw);

@@ -307,6 +307,12 @@ class EmbeddingMap(Exhibit):
         super().__init__(f"Embedding map of {number} images and their captions.", data, still)
 
 
+def _pace(step: Step) -> str:
+    minutes = step.seconds_left / 60
+    left = f"{minutes:.0f} minutes" if minutes > 1.5 else f"{step.seconds_left:.0f} seconds"
+    return f"step {step.step:,} of {step.total:,} · {step.pairs_per_second:,.0f} pairs/s · about {left} left"
+
+
 class LiveCurves(Exhibit):
     """A training's curves, which grow while it runs: `show` once, `add` every event, `close` at the end.
 
@@ -323,7 +329,8 @@ class LiveCurves(Exhibit):
         self._guesses = training.recipe.guesses(config.batch_size, training.profile.model.language.vocab_size)
         empty = {
             "total": config.steps, "guess": math.log(config.batch_size), "guess_name": f"ln {config.batch_size}: a guess",
-            "steps": [], "losses": {}, "looks": [], "message": "",
+            "steps": [], "losses": {}, "looks": [], "pace": "",
+            "message": "Preparing: the first scenes are drawn, which takes a while.",
         }  # fmt: skip
         super().__init__("Training curves: losses and recall@1 by step.", empty, self._draw_still())
 
@@ -356,6 +363,7 @@ class LiveCurves(Exhibit):
         names = list(thin[0].losses) if thin else []
         self.data = self.data | {
             "message": message,
+            "pace": _pace(steps[-1]) if steps and message == "Training." else "",
             "steps": [step.step for step in thin],
             "losses": {name: [round(step.losses[name], 4) for step in thin] for name in names},
             "looks": [[e.step, e.loss, e.image_to_text, e.text_to_image] for e in self._curve if isinstance(e, Look)],
