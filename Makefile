@@ -1,5 +1,6 @@
 # lab: open the course · run: train and report · test: everything · unit: what is quick · bench: speed beside peers · slides: for a class
 # Each does its own set-up, once. Another Python: make lab PYTHON=python3.12
+# On a machine without a screen: make lab JUPYTER_ARGS="--no-browser --ip=0.0.0.0"
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -13,11 +14,12 @@ setup: .venv/ready
 .venv/ready: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "LCL needs Python 3.11, 3.12 or 3.13; install one, or name it: make setup PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv
+	@echo "Installing the pinned packages into .venv: some gigabytes, once; this takes some minutes."
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	@touch $@
 
 lab: setup
-	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_preflight.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir=. $(JUPYTER_ARGS) notebooks/00_preflight.ipynb
 
 run: setup
 	$(BIN)/lcl train --profile laptop
