@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 
-RIGHT, OPEN, WRONG = "Right.", "Not answered yet: replace the ... above and run the cell again.", "Not yet: "
+RIGHT, WRONG = "Right.", "Not yet: "
+OPEN = (
+    "Not answered yet: replace the ... in the cell above, run that cell, and then this one. "
+    "(If that cell stopped with an error, read this first.)"
+)
 
 
 def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-4) -> str:

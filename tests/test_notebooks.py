@@ -67,10 +67,14 @@ def test_it_has_three_exercises_or_more_rated_timed_and_open(path):
     assert len(rated) >= 3 and all(rated) and [int(match[1]) for match in rated] == list(range(1, len(rated) + 1))
     places = [n for n, cell in enumerate(cells) if cell.cell_type == "code" and "...  # your answer" in cell.source]
     assert len(places) == len(rated)
-    for n in places:
-        assert any("Not answered yet" in output.get("text", "") for output in cells[n].outputs), cells[n].source
-        folded = cells[n + 1].source
+    for n in places:  # the place for the answer; the check, folded because the right answer stands in it; hint and solution
+        assert "check(" not in cells[n].source and "check_function(" not in cells[n].source
+        assert cells[n + 1].metadata.get("jupyter") == {"source_hidden": True}, cells[n + 1].source
+        assert cells[n + 1].source.startswith("# checks the cell above\n")  # the line that is in sight
+        assert any("Not answered yet" in output.get("text", "") for output in cells[n + 1].outputs), cells[n + 1].source
+        folded = cells[n + 2].source
         assert folded.startswith("<details><summary>Hint</summary>\n\n") and "<summary>Solution</summary>\n\n" in folded
+    assert sum("jupyter" in cell.metadata for cell in cells) == len(places)
 
 
 def test_refreshing_cleans_what_a_run_leaves(path):

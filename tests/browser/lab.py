@@ -76,12 +76,11 @@ class Sheet:
 
     def run_all(self, seconds: float) -> None:
         """Run every cell and wait until all have run."""
-        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-        self.page.wait_for_function(
-            """() => { const prompts = [...document.querySelectorAll('.jp-NotebookPanel .jp-CodeCell .jp-InputPrompt')];
-            return prompts.length && prompts.every(prompt => /\\[\\d+\\]:/.test(prompt.textContent)); }""",
-            timeout=seconds * 1000,
-        )
+        cells = "window.jupyterapp.shell.currentWidget.content.widgets.filter(cell => cell.model.type === 'code')"
+        forget = f"{cells}.forEach(cell => {{ cell.model.executionCount = null; }});"  # the counts that were committed
+        self.page.evaluate(f"() => {{ {forget} window.jupyterapp.commands.execute('notebook:run-all-cells') }}")
+        done = "cell => cell.model.executionCount && cell.model.executionState === 'idle'"
+        self.page.wait_for_function(f"() => {cells}.every({done})", timeout=seconds * 1000)
 
     def failures(self) -> list[str]:
         """The texts of outputs that tell of an error."""

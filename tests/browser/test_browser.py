@@ -55,6 +55,27 @@ def test_a_notebook_runs_and_its_exhibits_can_be_used(path, running):
         assert sheet.errors == [] and running.refused == []
 
 
+def test_an_exercise_is_answered_by_keyboard_and_its_folded_check_answers(running):
+    """What a learner does: an answer into the cell, Shift+Enter; the next cell, folded, checks with another Shift+Enter."""
+    with running.open("notebooks/00_preflight.ipynb") as sheet:
+        sheet.run_all(120)
+        cells, keyboard = sheet.page.locator(".jp-NotebookPanel .jp-Cell"), sheet.page.keyboard
+        number = next(n for n in range(cells.count()) if cells.nth(n).inner_text().find("words = ...") >= 0)
+        place, check = cells.nth(number), cells.nth(number + 1)
+        check.get_by_text("Not answered yet").wait_for()
+        assert check.inner_text().splitlines()[0].startswith("# checks the cell above")  # no more of it is in sight
+        assert "max(" not in check.inner_text()
+        for answer, told in (("words = 0", "Not yet"), ("words = max(len(c.split()) for c in pairs.captions)", "Right.")):
+            place.locator(".cm-content").click()
+            keyboard.press("Control+A")
+            keyboard.insert_text(answer)
+            keyboard.press("Shift+Enter")
+            keyboard.press("Shift+Enter")
+            check.get_by_text(told).wait_for()
+        check.scroll_into_view_if_needed()
+        sheet.page.screenshot(path=PICTURES / "exercise.png")
+
+
 def test_an_error_in_an_exhibit_is_seen(running, tmp_path):
     """Data that no exhibit can show: the page says so, where the exhibit stands."""
     broken = nbformat_with(

@@ -50,22 +50,22 @@ TELL = "import json as _json\nprint('PROOFS' + _json.dumps(_proofs))"
 
 
 def solve(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """Fill every exercise with the solution that stands folded in the next cell; returns the exercises' cells."""
-    exercises = []
-    for cell, after in zip(notebook.cells, notebook.cells[1:], strict=False):
+    """Fill every exercise with the solution that stands folded two cells on; returns the cells between, which check."""
+    checks = []
+    for cell, check, folded in zip(notebook.cells, notebook.cells[1:], notebook.cells[2:], strict=False):
         open_place = cell.cell_type == "code" and (VALUE.search(cell.source) or FUNCTION.search(cell.source))
         if open_place:
-            solution = re.search(r"Solution</summary>.*?```python\n(.*?)\n```", after.source, re.S).group(1)
+            solution = re.search(r"Solution</summary>.*?```python\n(.*?)\n```", folded.source, re.S).group(1)
             cell.source = cell.source.replace(open_place[0], solution)
-            exercises.append(cell)
-    return exercises
+            checks.append(check)
+    return checks
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_exercise_is_proved_on_both_sides(path, monkeypatch, record_property):
     notebook = nbformat.read(path, as_version=4)
-    exercises = solve(notebook)
-    assert len(exercises) >= 3
+    checks = solve(notebook)
+    assert len(checks) >= 3
     watch, tell = nbformat.v4.new_code_cell(WATCH), nbformat.v4.new_code_cell(TELL)
     notebook.cells = [watch, *notebook.cells, tell]
     monkeypatch.setenv("LCL_PROFILE", "smoke")
@@ -73,8 +73,8 @@ def test_every_exercise_is_proved_on_both_sides(path, monkeypatch, record_proper
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}
     ).execute()
     proofs = json.loads(tell.outputs[0].text.removeprefix("PROOFS"))
-    assert len(proofs) == len(exercises)
-    for cell, proof in zip(exercises, proofs, strict=True):
+    assert len(proofs) == len(checks)
+    for cell, proof in zip(checks, proofs, strict=True):
         assert proof["said"] == "Right.", f"{cell.source}\n→ {proof['said']}"
         assert proof["stub"].startswith("Not answered yet")
         assert len(proof["mistakes"]) >= 2, cell.source
