@@ -148,10 +148,15 @@ def train(
     pictures: PicturesOption = None,
     data: DataOption = None,
     tower: Annotated[str | None, typer.Option(help="Another image tower: conv, vit, or timm:NAME.")] = None,
+    tower_width: Annotated[int | None, typer.Option(help="Of the image tower, instead of the profile's.")] = None,
+    tower_depth: Annotated[int | None, typer.Option(help="Layers of the image tower, instead of the profile's.")] = None,
+    tower_heads: Annotated[int | None, typer.Option(help="Of the tower vit, instead of the profile's.")] = None,
+    patch_size: Annotated[int | None, typer.Option(help="Pixels, of the tower vit, instead of the profile's.")] = None,
     text_depth: Annotated[int | None, typer.Option(help="Layers of the text tower, instead of the profile's.")] = None,
     pairs: Annotated[int | None, typer.Option(help="Instead of the profile's; of shards all there are, up to these.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The largest of the training, instead of the profile's.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Pairs in one forward pass, where a batch is too large.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the towers: float32, or bfloat16, faster on a GPU.")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Let torch compile the image tower.")] = False,
@@ -173,9 +178,15 @@ def train(
     require(resume is None or not others, f"a training that is resumed has its own settings; leave out {others}.")
     chosen = _customised(
         get_profile(profile),
-        model={"vision": {"tower": tower}, "language": {"depth": text_depth}},
+        model={
+            "vision": {
+                "tower": tower, "width": tower_width, "depth": tower_depth, "heads": tower_heads, "patch_size": patch_size,
+            },
+            "language": {"depth": text_depth},
+        },
         training={
             "recipe": recipe, "pairs": pairs, "epochs": epochs, "batch_size": batch_size, "micro_batch": micro_batch,
+            "learning_rate": learning_rate,
             "precision": precision, "compile": compile or None, "recompute": recompute or None,
         },
     )  # fmt: skip
@@ -371,11 +382,19 @@ def diagnose(run: Annotated[Path, typer.Argument(help="The folder of a finished 
 
 
 @app.command()
-def bench(repeats: Annotated[int, typer.Option(help="Rounds; peers take turns in each.", min=1)] = 3) -> None:
-    """Measure speed beside trusted peers."""
-    from lcl.bench import main as run_benchmarks
+def bench(
+    repeats: Annotated[int, typer.Option(help="Rounds; peers take turns in each.", min=1)] = 3,
+    out: Annotated[Path, typer.Option(help="Where the figures go, as JSON; replaced if it is there.")] = Path("build/bench.json"),
+) -> None:
+    """Measure speed beside trusted peers, and how costs grow.
 
-    run_benchmarks(repeats)
+    Let nothing else run meanwhile. The course's own figures are in results/bench.json.
+    """
+    from lcl.bench import run, save_bench
+
+    found = run(repeats)
+    save_bench(out, found)
+    print(f"{found.minutes:.0f} minutes; wrote {out}")
 
 
 class Clock:

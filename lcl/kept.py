@@ -15,7 +15,8 @@ from torch import nn
 
 from lcl import storage
 from lcl.config import LclError, data_folder, require, to_dict
-from lcl.runs import curve_from_dict, curve_to_dict, provenance
+from lcl.provenance import provenance
+from lcl.runs import curve_from_dict, curve_to_dict
 from lcl.training import Event, Training
 
 FORMAT = "lcl-kept-2"

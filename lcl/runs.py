@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
-import os
-import platform
 import re
-import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -20,7 +16,7 @@ from lcl import storage
 from lcl.config import LclError, Profile, from_dict, require, to_dict
 from lcl.evaluation import Figure
 from lcl.model import Clip, load_model, save_model
-from lcl.pictures import PACKAGES
+from lcl.provenance import provenance
 from lcl.recipes import Recipe
 from lcl.text import Tokenizer
 from lcl.training import Event, Look, Step, Training
@@ -82,54 +78,6 @@ def free_name(runs: Path, stem: str) -> str:
         number += 1
         name = f"{stem}-{number}"
     return name
-
-
-def provenance() -> dict:
-    """Where and with what something was made: versions, commit, machine."""
-    packages = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", *PACKAGES)
-    return {
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit(),
-        "python": platform.python_version(),
-        "packages": {package: version(package) for package in packages},
-        "machine": {
-            "system": platform.system(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-    }
-
-
-def version(package: str) -> str | None:
-    """The installed version; None where the package is missing, as art may be where one draws oneself."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def commit() -> str | None:
-    """The checked-out commit, with "+changes" if files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "*.py") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 PLAN = "training.json"  # what a run set out to do, written before it begins
@@ -230,7 +178,8 @@ def save_run(
     The pair of towers and what exists in training only are two files: the first alone is what one uses.
 
     metrics.json: `metrics` are functions of profile, seed and machine, the same bits each time; `seconds` (how long
-    each part took) and `provenance` are not.
+    each part took since the run began or was resumed), `step_ms` (the median step), `memory_gib` (the most that was held)
+    and `provenance` are not.
     """
     save_model(folder, training.model, training.tokenizer)
     if len(training.extra):
@@ -238,7 +187,7 @@ def save_run(
     extra = storage.file_sha256(folder / EXTRA) if len(training.extra) else None
     written = curve_to_dict(curve)
     storage.write_json(folder / "curve.json", written)
-    losses = written["steps"]
+    losses, steps = written["steps"], [event for event in curve if isinstance(event, Step)]
     storage.write_json(
         folder / "metrics.json",
         {
@@ -256,6 +205,8 @@ def save_run(
             "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
             "shards": str(Path(shards_folder).resolve()) if shards_folder else None,
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
+            "step_ms": round(1000 * median(step.seconds for step in steps), 1),
+            "memory_gib": round(max(step.memory for step in steps), 3),
             "provenance": provenance(),
         },
     )

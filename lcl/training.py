@@ -37,7 +37,8 @@ class Step:
     """An optimiser step was made. losses: the parts by name. seconds_left: an estimate for all steps still to come.
 
     waited: share of the time so far that passed until batches were there. memory: GiB; the most that the GPU held, or what
-    this process holds. replaced: rows that this process could not read since it began.
+    this process holds. replaced: rows that this process could not read since it began. seconds: that this step took, its
+    batch included.
     """
 
     step: int  # 1 … total
@@ -52,6 +53,7 @@ class Step:
     waited: float = 0.0
     memory: float = 0.0
     replaced: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ class Training:
                     f"training stopped at step {self.step + 1}, on the pairs {batch.indices.tolist()}: {error} "
                     "Lower the learning rate, or look at these pairs."
                 ) from None
-            self.step, busy = self.step + 1, busy + time.perf_counter() - started
+            took = time.perf_counter() - started
+            self.step, busy = self.step + 1, busy + took
             step, done = self.step, self.step - first
             yield Step(
                 step,
@@ -191,6 +194,7 @@ class Training:
                 waited / busy,
                 self._memory(),
                 batch.replaced,
+                took,
             )
             if step % config.evaluate_every == 0 or step == config.steps:
                 yield self._look(step, watched)

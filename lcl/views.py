@@ -12,12 +12,13 @@ import torch
 from lcl import storage
 from lcl.captions import Box
 from lcl.config import choose, data_folder, require
-from lcl.evaluation import ranks
+from lcl.evaluation import Figure, embed, ranks
 from lcl.fusion import FusedMlm
 from lcl.matching import SOLVERS
 from lcl.model import Clip, weights_sha256
 from lcl.scenes import Pairs
 from lcl.text import MASK, SPECIAL, Tokenizer, Tokens, words_of_span
+from lcl.training import Event
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,25 @@ def blanks(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, pairs: Pairs, k: in
             for (start, end), token, *guesses in zip(spans, tokens_of, *by_condition, strict=True)
         ])  # fmt: skip
     return found
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A run as a board shows it. answers: by way, "image to text" and "text to image", for every pair which it finds first."""
+
+    curve: tuple[Event, ...]
+    metrics: dict[str, dict[str, Figure]]
+    answers: dict[str, tuple[int, ...]]
+
+
+def contender(
+    model: Clip, tokenizer: Tokenizer, pairs: Pairs, curve: Sequence[Event], metrics: dict[str, dict[str, Figure]]
+) -> Contender:
+    """Ask a model for every image's caption among those of all pairs, and for every caption's image."""
+    v, t = embed(model, tokenizer, pairs)
+    cosines = {"image to text": v @ t.T, "text to image": t @ v.T}
+    found = {way: s.sort(dim=1, descending=True, stable=True).indices[:, 0] for way, s in cosines.items()}  # (N,), as `ranks`
+    return Contender(tuple(curve), metrics, {way: tuple(rows.tolist()) for way, rows in found.items()})
 
 
 def pca(features: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ def start(small_world, teacher_of):
 
 def told(events) -> list[dict]:
     """What they say, but for how long it took."""
-    clock = {"pairs_per_second", "seconds_left", "waited", "memory"}
+    clock = {"pairs_per_second", "seconds_left", "waited", "memory", "seconds"}
     return [{key: value for key, value in dataclasses.asdict(event).items() if key not in clock} for event in events]
 
 

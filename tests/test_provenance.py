@@ -1,0 +1,90 @@
+"""The code's key changes with what a training does, and with nothing else; provenance says commit, code, versions, machine."""
+
+import ast
+import re
+import shutil
+
+import pytest
+
+from lcl.provenance import HERE, LEARNS, code_key, imported, provenance
+
+LAYERS = (
+    '"""Layers."""\n\nimport math  # for pi\n\n\ndef area(r):\n    """Of a circle."""\n'
+    "    # the squared radius\n    return math.pi * r**2\n"
+)
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package of three modules: training imports model, model imports layers inside a function; plots is of no account."""
+    (tmp_path / "layers.py").write_text(LAYERS)
+    (tmp_path / "model.py").write_text("def make():\n    from lcl import layers\n    return layers\n")
+    (tmp_path / "training.py").write_text("from lcl.model import make\nimport torch\nmake()\n")
+    (tmp_path / "plots.py").write_text("from lcl.training import make\n")
+    return tmp_path
+
+
+def test_everything_that_is_imported_counts_and_nothing_else(package):
+    assert imported(["training"], package) == {"training", "model", "layers"}
+    before = code_key(["training"], package)
+    (package / "plots.py").write_text("x = 1\n")
+    assert code_key(["training"], package) == before
+
+
+def test_words_for_people_do_not_count(package):
+    before = code_key(["training"], package)
+    told = LAYERS.replace("Of a circle.", "Of a disc,\n\n    in square pixels.").replace("squared radius", "radius squared")
+    (package / "layers.py").write_text(told.replace("import math  # for pi", "# here be numbers\nimport math\n\n"))
+    assert code_key(["training"], package) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("r**2", "r**3"), ("math.pi", "math.e"), ("r**2", "r**2 + len('# no comment')"), ("def area", "def surface")]
+)
+def test_a_statement_counts(package, old, new):
+    before = code_key(["training"], package)
+    (package / "layers.py").write_text(LAYERS.replace(old, new))
+    assert code_key(["training"], package) != before
+
+
+def test_a_hash_sign_in_a_string_is_no_comment(package):
+    keys = set()
+    for colour in ("#ff0000", "#00ff00"):
+        (package / "layers.py").write_text(f'RED = "{colour}"\n')
+        keys.add(code_key(["training"], package))
+    assert len(keys) == 2
+
+
+def test_what_learns_and_measures_here_is_covered(tmp_path):
+    """Of the real package: every module is read, what shows figures is left out, and a changed weight changes the key."""
+    found = imported(LEARNS)
+    assert {"training", "evaluation", "recipes", "matching", "feeds", "scenes", "neighbours"} <= found
+    assert found.isdisjoint({"plots", "widgets", "report", "results", "cli"})
+    for path in HERE.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    assert code_key(folder=tmp_path) == code_key()
+    recipes = (tmp_path / "recipes.py").read_text(encoding="utf-8")
+    assert '"masked_language": 0.5' in recipes
+    (tmp_path / "recipes.py").write_text(recipes.replace('"masked_language": 0.5', '"masked_language": 0.6'), encoding="utf-8")
+    assert code_key(folder=tmp_path) != code_key()
+
+
+def test_what_is_left_is_still_python():
+    """Taking comments and docstrings away leaves the same statements."""
+    from lcl.provenance import _statements
+
+    for path in sorted(HERE.glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        try:
+            left = ast.parse(_statements(source))
+        except IndentationError:  # a class of nothing but its docstring
+            continue
+        told = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+        assert len([node for node in ast.walk(left) if isinstance(node, ast.FunctionDef)]) == len(told), path.name
+
+
+def test_provenance_says_where_and_with_what():
+    found = provenance()
+    assert re.fullmatch(r"[0-9a-f]{16}", found["code"]) and found["code"] == code_key()
+    assert found["packages"]["torch"] and found["machine"]["cores"] >= 1
+    assert found["commit"] is None or re.match(r"[0-9a-f]{40}", found["commit"])
