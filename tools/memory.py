@@ -17,7 +17,7 @@ from lcl import plots, storage
 from lcl.checkpoints import save_checkpoint
 from lcl.collection import Collection
 from lcl.config import get_profile
-from lcl.runs import provenance
+from lcl.provenance import provenance
 from lcl.shards import open_shards
 from lcl.training import Step, Training
 

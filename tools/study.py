@@ -2,8 +2,15 @@
 
 python tools/study.py [--workers 2] [CELL …]
 
-A cell of the study is a recipe, a seed, and what differs from the profile `laptop`. A cell whose file exists is skipped,
-so the study may be stopped at any time. Each worker is a process with one thread. Checkpoints stay in `runs/study/`.
+A cell of the study is a recipe, a seed, and what differs from the profile `laptop`. A cell is done when it is kept, made by the
+code at hand (`lcl.provenance.code_key`), on its data, with its torch, and told what it would be told now; one that was stopped
+goes on from its last checkpoint. So the study may be stopped at any time. Each worker is a process with one thread; runs stay in
+`runs/study/`, in a folder for each such circumstance.
+
+New cells wait in `results/next/` until all are there, and then take the place of the old study in one go: what is reported is
+never half of one study and half of another.
+
+--check: train the small cell that a test trains too, and keep it.
 """
 
 from __future__ import annotations
@@ -13,58 +20,178 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean
+
+from tqdm import tqdm
+
+from lcl import storage
+from lcl.config import LclError, get_profile
+from lcl.provenance import code_key, version
+from lcl.scenes import open_world
+from lcl.study import FOLDER, Study, differences, write_study
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS, RESULTS = ROOT / "runs" / "study", ROOT / "results"
-SEEDS = (0, 1, 2)
-RECIPES = (
-    "clip", "clip+match", "clip+mlm", "lightclip", "clip+soft", "clip-ping", "lightclip-ping", "clip+nn", "clip+xnn",
-)  # fmt: skip
-DEPTHS, DEPTH_EPOCHS = (1, 2, 4, 8, 12), 4
-
-CELLS = {
-    **{f"{recipe}-laptop-seed{seed}": ["--recipe", recipe, "--seed", str(seed)] for seed in SEEDS for recipe in RECIPES},
-    **{
-        f"clip-laptop-depth{depth}-seed{seed}":
-            ["--recipe", "clip", "--seed", str(seed), "--text-depth", str(depth), "--epochs", str(DEPTH_EPOCHS)]
-        for seed in SEEDS for depth in DEPTHS
-    },
-}  # fmt: skip
+RUNS = ROOT / "runs" / "study"
+MAIN = ("clip", "lightclip", "clip-ping", "lightclip-ping")  # five seeds; the others have three
+PARTS = ("clip+soft", "clip+match", "clip+mlm", "clip+nn", "clip+xnn")
+VIT = ["--tower", "vit", "--tower-width", "192", "--tower-depth", "4", "--tower-heads", "3"]  # a step takes as long as conv's
+SIZES = {"4k": ["--pairs", "4096", "--epochs", "32"], "64k": ["--pairs", "65536", "--epochs", "2"]}  # the same steps
+DEPTHS, DEPTH_EPOCHS = (1, 2, 4, 8, 12), "4"
+RATES = ("1e-3", "1.4e-3", "2.8e-3", "4e-3")  # beside the profile's 2e-3: is clip tuned as well as the others are?
+CHECKPOINTS = ["--checkpoint-every", "128", "--keep", "1"]
+NEXT = "next"  # in results/: cells of a study that is not whole yet
+CHECK, SMALL = "check", ["--profile", "smoke", "--recipe", "lightclip-ping", "--seed", "0"]  # the small cell
 
 
-def train(name: str) -> tuple[bool, str]:
-    """Train one cell and keep its figures. Returns whether that went well, and a line to print."""
-    started = time.perf_counter()
-    shutil.rmtree(RUNS / name, ignore_errors=True)  # what a stopped study left half done
-    command = [sys.executable, "-m", "lcl", "train", "--profile", "laptop", "--runs", str(RUNS), "--name", name, *CELLS[name]]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        return False, f"{name}: failed\n{done.stderr[-2000:]}"
-    RESULTS.mkdir(exist_ok=True)
-    shutil.copy(RUNS / name / "metrics.json", RESULTS / f"{name}.new")
-    (RESULTS / f"{name}.new").replace(RESULTS / f"{name}.json")
-    return True, f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes"
+def cells() -> dict[str, list[str]]:
+    """Every cell of the study: its name, and what `lcl train` is told. What matters most comes first."""
+    found = {}
+
+    def add(recipe: str, seeds: Sequence[int], of: str = "", *options: str) -> None:
+        for seed in seeds:
+            name = f"{recipe}-laptop{of and '-' + of}-seed{seed}"
+            found[name] = ["--profile", "laptop", "--recipe", recipe, "--seed", str(seed), *options]
+
+    for seed in range(3):
+        for recipe in MAIN + PARTS:
+            add(recipe, [seed])
+    for seed in range(3, 5):
+        for recipe in MAIN:
+            add(recipe, [seed])
+    for seed in range(3):
+        for recipe in MAIN:
+            add(recipe, [seed], "vit", *VIT)
+    for seed in range(3):
+        for size, options in SIZES.items():
+            for recipe in ("clip", "clip-ping"):
+                add(recipe, [seed], size, *options)
+    for rate in RATES:
+        add("clip", [0], f"rate{rate}", "--learning-rate", rate)
+    for seed in range(3):
+        for depth in DEPTHS:
+            add("clip", [seed], f"depth{depth}", "--text-depth", str(depth), "--epochs", DEPTH_EPOCHS)
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def planned() -> Study:
+    """The study that the code at hand would make."""
+    seeds: dict[str, list] = {}
+    for name in cells():
+        stem, seed = name.rsplit("-seed", 1)
+        seeds.setdefault(stem, []).append(int(seed))
+    torch = (version("torch") or "none").split("+")[0]
+    return Study(code_key(), open_world(get_profile("laptop").scenes).fingerprint, torch, seeds)
+
+
+def kept(name: str, options: list[str], study: Study) -> Path | None:
+    """Where the cell is kept, if it is of this study and was told this."""
+    for path in (FOLDER / f"{name}.json", FOLDER / NEXT / f"{name}.json"):
+        if path.exists():
+            run = storage.read_json(path)
+            if not differences(run, study) and run.get("told") == options:
+                return path
+    return None
+
+
+def train(name: str, options: list[str], study: Study, runs: Path, folder: Path) -> None:
+    """Train one cell, or go on with it, and keep its figures, and what it was told, in `folder`.
+
+    Raises LclError, with what was said, if it fails, and if it was made by something else than `study` says: somebody changed
+    the code meanwhile.
+    """
+    run = runs / storage.fingerprint([study.code, study.data, study.torch, options]) / name
+    if not (run / "metrics.json").exists():
+        begun = (run / "training.json").exists()
+        if not begun:
+            shutil.rmtree(run, ignore_errors=True)  # stopped before there was anything to go on with
+        told = ["--resume", str(run)] if begun else [*options, "--runs", str(run.parent), "--name", name, *CHECKPOINTS]
+        result = subprocess.run(
+            [sys.executable, "-m", "lcl", "train", *told], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+        if result.returncode:
+            raise LclError(f"{name} failed, and is left as it is in {run}: {result.stderr.strip()[-2000:]}")
+    made = storage.read_json(run / "metrics.json")
+    if other := differences(made, study):
+        shutil.rmtree(run)
+        raise LclError(f"{name} was trained while something changed ({', '.join(other)}), and is thrown away; call again.")
+    storage.write_json(folder / f"{name}.json", made | {"told": options})
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+
+
+def hours(missing: Sequence[str], workers: int) -> float:
+    """About how long these cells take: their steps as long as they took, or as others did; a tenth more to measure."""
+    paths = [*FOLDER.glob("*-seed*.json"), *(FOLDER / NEXT).glob("*.json")]
+    took = {path.stem: run["step_ms"] * run["steps"] / 3.6e6 for path in paths if "step_ms" in (run := storage.read_json(path))}
+    usual = mean(took.values()) if took else 1 / 6
+    return 1.1 * sum(took.get(name, usual) for name in missing) / workers
+
+
+def settle(study: Study) -> None:
+    """All cells are there: let them take the place of what was kept before."""
+    found = {name: kept(name, options, study) for name, options in cells().items()}
+    for name, path in found.items():
+        path.replace(FOLDER / f"{name}.json")
+    for path in FOLDER.glob("*-seed*.json"):
+        if path.stem not in found:
+            path.unlink()
+    shutil.rmtree(FOLDER / NEXT, ignore_errors=True)
+    write_study(study)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2, help="trainings side by side, a core each")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("cells", nargs="*", metavar="CELL", help="only these, in this order")
-    arguments = parser.parse_args()
-    cells = arguments.cells or list(CELLS)
-    if unknown := set(cells) - set(CELLS):
-        parser.error(f"there is no cell {sorted(unknown)[0]}; choose among: {', '.join(CELLS)}")
-    missing = [name for name in cells if not (RESULTS / f"{name}.json").exists()]
-    print(f"{len(missing)} of {len(cells)} cells to train", flush=True)
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        results = []
-        for well, line in pool.map(train, missing):
-            results.append(well)
-            print(line, flush=True)
-    sys.exit(not all(results))
+    arguments = parser.parse_args(words)
+    if arguments.check:
+        shutil.rmtree(RUNS / "small", ignore_errors=True)  # trained anew each time
+        data = open_world(get_profile("smoke").scenes).fingerprint
+        return train(CHECK, SMALL, replace(planned(), data=data), RUNS / "small", FOLDER)
+    known, study = cells(), planned()
+    chosen = arguments.cells or list(known)
+    if unknown := set(chosen) - set(known):
+        parser.error(f"there is no cell {sorted(unknown)[0]}; choose among: {', '.join(known)}")
+    missing = [name for name in chosen if not kept(name, known[name], study)]
+    print(f"the study of code {study.code}, data {study.data}, torch {study.torch}")
+    print(f"{len(missing)} of {len(chosen)} cells to train, about {hours(missing, arguments.workers):.1f} hours", flush=True)
+    failed = train_all({name: known[name] for name in missing}, study, arguments.workers) if missing else []
+    there = sum(kept(name, options, study) is not None for name, options in known.items())
+    if there == len(known):
+        settle(study)
+    else:
+        print(f"{there} of {len(known)} cells are there; results/ stays as it is until all are")
+    if failed:
+        sys.exit(f"{len(failed)} cells failed: {', '.join(failed)}")
+
+
+def train_all(options: dict[str, list[str]], study: Study, workers: int) -> list[str]:
+    """Train cells side by side, and tell of each; returns the names of those that failed."""
+    failed = []
+    with (
+        storage.locked(RUNS / "busy"),  # one study at a time: two would train the same cell into one folder
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(options), unit="cell", dynamic_ncols=True) as bar,
+    ):
+        works = {pool.submit(train, name, told, study, RUNS, FOLDER / NEXT): name for name, told in options.items()}
+        try:
+            for work in as_completed(works):
+                try:
+                    work.result()
+                    bar.write(f"{works[work]}: kept")
+                except LclError as error:
+                    failed.append(works[work])
+                    bar.write(str(error))
+                bar.update()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            sys.exit("stopped; the next call goes on where this one was.")
+    return failed
 
 
 if __name__ == "__main__":

@@ -1,0 +1,162 @@
+"""The study: the runs that the course reports, kept in `results/`. Which of them count, and by how much one recipe is above
+another: of runs with the same seed, which had the same first weights and the same batches.
+
+`make results` trains them. `results/study.json` says what the study is made of; what does not fit it is named and left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from lcl import storage
+from lcl.config import choose, from_dict, require
+
+FOLDER = Path(__file__).resolve().parent.parent / "results"
+MANIFEST = "study.json"
+AGAIN = "`make results` trains what is missing"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all runs of a study have in common, and which there are.
+
+    code: `provenance.code_key` of what trained and measured them. data: fingerprint of the data set. torch: its version.
+    seeds: by the runs' stem, which is their name without "-seed…"; a whole study has a file `STEM-seedN.json` for each.
+    """
+
+    code: str | None
+    data: str
+    torch: str
+    seeds: dict[str, list]
+
+
+def read_study() -> Study:
+    """The manifest of `results/`. Raises LclError if there is none."""
+    require((FOLDER / MANIFEST).exists(), f"{FOLDER} holds no study: there is no {MANIFEST}; {AGAIN}.")
+    return from_dict(Study, storage.read_json(FOLDER / MANIFEST))
+
+
+def write_study(study: Study) -> None:
+    """Say what `results/` is to hold from now on."""
+    storage.write_json(FOLDER / MANIFEST, asdict(study))
+
+
+def differences(run: dict, study: Study) -> list[str]:
+    """By what else than the study's code, data and torch a run was made: "code X, not Y", …; empty if by nothing else."""
+    made = {"code": run["provenance"].get("code"), "data": run["data"], "torch": run["provenance"]["packages"]["torch"]}
+    made["torch"] = made["torch"].split("+")[0]  # the same release for other processors
+    return [f"{key} {value}, not {getattr(study, key)}" for key, value in made.items() if value != getattr(study, key)]
+
+
+def standing(stem: str) -> tuple[list[dict], str]:
+    """The runs of a stem that count, each as its metrics.json, in order of their seeds; and what is wrong, if anything is.
+
+    All of the stem's seeds must be there, of the study's code, data and torch, and alike but for their seed; else none counts.
+    """
+    study = read_study()
+    choose("stem in the study", stem, study.seeds)
+    paths = {seed: FOLDER / f"{stem}-seed{seed}.json" for seed in study.seeds[stem]}
+    missing = [str(seed) for seed, path in paths.items() if not path.exists()]
+    found = {seed: storage.read_json(path) for seed, path in paths.items() if path.exists()}
+    wrong = [f"seed {' and '.join(missing)} missing"] if missing else []
+    for seed, run in found.items():
+        other = differences(run, study)
+        wrong += [f"seed {seed} of other {' and '.join(other)}"] if other else []
+        wrong += [f"seed {run['seed']} under the name of seed {seed}"] if run["seed"] != seed else []
+    runs = list(found.values())
+    alike = all(run[key] == runs[0][key] for run in runs[1:] for key in ("profile", "recipe", "steps"))
+    wrong += [] if alike else ["its runs differ in more than their seed"]
+    return ([], f"{stem}: {'; '.join(wrong)}") if wrong else (runs, "")
+
+
+def kept_runs(stem: str) -> list[dict]:
+    """The kept runs of a stem, each as its metrics.json, in order of their seeds.
+
+    Raises LclError, with the reason, unless all of them are there and fit together.
+    """
+    runs, wrong = standing(stem)
+    require(not wrong, f"half a study is averaged with nothing: {wrong}. {AGAIN[0].upper() + AGAIN[1:]}.")
+    return runs
+
+
+def whole(stems: Sequence[str]) -> dict[str, list[dict]]:
+    """The kept runs of those stems that are whole, by stem; the others are named in a warning, and left out.
+
+    Raises LclError if none is left.
+    """
+    found, wrong = {}, []
+    for stem in stems:
+        runs, reason = standing(stem)
+        if reason:
+            wrong.append(reason)
+        else:
+            found[stem] = runs
+    require(bool(found), f"half a study is averaged with nothing: {' / '.join(wrong)}. {AGAIN[0].upper() + AGAIN[1:]}.")
+    for reason in wrong:
+        log.warning("left out, %s", reason)
+    return found
+
+
+def values(stem: str, figure: str, split: str = "new_scenes") -> list[float]:
+    """A figure of every kept run of a stem, in percent, in order of the seeds."""
+    return [100 * run["metrics"][split][figure]["value"] for run in kept_runs(stem)]
+
+
+def percent(runs: Sequence[dict], split: str, figure: str) -> tuple[float, float] | None:
+    """Mean and standard deviation of a figure over runs, in percent; None unless all of them measured it."""
+    if not all(figure in run["metrics"][split] for run in runs):
+        return None
+    found = [100 * run["metrics"][split][figure]["value"] for run in runs]
+    return mean(found), stdev(found) if len(found) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how many points a figure lies above another recipe's: mean of the differences of equal seeds, and its 95 % interval
+    (Student's t for paired samples; with three seeds it is wide).
+
+    It holds the luck of first weights and of batches. All seeds are asked the same questions about the same data set, so the
+    luck of these is not in it; and of twenty intervals of recipes that gain nothing, one would miss zero by chance.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    def __str__(self) -> str:
+        limits = f"{self.low:+.1f} to {self.high:+.1f}" if self.low < self.high else "the same of every seed"
+        return f"{self.mean:+.1f} ({limits})"
+
+
+def gain(stem: str, over: str, figure: str, split: str = "new_scenes") -> Gain:
+    """Points of a figure by which the runs of a stem are above those of another: of equal seeds, two at least.
+
+    Raises LclError where either did not measure it, or they have but one seed in common.
+    """
+    ours, theirs = ({run["seed"]: run["metrics"][split] for run in kept_runs(name)} for name in (stem, over))
+    shared = [seed for seed in ours if seed in theirs]
+    require(len(shared) >= 2, f"{stem} and {over} have fewer than two seeds in common, so there is no spread to speak of.")
+    require(
+        all(figure in each[seed] for each in (ours, theirs) for seed in shared),
+        f"{figure} was not measured on {split} by both {stem} and {over}.",
+    )
+    pairs = [[100 * each[seed][figure]["value"] for seed in shared] for each in (ours, theirs)]
+    return gain_of(*pairs)
+
+
+def gain_of(ours: Sequence[float], theirs: Sequence[float]) -> Gain:
+    """The same of numbers, two or more, a pair a seed. Equal differences have no spread to make an interval of: no width."""
+    from scipy.stats import ttest_rel  # takes a second to import: only those who want it wait
+
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    middle = mean(differences)
+    if stdev(differences) == 0:
+        return Gain(middle, middle, middle, len(differences))
+    interval = ttest_rel(ours, theirs).confidence_interval(0.95)
+    return Gain(middle, float(interval.low), float(interval.high), len(differences))

@@ -1,0 +1,188 @@
+"""What counts as a study: whole, of one code, one data set and one torch; and how far one recipe is above another."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t
+
+from lcl import study
+from lcl.config import LclError
+from lcl.results import comparison, gains, seeds_in_words, short
+from lcl.study import Study, gain, gain_of, kept_runs, percent, read_study, standing, values, whole, write_study
+
+I2T = "image_to_text_recall@1"
+KEPT = read_study()
+
+
+def run_of(seed: int, recall: float, code: str | None = "c0de", torch: str = "2", **changes) -> dict:
+    figures = {I2T: {"value": recall, "chance": 0.001}}
+    made = {"code": code, "packages": {"torch": torch}}
+    same = {"profile": {}, "recipe": {"name": "clip"}, "data": "d", "steps": 4, "provenance": made}
+    return same | {"seed": seed, "metrics": {"new_scenes": figures}} | changes
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A study of two stems and three seeds each, of which nothing is there yet."""
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
+    write_study(Study("c0de", "d", "2", {"clip-laptop": [0, 1, 2], "lightclip-laptop": [0, 1, 2]}))
+    return tmp_path
+
+
+def keep(folder: Path, stem: str, *runs: dict) -> None:
+    for run in runs:
+        (folder / f"{stem}-seed{run['seed']}.json").write_text(json.dumps(run), encoding="utf-8")
+
+
+def keep_both(folder: Path) -> None:
+    keep(folder, "clip-laptop", *(run_of(seed, recall) for seed, recall in enumerate((0.5, 0.7, 0.6))))
+    keep(folder, "lightclip-laptop", *(run_of(seed, recall) for seed, recall in enumerate((0.6, 0.75, 0.69))))
+
+
+def test_mean_and_spread_are_those_of_the_seeds(folder):
+    keep_both(folder)
+    assert values("clip-laptop", I2T) == pytest.approx([50, 70, 60])
+    assert percent(kept_runs("clip-laptop"), "new_scenes", I2T) == pytest.approx((60, 10))
+    assert percent(kept_runs("clip-laptop"), "new_scenes", "alignment") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"code": "0ther"}, "seed 1 of other code 0ther, not c0de"),
+        ({"code": None}, "seed 1 of other code None, not c0de"),
+        ({"data": "e"}, "seed 1 of other data e, not d"),
+        ({"torch": "3"}, "seed 1 of other torch 3, not 2"),
+        ({"profile": {"name": "x"}}, "differ in more than their seed"),
+        ({"recipe": {"name": "x"}}, "differ in more than their seed"),
+        ({"steps": 5}, "differ in more than their seed"),
+    ],
+)
+def test_a_mixed_study_is_named_and_left_out(folder, caplog, change, reason):
+    keep_both(folder)
+    keep(folder, "clip-laptop", run_of(1, 0.7, **change))
+    runs, wrong = standing("clip-laptop")
+    assert runs == [] and wrong.startswith("clip-laptop: ") and reason in wrong
+    with pytest.raises(LclError, match="half a study is averaged with nothing: clip-laptop: .*`make results`"):
+        kept_runs("clip-laptop")
+    with caplog.at_level(logging.WARNING):
+        assert [*whole(["clip-laptop", "lightclip-laptop"])] == ["lightclip-laptop"]
+        assert comparison(["clip-laptop", "lightclip-laptop"], [I2T])[0] == ["new_scenes, seeds 0 to 2", "lightclip", "chance"]
+    assert reason in caplog.text
+    with pytest.raises(LclError, match="not whole"):
+        gains(["lightclip-laptop"], "clip-laptop", [I2T])
+
+
+def test_a_study_that_was_stopped_half_way_is_named_and_left_out(folder):
+    keep_both(folder)
+    for seed in (0, 2):
+        (folder / f"clip-laptop-seed{seed}.json").unlink()
+    assert standing("clip-laptop") == ([], "clip-laptop: seed 0 and 2 missing")
+    (folder / "clip-laptop-seed1.json").unlink()
+    (folder / "lightclip-laptop-seed1.json").unlink()
+    with pytest.raises(LclError, match="clip-laptop: seed 0 and 1 and 2 missing / lightclip-laptop: seed 1 missing"):
+        whole(["clip-laptop", "lightclip-laptop"])
+
+
+def test_a_run_under_anothers_name_is_seen(folder):
+    keep_both(folder)
+    (folder / "clip-laptop-seed1.json").write_text(json.dumps(run_of(2, 0.6)), encoding="utf-8")
+    assert "seed 2 under the name of seed 1" in standing("clip-laptop")[1]
+
+
+def test_what_the_study_never_asked_for_is_not_read(folder):
+    keep_both(folder)
+    keep(folder, "clip-laptop", run_of(3, 0.1))
+    assert [run["seed"] for run in kept_runs("clip-laptop")] == [0, 1, 2]
+    with pytest.raises(LclError, match="no stem in the study 'clip-pong'"):
+        kept_runs("clip-pong")
+
+
+def test_the_same_torch_for_another_processor_is_the_same_torch(folder):
+    keep_both(folder)
+    keep(folder, "clip-laptop", run_of(1, 0.7, torch="2+cpu"))
+    assert len(kept_runs("clip-laptop")) == 3
+
+
+def test_a_figure_that_only_some_seeds_have_is_not_averaged(folder):
+    keep_both(folder)
+    runs = kept_runs("clip-laptop")
+    runs[0]["metrics"]["new_scenes"]["alignment"] = {"value": 0.5, "chance": 0.1}
+    assert percent(runs, "new_scenes", "alignment") is None
+
+
+def test_differences_without_spread_make_no_interval(folder):
+    found = gain_of([2.0, 3.0], [1.0, 2.0])
+    assert found.low == found.mean == found.high == 1.0 and str(found) == "+1.0 (the same of every seed)"
+
+
+def test_without_a_manifest_there_is_no_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
+    with pytest.raises(LclError, match="holds no study.*`make results`"):
+        kept_runs("clip-laptop")
+
+
+def test_a_gain_is_that_of_equal_seeds(folder):
+    keep_both(folder)
+    write_study(Study("c0de", "d", "2", {"clip-laptop": [0, 1, 2], "lightclip-laptop": [0, 1, 2, 3]}))
+    keep(folder, "lightclip-laptop", run_of(3, 0.01))  # clip has no such seed
+    found = gain("lightclip-laptop", "clip-laptop", I2T)
+    assert found.seeds == 3 and found.mean == pytest.approx((10 + 5 + 9) / 3)
+    assert gains(["lightclip-laptop"], "clip-laptop", [I2T, "alignment"]) == [
+        ["new_scenes, above clip", "seeds", "image→text R@1", "alignment"], ["lightclip", "3", str(found), "–"]
+    ]  # fmt: skip
+    assert str(found) == "+8.0 (+1.4 to +14.6)"
+    with pytest.raises(LclError, match="alignment was not measured on new_scenes"):
+        gain("lightclip-laptop", "clip-laptop", "alignment")
+
+
+@given(st.lists(st.tuples(*[st.floats(-100, 100)] * 2), min_size=2, max_size=8))
+def test_the_interval_is_students(pairs):
+    """Beside the formula of any textbook: mean ± t · s / √n."""
+    ours, theirs = zip(*pairs, strict=True)
+    found, number = gain_of(ours, theirs), len(pairs)
+    differences = [a - b for a, b in pairs]
+    middle = sum(differences) / number
+    spread = (sum((d - middle) ** 2 for d in differences) / (number - 1)) ** 0.5
+    half = t.ppf(0.975, number - 1) * spread / number**0.5
+    assert (found.mean, found.low, found.high) == pytest.approx((middle, middle - half, middle + half), abs=1e-6)
+
+
+def test_seeds_and_stems_are_said_in_words():
+    assert [seeds_in_words(seeds) for seeds in ({0, 1, 2}, {3}, {0, 2})] == ["seeds 0 to 2", "seed 3", "seeds 0, 2"]
+    assert short("clip-ping-laptop") == "clip-ping" and short("clip-laptop-vit") == "clip, vit"
+
+
+@pytest.mark.parametrize("stem", KEPT.seeds)
+def test_the_kept_runs_are_of_their_recipe_and_of_their_seeds(stem):
+    runs = kept_runs(stem)
+    assert [run["seed"] for run in runs] == KEPT.seeds[stem] and len(runs) >= (1 if "-rate" in stem else 3)
+    assert {run["recipe"]["name"] for run in runs} == {stem.split("-laptop")[0]}
+    assert len({run["last_loss"] for run in runs}) == len(runs)
+
+
+@pytest.mark.parametrize("stem", KEPT.seeds)
+def test_every_run_was_given_the_same_data_and_steps_as_clip_and_differs_in_what_its_name_says(stem):
+    first, run = (kept_runs(name)[0] for name in ("clip-laptop", stem))
+    other = {key for key in run["profile"]["training"] if run["profile"]["training"][key] != first["profile"]["training"][key]}
+    rest = stem.partition("-laptop")[2]
+    what = next((name for name in CHANGES if name in rest), "")
+    assert other - {"recipe"} == CHANGES.get(what, set())
+    assert run["steps"] == first["steps"] // (2 if what == "depth" else 1)
+    for part in ("scenes", "evaluation"):
+        assert run["profile"][part] == first["profile"][part]
+    for tower, changes in (("vision", what == "vit"), ("language", what == "depth" and rest != "-depth2")):
+        assert (run["profile"]["model"][tower] != first["profile"]["model"][tower]) == changes
+
+
+CHANGES = {"vit": set(), "depth": {"epochs"}, "rate": {"learning_rate"}, "4k": {"pairs", "epochs"}, "64k": {"pairs", "epochs"}}
+"""What a stem's name says differs in the training, beside its recipe."""
+
+
+def test_nothing_lies_in_results_that_the_study_does_not_name():
+    named = {f"{stem}-seed{seed}.json" for stem, seeds in KEPT.seeds.items() for seed in seeds}
+    assert {path.name for path in study.FOLDER.glob("*-seed*.json")} == named
