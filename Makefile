@@ -1,4 +1,5 @@
-# lab: open the course · run: train and report · test: everything · unit: what is quick · bench: speed beside peers · slides: for a class
+# lab: open the course · run: train and report · test: everything · unit: what is quick · bench: speed beside peers
+# results: the study that the course reports · slides: for a class
 # Each does its own set-up, once. Another Python: make lab PYTHON=python3.12
 # On a machine without a screen: make lab JUPYTER_ARGS="--no-browser --ip=0.0.0.0"
 
@@ -7,7 +8,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: lab run test unit slow notebooks-test browser-test bench setup tools notebooks slides requirements lint
+.PHONY: lab run test unit slow notebooks-test browser-test results bench setup tools notebooks slides requirements lint
 
 setup: .venv/ready
 
@@ -26,8 +27,10 @@ run: setup
 
 test: setup tools lint unit slow notebooks-test browser-test
 
-# What only tests and `lcl data cc3m --links` need: img2dataset, in an environment of its own. Without it its tests are skipped.
+# What only tests, races and `lcl data cc3m --links` need: two small peers, and img2dataset in an environment of its own.
+# Without them their tests are skipped.
 tools: setup
+	-$(BIN)/python -m pip install --quiet --no-deps --requirement tools/peers.txt
 	-$(BIN)/python -c "from lcl.cc3m import prepare; prepare(print)"
 
 lint: setup
@@ -47,8 +50,16 @@ notebooks-test: setup
 browser-test: setup
 	$(BIN)/pytest -p no:nbmake -n 2 --dist worksteal -rs tests/browser
 
-bench: setup
-	$(BIN)/lcl bench
+# Train what is missing of the study (a whole one takes seven hours on two cores), then make the pages and figures of its results.
+results: setup
+	$(BIN)/python tools/study.py
+	$(BIN)/python tools/pages.py
+	$(BIN)/python tools/refresh_notebooks.py --results
+
+# About a quarter of an hour, which nothing else should disturb. `make bench OUT=results/bench.json` replaces the course's own figures.
+OUT ?= build/bench.json
+bench: setup tools
+	$(BIN)/lcl bench --out $(OUT)
 
 # For those who change the course: run every notebook in the laptop profile and keep clean outputs, and what they learn.
 notebooks: setup

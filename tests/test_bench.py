@@ -1,32 +1,156 @@
-"""The benchmarks run, and print a line for everything that they compare."""
+"""The benchmarks race what they say they race, grow as they should where that is known, and can be read again."""
 
 import dataclasses
+import math
 
 import pytest
+import torch
 
-from lcl import bench
-from lcl.config import get_profile
+from lcl import bench, growth, peers
+from lcl.bench import Bench, load_bench, save_bench
+from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
+from lcl.growth import Growth, grow, slope
 from lcl.matching import SOLVERS
+from lcl.races import Race, Spread, race
 from lcl.recipes import RECIPES
+from lcl.text import Tokens
+
+THREE = Race("a", "ours", "theirs", "things/s", 10, (1.0, 2.0, 4.0), (2.0, 3.0, 16.0), "so much")
 
 
 @pytest.fixture
 def small(monkeypatch):
     laptop = get_profile("laptop")
     laptop = dataclasses.replace(laptop, training=dataclasses.replace(laptop.training, batch_size=16))
-    monkeypatch.setattr(bench, "BATCH", 4)
-    monkeypatch.setattr(bench, "get_profile", lambda name: {"laptop": laptop}[name])
+    monkeypatch.setattr(peers, "BATCH", 4)
+    monkeypatch.setattr(peers, "get_profile", lambda name: {"laptop": laptop}[name])
 
 
-def test_every_solver_has_its_line(small, capsys):
-    bench.solvers(1)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(", ")[1].split()[0] for line in lines] == list(SOLVERS)
-    assert all("µs a pair" in line and "ms a step of 4 pairs, 36 problems" in line for line in lines)
+def test_ratios_are_those_of_laps_side_by_side():
+    assert THREE.faster == Spread(2.0, 1.5, 4.0) and THREE.longer == Spread(0.5, 0.25, 1 / 1.5)
+    assert str(THREE) == (
+        "ours, beside theirs: 2.00 (1.50 to 4.00) times as fast, 3 repeats; 5 and 3 things/s; so much"
+    )
 
 
-def test_every_recipe_has_its_line_beside_clips(small, world, capsys):
-    bench.recipe_steps(world, 1, steps=1)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[2] for line in lines] == list(RECIPES)
-    assert "1.00 times a step of clip (1.00 to 1.00)" in lines[0]
+def test_they_take_turns_after_a_round_that_does_not_count():
+    order = []
+    found = race("k", "w", "b", "u", 1, lambda: order.append("ours"), lambda: order.append("peer"), repeats=2, times=3)
+    assert order == ["ours", "peer"] + 2 * (3 * ["ours"] + 3 * ["peer"])
+    assert len(found.ours) == len(found.peer) == 2
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_a_power_law_has_its_slope_and_fixed_costs_do_not_hide_it(power):
+    x = (16, 32, 64, 128, 256, 512, 1024, 2048)
+    assert slope(x, [3e-4 * size**power for size in x]) == pytest.approx(power)
+    laps = tuple((1e-9 * size**power, 2e-9 * size**power + 1e-12) for size in x)
+    found = Growth("k", "w", "v", x, laps, power, "because")
+    assert found.slope == pytest.approx(power, abs=0.02) and len(found.slopes) == 2
+    assert f"grows as x^{found.slope:.2f}" in str(found)
+
+
+def test_what_does_more_takes_longer():
+    """A real work of known growth: products of matrices, n by n, grow as n³."""
+    found = grow("mm", "products", "n", [256, 512, 1024], lambda n: lambda: torch.ones(n, n) @ torch.ones(n, n), 3, "…", 2)
+    assert len(found.laps) == 3 and all(len(laps) == 2 for laps in found.laps)
+    assert 1.5 < found.slope < 4
+
+
+def test_every_component_can_be_timed_at_its_smallest(monkeypatch):
+    smallest = []
+
+    def once(key, what, variable, x, make, theory, why, repeats, times=3):
+        make(x[0])()
+        smallest.append(key)
+        assert list(x) == sorted(x) and len(x) >= 5 and theory in (1, 2)
+
+    monkeypatch.setattr(growth, "grow", once)
+    list(growth.growths(1))
+    assert smallest == [
+        "info_nce", "matched_contrast", "exact-patches", "exact-words", "sinkhorn-patches", "sinkhorn-words",
+        "vit", "text", "layers", "neighbours",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [peers.our_step, peers.open_clip_step, peers.transformers_step])
+def test_a_step_of_every_peer_learns(make):
+    """All three are trainings: a few steps on one batch lower the loss, which starts near that of a guess."""
+    torch.manual_seed(0)
+    text = LanguageConfig(vocab_size=512, context_length=16, width=64, depth=1, heads=2)
+    config = ModelConfig(VisionConfig("vit", width=64, depth=1, heads=2), text)
+    images, ids = torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8), torch.randint(5, 500, (8, 16))
+    ids[:, -1] = 2  # every caption ends
+    tokens = Tokens(ids, torch.ones(8, 16, dtype=torch.bool), torch.arange(16).expand(8, 16), [])
+    told = []
+    keep = peers.step_of
+
+    def listen(model, loss):
+        def heard():
+            told.append(loss())
+            return told[-1]
+
+        return keep(model, heard)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peers, "step_of", listen)
+        step = make(config, images, tokens)
+        for _ in range(25):
+            step()
+    assert told[0].item() == pytest.approx(math.log(8), rel=0.5)
+    assert told[-1] < 0.7 * told[0]
+
+
+def test_the_exact_solver_finds_what_torch_linear_assignment_finds():
+    peer = pytest.importorskip("torch_linear_assignment", reason="not installed; `make tools` does")
+    from lcl.matching import exact
+
+    cost = torch.rand(32, 6, 9, dtype=torch.float64)
+    found = exact(cost, torch.ones(32, 6, dtype=torch.bool))
+    assert torch.equal(found.patch, peer.batch_linear_assignment(cost))
+
+
+def test_every_solver_and_every_recipe_has_its_race(small, world):
+    pytest.importorskip("torch_linear_assignment", reason="not installed; `make tools` does")
+    found = [each.key for each in peers.matching(1)]
+    assert found == [*(f"matching-{name}" for name in SOLVERS), "matching-torch-linear-assignment"]
+    steps = list(peers.recipe_steps(world, 1, steps=1))
+    assert [each.key for each in steps] == [f"recipe-{name}" for name in RECIPES]
+    assert steps[0].longer == Spread(1.0, 1.0, 1.0) and all(lap > 0 for each in steps for lap in each.ours)
+
+
+def test_memory_is_that_of_the_search_alone():
+    """A search of 20,000 rows takes some blocks, not the matrix of all similarities, which would be 1,526 MiB."""
+    assert 1 < peers.peak_memory(20_000, 64) < 300
+
+
+def test_losses_are_raced_with_both_libraries():
+    pytest.importorskip("lightly", reason="not installed; `make tools` does")
+    assert [each.beside for each in peers.losses(1, number=16, width=8)] == ["open_clip", "lightly"]
+
+
+def test_what_was_measured_can_be_read_again(tmp_path):
+    found = Growth("g", "what", "x", (1, 2, 3), ((1.0, 1.0), (2.0, 2.1), (4.0, 4.2)), 1, "so it is")
+    kept = Bench({"a": THREE}, {"g": found}, {"waits": [0.1, 0.2]}, 3, 1.5, {"commit": None})
+    save_bench(tmp_path / "bench.json", kept)
+    assert load_bench(tmp_path / "bench.json") == kept
+    (tmp_path / "bench.json").write_text('{"format": "other"}')
+    with pytest.raises(LclError, match="holds no benchmark"):
+        load_bench(tmp_path / "bench.json")
+
+
+def test_everything_is_run_and_told(monkeypatch):
+    told = []
+    for name in ("training_step", "rendering", "recipe_steps", "bank_building"):
+        monkeypatch.setattr(peers, name, lambda world, repeats, name=name: [dataclasses.replace(THREE, key=name)])
+    for name in ("losses", "matching"):
+        monkeypatch.setattr(peers, name, lambda repeats, name=name: [dataclasses.replace(THREE, key=name)])
+    for name in ("streaming", "neighbour_search"):
+        monkeypatch.setattr(
+            peers, name, lambda repeats, facts, name=name: facts.update(share=[0.5]) or [dataclasses.replace(THREE, key=name)]
+        )
+    monkeypatch.setattr(bench, "growths", lambda repeats: [Growth("g", "w", "v", (1, 2, 4), ((1.0,), (2.0,), (4.0,)), 1, "so")])
+    monkeypatch.setattr(bench, "open_world", lambda scenes: None)
+    found = bench.run(1, told.append)
+    assert len(found.races) == 8 and [*found.growths] == ["g"] and found.facts == {"share": [0.5]}
+    assert len(told) == 1 + 8 + 1 + 1 and told[-1] == "share: 0.5" and found.provenance["code"]

@@ -1,0 +1,361 @@
+"""Speed beside trusted peers: what each race compares, and how. `bench` runs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from lcl.collection import Collection
+from lcl.config import LanguageConfig, ModelConfig, TrainConfig, VisionConfig, get_profile
+from lcl.contrastive import info_nce
+from lcl.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
+from lcl.feeds import batches, one_thread
+from lcl.matching import SOLVERS, exact
+from lcl.model import Clip
+from lcl.neighbours import BLOCK, KEPT, nearest_neighbours
+from lcl.races import Race, race, seconds
+from lcl.recipes import RECIPES, get_recipe
+from lcl.scenes import World, open_world
+from lcl.shards import open_shards, scene_samples, write_shards
+from lcl.text import BEGIN, END, PAD, SPECIAL, Tokenizer, Tokens
+from lcl.training import Step, Training, make_optimizer, open_teacher, train_tokenizer
+
+BATCH = 256
+Facts = dict[str, list[float]]
+"""What has no peer: by name, a number a repeat."""
+
+
+def step_of(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """A step of training: forward, loss, backward, AdamW as the laptop profile has it."""
+    optimizer = make_optimizer(model, get_profile("laptop").training)
+
+    def step() -> None:
+        now = loss()
+        optimizer.zero_grad()
+        now.backward()
+        optimizer.step()
+
+    return step
+
+
+def our_step(config: ModelConfig, images: torch.Tensor, tokens: Tokens) -> Callable[[], None]:
+    """A step of ours."""
+    model = Clip(config)
+
+    def loss() -> torch.Tensor:
+        seen = model(images, tokens)
+        return info_nce(seen.v, seen.t, seen.logit_scale)["info_nce"]
+
+    return step_of(model, loss)
+
+
+def open_clip_step(config: ModelConfig, images: torch.Tensor, tokens: Tokens) -> Callable[[], None]:
+    """The same with open_clip's towers of the same size, and its loss."""
+    import open_clip
+
+    vision, language = config.vision, config.language
+    model = open_clip.model.CLIP(
+        config.embed_dim,
+        vision_cfg={
+            "image_size": vision.image_size, "patch_size": vision.patch_size, "width": vision.width,
+            "layers": vision.depth, "head_width": vision.width // vision.heads, "pool_type": "avg",
+        },
+        text_cfg={
+            "context_length": tokens.ids.shape[1], "vocab_size": language.vocab_size, "width": language.width,
+            "heads": language.heads, "layers": language.depth,
+        },
+    )  # fmt: skip
+    loss_of, pixels = open_clip.ClipLoss(), images.float() / 127.5 - 1
+    return step_of(model, lambda: loss_of(*model(pixels, tokens.ids)))
+
+
+def transformers_step(config: ModelConfig, images: torch.Tensor, tokens: Tokens) -> Callable[[], None]:
+    """The same with transformers' CLIPModel of the same size, which has a class token more, and its loss."""
+    import transformers
+
+    vision, language = config.vision, config.language
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            vision_config={
+                "image_size": vision.image_size, "patch_size": vision.patch_size, "hidden_size": vision.width,
+                "num_hidden_layers": vision.depth, "num_attention_heads": vision.heads, "intermediate_size": 4 * vision.width,
+            },
+            text_config={
+                "max_position_embeddings": tokens.ids.shape[1], "vocab_size": language.vocab_size,
+                "hidden_size": language.width, "num_hidden_layers": language.depth, "num_attention_heads": language.heads,
+                "intermediate_size": 4 * language.width, "bos_token_id": SPECIAL.index(BEGIN),
+                "eos_token_id": SPECIAL.index(END), "pad_token_id": SPECIAL.index(PAD),
+            },
+            projection_dim=config.embed_dim,
+        )
+    )  # fmt: skip
+    pixels, mask = images.float() / 127.5 - 1, tokens.mask.long()
+    return step_of(
+        model, lambda: model(input_ids=tokens.ids, pixel_values=pixels, attention_mask=mask, return_loss=True).loss
+    )
+
+
+def padded(tokens: Tokens, length: int) -> Tokens:
+    """The same tokens, padded to a fixed length."""
+    extra, pad = length - tokens.ids.shape[1], F.pad
+    return Tokens(
+        pad(tokens.ids, (0, extra)), pad(tokens.mask, (0, extra)), pad(tokens.words, (0, extra), value=-1), tokens.spans
+    )
+
+
+def training_step(world: World, repeats: int) -> Iterator[Race]:
+    """A step beside others': ViT, 64 pixels, patches of 16, width 192, depth 4; text of width 192, depth 2."""
+    laptop = get_profile("laptop")
+    config = ModelConfig(VisionConfig("vit", width=192, depth=4, heads=3), LanguageConfig(width=192, depth=2, heads=3))
+    pairs = world.pairs("train", range(BATCH))
+    tokens = train_tokenizer(world, laptop).encode(pairs.captions, config.language.context_length)
+    widest = padded(tokens, config.language.context_length)
+    for name, make in (("open_clip", open_clip_step), ("transformers", transformers_step)):
+        for key, how, theirs in (("", "each pads as it does", widest), ("-alike", "both padded alike", tokens)):
+            torch.manual_seed(0)
+            ours, peer = our_step(config, pairs.images, tokens), make(config, pairs.images, theirs)
+            yield race(f"step-{name}{key}", f"training step, {how}", name, "pairs/s", BATCH, ours, peer, repeats)
+
+
+def losses(repeats: int, number: int = 1024, width: int = 256) -> Iterator[Race]:
+    """InfoNCE, value and gradients, beside open_clip's loss, and lightly's where it is installed."""
+    import open_clip
+
+    torch.manual_seed(0)
+    v, t = (F.normalize(torch.randn(number, width), dim=1).requires_grad_() for _ in range(2))
+    scale = torch.tensor(14.3, requires_grad=True)
+
+    def ours() -> None:
+        info_nce(v, t, scale)["info_nce"].backward()
+
+    peers = [("open_clip", open_clip.ClipLoss(), lambda loss: loss(v, t, scale).backward(), "")]
+    if importlib.util.find_spec("lightly"):
+        from lightly.loss import NTXentLoss
+
+        more = "lightly's also compares images with images and captions with captions: four products to our one"
+        peers.append(("lightly", NTXentLoss(1 / 14.3), lambda loss: loss(v, t).backward(), more))
+    for name, loss, step, note in peers:
+        what = f"InfoNCE of {number:,} pairs, and its gradients"
+        yield race(
+            f"loss-{name}", what, name, "pairs/s", number, ours, lambda loss=loss, step=step: step(loss), repeats, note=note
+        )
+
+
+def rendering(world: World, repeats: int) -> Iterator[Race]:
+    """The renderer alone, beside drawing the same scenes one by one."""
+    scenes = [world.scene("train", index) for index in range(2048)]
+
+    def batched() -> None:
+        for start in range(0, len(scenes), BATCH):
+            world.render(scenes[start : start + BATCH])
+
+    def single() -> None:
+        for scene in scenes:
+            world.render([scene])
+
+    what = f"rendering scenes of 64 pixels, {BATCH} at a time"
+    yield race("render", what, "one by one", "scenes/s", len(scenes), batched, single, repeats, times=2)
+
+
+def matching(repeats: int) -> Iterator[Race]:
+    """The matching of a step of lightclip, 256 pairs and 4 negatives each way: 12 words, 64 patches.
+
+    Each solver beside scipy's alone, which is told the same costs and knows no dustbin; and the exact one beside
+    torch-linear-assignment where it is installed (on a CPU that is a loop over scipy's; its own is for GPUs).
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    settings = get_recipe("lightclip").match
+    problems = BATCH * (1 + 2 * settings.negatives)
+    torch.manual_seed(0)
+    words, patches = (F.normalize(torch.randn(problems, number, 16), dim=-1) for number in (12, 64))
+    cost, real = 1 - words @ patches.mT, torch.ones(problems, 12, dtype=torch.bool)
+
+    def plain() -> None:
+        for problem in cost.clamp(max=settings.price).numpy():
+            linear_sum_assignment(problem)
+
+    for name, solve in SOLVERS.items():
+        what = f"matching 12 words with 64 patches, solver {name}"
+        work = lambda solve=solve: solve(cost, real, settings.price)  # noqa: E731
+        yield race(f"matching-{name}", what, "scipy alone", "problems/s", problems, work, plain, repeats, times=1)
+    if importlib.util.find_spec("torch_linear_assignment"):
+        from torch_linear_assignment import batch_linear_assignment
+
+        yield race(
+            "matching-torch-linear-assignment", "matching 12 words with 64 patches, solver exact", "torch-linear-assignment",
+            "problems/s", problems, lambda: exact(cost, real, settings.price), lambda: batch_linear_assignment(cost), repeats, 1,
+        )  # fmt: skip
+
+
+def bank_building(world: World, repeats: int) -> Iterator[Race]:
+    """Both banks of 512 scenes beside a plain loop: the same models as they come, in float32, batches of 64 in order."""
+    pairs = world.pairs("train", range(512))
+    images, texts = ImageEncoder(), TextEncoder()
+    plain, sentences = load_image_model(images.name, images.size), load_text_model(texts.name, "cpu")
+
+    @torch.inference_mode()
+    def plain_images() -> None:
+        for batch in pairs.images.split(64):
+            F.normalize(plain(images.prepare(batch).contiguous()), dim=1)
+
+    @torch.inference_mode()
+    def plain_texts() -> None:
+        for start in range(0, len(pairs), 64):
+            sentences(sentences.preprocess(pairs.captions[start : start + 64]))["sentence_embedding"]
+
+    def both() -> None:
+        images(pairs.images)
+        texts(pairs.captions)
+
+    for key, what, ours, peer in (
+        ("bank-images", "bank of images", lambda: images(pairs.images), plain_images),
+        ("bank-captions", "bank of captions", lambda: texts(pairs.captions), plain_texts),
+        ("banks", "both banks", both, lambda: (plain_images(), plain_texts())),
+    ):
+        yield race(key, what, "a plain loop over the encoder", "rows/s", len(pairs), ours, peer, repeats, times=1)
+
+
+def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: int = 384) -> Iterator[Race]:
+    """Exact neighbours of every row beside FAISS's flat index, and beside the bare matrix product in the same blocks."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    bank = F.normalize(torch.randn(number, width, generator=torch.Generator().manual_seed(0)), dim=1)
+    found = {}
+
+    def ours() -> None:
+        found["ours"] = nearest_neighbours(bank, KEPT).indices
+
+    def flat() -> None:
+        index = faiss.IndexFlatIP(width)
+        index.add(bank.numpy())
+        found["FAISS"] = torch.from_numpy(index.search(bank.numpy(), KEPT + 1)[1][:, 1:])
+
+    def bare() -> None:
+        memory = torch.empty(BLOCK, BLOCK)
+        for i in range(0, number, BLOCK):
+            for j in range(0, number, BLOCK):
+                rows, columns = bank[i : i + BLOCK], bank[j : j + BLOCK]
+                torch.mm(rows, columns.T, out=memory[: len(rows), : len(columns)])
+
+    laps = [(seconds(ours), seconds(flat), seconds(bare)) for _ in range(repeats)]
+    own, *others = map(tuple, zip(*laps, strict=True))
+    what = f"{KEPT} neighbours of each of {number:,} x {width}"
+    for key, beside, peer in zip(("faiss", "product"), ("FAISS's flat index", "the bare product"), others, strict=True):
+        yield Race(f"neighbours-{key}", what, beside, "rows/s", number, own, peer)
+    facts["neighbours: share of places that are the same as FAISS's"] = [
+        (found["ours"] == found["FAISS"]).float().mean().item()
+    ]
+    facts["neighbours: MiB at most beside the bank"] = [peak_memory(number, width)]
+
+
+def peak_memory(number: int, width: int) -> float:
+    """MiB that a search of every row needs at most beside the bank itself, in a process of its own; looked at every 2 ms."""
+    work = f"""
+import psutil, threading, torch
+from lcl.neighbours import KEPT, nearest_neighbours
+bank = torch.empty({number}, {width}).uniform_(-1, 1)
+bank /= bank.norm(dim=1, keepdim=True)
+nearest_neighbours(bank[:4096], 1)  # what every library sets up once
+me, done, held = psutil.Process(), threading.Event(), []
+watch = threading.Thread(target=lambda: [held.append(me.memory_info().rss) for _ in iter(lambda: done.wait(0.002), True)])
+before = me.memory_info().rss
+watch.start()
+nearest_neighbours(bank, KEPT)
+done.set()
+watch.join()
+print((max(held) - before) / 2**20)
+"""
+    return float(subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True).stdout)
+
+
+def recipe_steps(world: World, repeats: int, steps: int = 8) -> Iterator[Race]:
+    """A laptop step of every recipe beside one of CLIP, taking turns on the same batches."""
+    laptop = get_profile("laptop")
+    settings = dataclasses.replace(laptop.training, pairs=steps * laptop.training.batch_size, epochs=1)
+    teacher = open_teacher(get_recipe("clip-ping").ping, world, dataclasses.replace(laptop, training=settings))
+    trainings = {}
+    for name, recipe in RECIPES.items():
+        profile = dataclasses.replace(laptop, training=dataclasses.replace(settings, recipe=name))
+        trainings[name] = Training(profile, world, teacher=teacher if recipe.guided and not recipe.ping.live else None)
+    clip = trainings["clip"]
+    context = laptop.model.language.context_length
+    shown = list(batches(world, clip.tokenizer, settings, context, 0, clip.device))
+    for training in trainings.values():
+        training.learner.train()
+        training.take_step(shown[0], 0)
+    rounds = []
+    for _ in range(repeats):
+        laps: dict[str, list[float]] = {name: [] for name in trainings}
+        for batch in shown:
+            for name, training in trainings.items():
+                laps[name].append(seconds(lambda training=training, batch=batch: training.take_step(batch, 0)))
+        rounds.append({name: statistics.median(times) for name, times in laps.items()})
+    for name in trainings:
+        own, clips = (tuple(lap[which] for lap in rounds) for which in (name, "clip"))
+        yield Race(
+            f"recipe-{name}", f"step of {name}", "a step of clip", "pairs/s", settings.batch_size, own, clips,
+            "at inference nothing is added",
+        )  # fmt: skip
+
+
+def streaming(repeats: int, facts: Facts, number: int = 4096, workers: int = 2) -> Iterator[Race]:
+    """Shards of 256-pixel JPEGs to batches, pictures and tokens, beside plain WebDataset with Pillow; and how long steps wait."""
+    import webdataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        large = open_world(dataclasses.replace(get_profile("laptop").scenes, size=256))
+        tars = write_shards(Path(folder), scene_samples(large, range(number)), {}, rows=512)
+        shards = open_shards(Path(folder))
+        paths = [str(Path(folder) / name) for name in tars]
+        each = sum(tar["bytes"] for tar in tars.values()) / number / 1024
+        tokenizer = Tokenizer.train([shards.caption(row) for row in range(number)], 2048, shards.fingerprint)
+        for size in (64, 128):
+            pairs = Collection(shards, size)
+            config = TrainConfig(pairs=len(pairs) // 128 * 128, epochs=1)
+
+            def ours(pairs=pairs, config=config) -> None:
+                for batch in batches(pairs, tokenizer, config, 48, 0, "cpu", workers=workers):
+                    assert batch.images.shape[0] == 128
+
+            def reduce(image: Image.Image, size=size) -> torch.Tensor:
+                return torch.from_numpy(np.array(image.convert("RGB").resize((size, size), Image.BICUBIC)).transpose(2, 0, 1))
+
+            def together(rows: list, reduce=reduce) -> tuple[torch.Tensor, Tokens]:
+                return torch.stack([image for image, _ in rows]), tokenizer.encode([caption for _, caption in rows], 48)
+
+            def plain(reduce=reduce, together=together, count=config.pairs) -> None:
+                set_ = webdataset.WebDataset(paths, shardshuffle=False).shuffle(1000).decode("pil").to_tuple("jpg", "txt")
+                set_ = set_.map_tuple(reduce, lambda caption: caption).batched(128, collation_fn=together)
+                loader = webdataset.WebLoader(set_, batch_size=None, num_workers=workers, worker_init_fn=one_thread)
+                seen = 0
+                for images, _ in loader:
+                    seen += len(images)
+                assert seen >= count
+
+            what = f"JPEGs of 256 pixels and {each:.0f} KiB to batches of {size} pixels"
+            yield race(f"stream-{size}", what, "plain WebDataset", "pairs/s", config.pairs, ours, plain, repeats, times=1)
+        facts["share of a laptop step that waits for 256-pixel shards"] = data_wait(Collection(shards, 64), repeats)
+
+
+def data_wait(pairs: Collection, repeats: int) -> list[float]:
+    """The share of a laptop training's time that passes until batches are there, read by workers as of a large data set."""
+    laptop = get_profile("laptop")
+    settings = dataclasses.replace(laptop.training, pairs=len(pairs), epochs=3, evaluate_every=1000)
+    waited = []
+    for _ in range(repeats):
+        made = Training(dataclasses.replace(laptop, training=settings), pairs, device="cpu", workers=2)
+        waited.append([event.waited for event in made if isinstance(event, Step)][-1])
+    return waited

@@ -1,0 +1,91 @@
+"""Two ways of doing the same work, timed by turns: machines are noisy, so only what ran side by side can be compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Race:
+    """What was timed. ours, peer: seconds, one number a repeat, repeat by repeat side by side.
+
+    key: names the race for those who look it up. amount: how many `unit` the work holds. note: what else one should know.
+    """
+
+    key: str
+    what: str
+    beside: str
+    unit: str
+    amount: float
+    ours: tuple[float, ...]
+    peer: tuple[float, ...]
+    note: str = ""
+
+    @property
+    def faster(self) -> Spread:
+        """How many times faster ours is."""
+        return Spread.of([peer / ours for ours, peer in zip(self.ours, self.peer, strict=True)])
+
+    @property
+    def longer(self) -> Spread:
+        """How many times as long ours takes."""
+        return Spread.of([ours / peer for ours, peer in zip(self.ours, self.peer, strict=True)])
+
+    def __str__(self) -> str:
+        ours, peer = (self.amount / statistics.median(laps) for laps in (self.ours, self.peer))
+        note = f"; {self.note}" if self.note else ""
+        return (
+            f"{self.what}, beside {self.beside}: {self.faster} times as fast, {len(self.ours)} repeats; "
+            f"{ours:,.0f} and {peer:,.0f} {self.unit}{note}"
+        )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median, and the smallest and the largest."""
+
+    middle: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of some numbers, one at least."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.middle:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def seconds(work: Callable[[], object], times: int = 1) -> float:
+    """Seconds for one `work()`: the median of several."""
+    laps = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        laps.append(time.perf_counter() - start)
+    return statistics.median(laps)
+
+
+def race(
+    key: str,
+    what: str,
+    beside: str,
+    unit: str,
+    amount: float,
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    repeats: int,
+    times: int = 5,
+    note: str = "",
+) -> Race:
+    """Let ours and the peer take turns, `repeats` times, after a round of each that does not count.
+
+    times: so often the work is done in one repeat, of which the median counts. The others as in `Race`.
+    """
+    ours(), peer()
+    laps = [(seconds(ours, times), seconds(peer, times)) for _ in range(repeats)]
+    return Race(key, what, beside, unit, amount, *map(tuple, zip(*laps, strict=True)), note)
