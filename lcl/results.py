@@ -1,16 +1,12 @@
-"""The runs that the course reports, kept in `results/`, and tables made of them: mean ± spread over the seeds."""
+"""Tables of what was measured: of one run, and of the study's, mean ± spread over the seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import mean, stdev
 
-from lcl import storage
 from lcl.config import require
 from lcl.evaluation import Figure
-
-FOLDER = Path(__file__).resolve().parent.parent / "results"
+from lcl.study import gain, percent, whole
 
 COLUMNS = {
     "image_to_text_recall@1": "image→text R@1",
@@ -34,44 +30,58 @@ COLUMNS = {
 """Every figure that an evaluation may hold, and what tables call it."""
 
 
-def kept_runs(stem: str) -> list[dict]:
-    """The kept runs `results/STEM-seed*.json`, in order of their seeds, each as its metrics.json.
-
-    Raises LclError if there is none, or if they differ in more than their seed.
-    """
-    runs = [storage.read_json(path) for path in sorted(FOLDER.glob(f"{stem}-seed*.json"))]
-    require(bool(runs), f"results/ keeps no run {stem}-seed….json; `python tools/study.py` trains what is missing.")
-    for run in runs[1:]:
-        same = all(run[key] == runs[0][key] for key in ("profile", "recipe", "data", "steps"))
-        require(same, f"the runs results/{stem}-seed….json differ in more than their seed; train them anew.")
-    return runs
-
-
-def values(stem: str, figure: str, split: str = "new_scenes") -> list[float]:
-    """A figure of every kept run `results/STEM-seed*.json`, in percent, in order of the seeds."""
-    return [100 * run["metrics"][split][figure]["value"] for run in kept_runs(stem)]
-
-
-def percent(runs: Sequence[dict], split: str, figure: str) -> tuple[float, float] | None:
-    """Mean and standard deviation of a figure over runs, in percent; None where it was not measured."""
-    found = [100 * run["metrics"][split][figure]["value"] for run in runs if figure in run["metrics"][split]]
-    return (mean(found), stdev(found) if len(found) > 1 else 0.0) if found else None
-
-
 def comparison(stems: Sequence[str], figures: Sequence[str], split: str = "new_scenes") -> list[list[str]]:
     """Recipes beside each other: a row a figure, a column a recipe, chance in the last. The first row is a header.
 
-    Raises LclError for a figure that none of them measured on this split.
+    Of every recipe the same seeds, which are all that they have in common. A recipe whose runs are not whole is named and
+    left out. Raises LclError for a figure that none of them measured on this split.
     """
-    runs = {stem: kept_runs(stem) for stem in stems}
-    rows = [[split, *(stem.removesuffix("-laptop") for stem in stems), "chance"]]
+    runs = whole(stems)
+    seeds = set.intersection(*({run["seed"] for run in each} for each in runs.values()))
+    require(bool(seeds), f"{', '.join(runs)} have no seed in common.")
+    runs = {stem: [run for run in each if run["seed"] in seeds] for stem, each in runs.items()}
+    rows = [[f"{split}, {seeds_in_words(seeds)}", *(short(stem) for stem in runs), "chance"]]
     for figure in figures:
-        cells = [percent(runs[stem], split, figure) for stem in stems]
-        require(any(cell is not None for cell in cells), f"none of these runs measured {figure} on {split}.")
-        shown = ["–" if cell is None else f"{cell[0]:.1f} ± {cell[1]:.1f}" for cell in cells]
-        measured = next(stem for stem, cell in zip(stems, cells, strict=True) if cell is not None)
-        rows.append([COLUMNS[figure], *shown, f"{_chance(runs[measured][0], split, figure):.1f}"])
+        cells = {stem: percent(each, split, figure) for stem, each in runs.items()}
+        measured = [stem for stem, cell in cells.items() if cell is not None]
+        require(bool(measured), f"none of these runs measured {figure} on {split}.")
+        shown = ["–" if cell is None else f"{cell[0]:.1f} ± {cell[1]:.1f}" for cell in cells.values()]
+        rows.append([COLUMNS[figure], *shown, f"{_chance(runs[measured[0]][0], split, figure):.1f}"])
     return rows
+
+
+def gains(stems: Sequence[str], over: str, figures: Sequence[str], split: str = "new_scenes") -> list[list[str]]:
+    """By how many points recipes are above another, with 95 % intervals: a row a recipe, a column a figure, after the number
+    of seeds that both have. The first row is a header. A figure that a recipe did not measure is a dash; a recipe whose runs
+    are not whole is named and left out.
+    """
+    runs = whole([over, *stems])
+    require(over in runs, f"the runs of {over} are not whole, so there is nothing to compare with.")
+    rows = [[f"{split}, above {short(over)}", "seeds", *(COLUMNS[figure] for figure in figures)]]
+    for stem in stems:
+        if stem in runs:
+            measured = [all(figure in run["metrics"][split] for run in runs[over] + runs[stem]) for figure in figures]
+            cells = zip(figures, measured, strict=True)
+            shared = {run["seed"] for run in runs[stem]} & {run["seed"] for run in runs[over]}
+            told = (str(gain(stem, over, figure, split)) if there else "–" for figure, there in cells)
+            rows.append([short(stem), str(len(shared)), *told])
+    return rows
+
+
+def short(stem: str) -> str:
+    """A stem as tables call it: without its profile, and with what differs from it, as "clip, vit"."""
+    recipe, _, other = stem.partition("-laptop")
+    return recipe + other.replace("-", ", ", 1)
+
+
+def seeds_in_words(seeds: set[int]) -> str:
+    """ "seeds 0 to 4", or one after another where some are left out."""
+    ordered = sorted(seeds)
+    if len(ordered) == 1:
+        return f"seed {ordered[0]}"
+    if ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"seeds {ordered[0]} to {ordered[-1]}"
+    return f"seeds {', '.join(map(str, ordered))}"
 
 
 def summary(runs: Sequence[dict]) -> list[list[str]]:
@@ -109,6 +119,11 @@ def as_text(rows: Sequence[Sequence[str]]) -> str:
         )
         for row in rows
     )
+
+
+def in_percent(figures: dict[str, Figure]) -> dict[str, float]:
+    """The figures of a split as tables call them, in their order."""
+    return {title: 100 * figures[name]["value"] for name, title in COLUMNS.items() if name in figures}
 
 
 def table(metrics: dict[str, dict[str, Figure]]) -> list[list[str]]:

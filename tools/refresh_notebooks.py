@@ -1,11 +1,14 @@
 """Run the notebooks and keep clean outputs: no times, no widget state, a still picture where a widget drew one.
 
-python tools/refresh_notebooks.py [--keep] [NAME …]   all of them without a name; a notebook is replaced only if it ran through.
+python tools/refresh_notebooks.py [--keep | --results] [NAME …]   all of them without a name; a notebook is replaced only if
+it ran through.
+--results: only the cells that show the study's kept runs, which need nothing else; seconds, after `make results`.
 --keep: what they train is kept too, under data/checkpoints, so that a reader need not train; and how many minutes and how much
 memory each took, in results/notebooks.json.
 """
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -15,7 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, CellTimeoutError, DeadKernelError
 
 from lcl import storage
-from lcl.runs import provenance
+from lcl.provenance import provenance
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -44,6 +47,7 @@ place = data_folder() / "maps" / f"{map_key(again.model, mapped.captions)}.safet
 storage.write_tensors(place, coordinates(torch.cat(embed(again.model, again.tokenizer, mapped)), ways))
 for old in set(place.parent.iterdir()) - {place}:
     old.unlink()""",
+    "13_capstone": KEEP + 'keep("13-lightclip-ping", training, curve)',
 }
 MEMORY = """import resource, sys
 unit = 1 if sys.platform == "darwin" else 1024
@@ -77,6 +81,34 @@ def refresh(path: Path, keep: bool) -> None:
         storage.write_json(MEASURED, dict(sorted(measured.items())))
 
 
+BEFORE = "%matplotlib inline\nfrom IPython.display import display\nfrom lcl import charts, plots"
+
+
+def shows_results(cell: nbformat.NotebookNode) -> bool:
+    """Does a cell show tables of kept runs, and need nothing else?"""
+    return cell.cell_type == "code" and bool(re.search(r"\b(comparison|gains)\(", cell.source)) and "def " not in cell.source
+
+
+def refresh_results(path: Path) -> None:
+    """Run the cells of a notebook that show kept runs, and put their outputs in the place of the old ones."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = list(filter(shows_results, notebook.cells))
+    if not cells:
+        return
+    few = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in [BEFORE, *(c.source for c in cells)]])
+    where = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(few, timeout=300, kernel_name="python3", resources=where, record_timing=False).execute()
+    for cell, again in zip(cells, few.cells[1:], strict=True):
+        for output in again.outputs:
+            if "execution_count" in output:
+                output["execution_count"] = cell.execution_count
+        cell.outputs = again.outputs
+    clean(notebook)
+    temporary = path.with_suffix(".new")
+    nbformat.write(notebook, temporary)
+    temporary.replace(path)
+
+
 def clean(notebook: nbformat.NotebookNode) -> None:
     """Drop what changes from run to run or shows as an error without a kernel; number the cells' ids."""
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
@@ -92,6 +124,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--results", action="store_true")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     names = options.names or [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
@@ -99,7 +132,8 @@ def main() -> None:
     for name in names:
         started = time.perf_counter()
         try:
-            refresh(NOTEBOOKS / f"{name}.ipynb", options.keep)
+            path = NOTEBOOKS / f"{name}.ipynb"
+            refresh_results(path) if options.results else refresh(path, options.keep)
             print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
         except (CellControlSignal, CellTimeoutError, DeadKernelError) as error:
             failed.append(name)

@@ -1,0 +1,202 @@
+"""Pages of results are made from results/ alone, to the byte; every name in the ledger of claims is there."""
+
+import ast
+import importlib
+import io
+import re
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lcl.results import COLUMNS
+from lcl.study import gain, read_study
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def pages():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import pages
+    finally:
+        sys.path.pop(0)
+    return pages
+
+
+@pytest.fixture(scope="module")
+def made(pages):
+    return pages.pages()
+
+
+def _claims():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import claims
+    finally:
+        sys.path.pop(0)
+    return claims.CLAIMS
+
+
+CLAIMS = _claims()
+
+
+def test_every_page_and_figure_is_that_of_the_results_to_the_byte(made):
+    names = {"README.md", "results.md", "figures.md", "claims.md", "gains.png", "prices.png", "growth.png"}
+    assert names <= {path.name for path in made}
+    other = [path.name for path, data in made.items() if not path.exists() or path.read_bytes() != data]
+    assert other == [], "run `python tools/pages.py`"
+
+
+def test_making_them_twice_gives_the_same_bytes(made, pages):
+    assert pages.pages() == made
+
+
+def test_another_figure_in_results_changes_the_pages(made, pages, monkeypatch):
+    """No test that cannot fail: one run a little better, and README, results and ledger say something else."""
+    from lcl import study
+
+    kept = study.standing
+
+    def better(stem):
+        runs, wrong = kept(stem)
+        if stem == "clip-ping-laptop":
+            for run in runs:
+                run["metrics"]["new_scenes"]["image_to_text_recall@1"]["value"] += 0.01
+        return runs, wrong
+
+    monkeypatch.setattr(study, "standing", better)
+    changed = {path.name for path, data in pages.pages().items() if made[path] != data}
+    assert {"README.md", "results.md", "figures.md", "claims.md", "gains.png", "prices.png"} <= changed
+
+
+def test_what_is_left_out_of_a_study_is_named_in_the_pages(pages, monkeypatch):
+    from lcl import study
+
+    kept = study.standing
+    gone = "clip-laptop-depth12"
+    monkeypatch.setattr(
+        study, "standing", lambda stem: ([], f"{stem}: seed 1 missing") if stem == gone else kept(stem)
+    )
+    about = pages.About.__init__.__globals__
+    monkeypatch.setitem(about, "standing", study.standing)
+    assert f"{gone}: seed 1 missing" in pages.About().left_out
+    depth = next(claim for claim in CLAIMS if "depth" in claim.reading.lower())
+    assert pages.measured(depth, None).startswith("left out: half a study") and "seed 1 missing" in pages.measured(depth, None)
+
+
+@pytest.mark.parametrize("name", sorted({name for claim in CLAIMS for name in claim.functions}))
+def test_a_function_of_the_ledger_is_there(name):
+    parts = name.split(".")
+    found = importlib.import_module(".".join(parts[:2]))
+    for part in parts[2:]:
+        assert hasattr(found, part), name
+        found = getattr(found, part)
+
+
+@pytest.mark.parametrize("name", sorted({name for claim in CLAIMS for name in claim.tests}))
+def test_a_test_of_the_ledger_is_there(name):
+    file, function = name.split("::")
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("cell", sorted({claim.cell for claim in CLAIMS}), ids=" ".join)
+def test_a_cell_of_the_ledger_is_there(cell):
+    """Below that heading, and before the next of its kind, stands a code cell that holds these words."""
+    notebook, heading, words = cell
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    below, held = False, []
+    for each in cells:
+        if each.cell_type == "markdown":
+            for title in re.findall(r"^## (.+)$", each.source, flags=re.M):
+                below = title == heading
+        elif below:
+            held.append(each.source)
+    assert held, f"{notebook} has no heading {heading!r}"
+    assert any(words in source for source in held), f"no cell below {heading!r} holds {words!r}"
+
+
+def test_the_ledger_covers_both_papers_and_says_what_is_whose(pages):
+    text = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert [line.split(" · ")[1] for line in text.splitlines() if line.startswith("## ")] == [claim.title for claim in CLAIMS]
+    assert {claim.paper.split(" (")[0] for claim in CLAIMS} == {"CLIP", "LightCLIP", "CLIP-PING", "ours"}
+    for claim in CLAIMS:
+        assert claim.stated in text and claim.reading in text and claim.figure in text and claim.differs in text
+    assert "left out: " not in text or read_study().code is None  # but for what an old study had not
+
+
+def test_the_papers_own_gains_are_those_of_its_abstract(pages):
+    assert {COLUMNS[figure]: points for figure, points in pages.PAPER.items()} == {
+        "image→text R@1": 10.7, "text→image R@1": 5.7, "zero-shot top-1": 5.5
+    }  # fmt: skip
+    told = pages.beside_paper()
+    for figure, paper in pages.PAPER.items():
+        here = gain("clip-ping-laptop", "clip-laptop", figure)
+        assert f"({here.mean:+.1f} to the paper's {paper:+.1f})" in told
+
+
+@pytest.fixture(scope="module")
+def refresh():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import refresh_notebooks
+    finally:
+        sys.path.pop(0)
+    return refresh_notebooks
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_tables_of_kept_runs_in_a_notebook_are_those_of_results(path, refresh):
+    """Cells that need nothing but kept runs are run again: they say what they said when the notebook was made."""
+    scope = {"display": lambda chart: None}
+    exec(refresh.BEFORE.replace("%matplotlib inline", ""), scope)
+    scope["display"] = lambda chart: None
+    for cell in filter(refresh.shows_results, nbformat.read(path, as_version=4).cells):
+        told = io.StringIO()
+        with redirect_stdout(told):
+            exec(cell.source, scope)
+        said = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+        assert said == told.getvalue(), "run `python tools/refresh_notebooks.py --results`"
+
+
+def test_there_are_tables_to_check(refresh):
+    shown = [path.stem[:2] for path in NOTEBOOKS if any(map(refresh.shows_results, nbformat.read(path, as_version=4).cells))]
+    assert shown == ["04", "05", "06", "07", "09", "13"]
+
+
+I2T, T2I, ZERO = "image_to_text_recall@1", "text_to_image_recall@1", "zero_shot_top1"
+NDCG, ALIGN = ("image_to_text_ndcg@10", "text_to_image_ndcg@10"), "alignment"
+NUMBERS = "none one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+NUMBERS += ["seventeen", "eighteen", "nineteen", "twenty"]
+SAID = [  # where, the words, and for every number in them what it is of: recipe, over which, figures
+    ("notebooks/05_bipartite_matching.ipynb", r"by about (\w+) points of recall@1 and of zero-shot, and (\w+) of nDCG",
+     [("clip+match", "clip", (I2T, T2I, ZERO)), ("clip+match", "clip", NDCG)]),
+    ("notebooks/07_lightclip.ipynb", r"(\w+) points of recall@1 both ways and of zero-shot over plain `clip`, (\w+) of nDCG",
+     [("lightclip", "clip", (I2T, T2I, ZERO)), ("lightclip", "clip", NDCG)]),
+    ("notebooks/07_lightclip.ipynb", r"Over `clip\+match` alone, recall@1 gains about (\w+) points and alignment (\w+)",
+     [("lightclip", "clip+match", (I2T, T2I)), ("lightclip", "clip+match", (ALIGN,))]),
+    ("notebooks/09_clip_ping.ipynb", r"(\w+) points of recall@1 either way, (\w+) of zero-shot accuracy, over CLIP",
+     [("clip-ping", "clip", (I2T, T2I)), ("clip-ping", "clip", (ZERO,))]),
+    ("docs/teaching.md", r"\+(\d+) points of recall@1, \+(\d+) zero-shot over `clip`",
+     [("clip-ping", "clip", (I2T, T2I)), ("clip-ping", "clip", (ZERO,))]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "words", "meant"), SAID, ids=lambda value: value[:40] if isinstance(value, str) else "")
+def test_what_is_said_in_words_is_what_was_measured(path, words, meant):
+    """A round number in a sentence lies within three quarters of a point of every figure that it speaks of."""
+    file = ROOT / path
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".ipynb":
+        text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "markdown")
+    found = re.search(words, " ".join(text.split()))
+    assert found, f"the sentence is gone: {words}"
+    for said, (recipe, over, figures) in zip(found.groups(), meant, strict=True):
+        number = int(said) if said.isdigit() else NUMBERS.index(said)
+        for figure in figures:
+            assert gain(f"{recipe}-laptop", f"{over}-laptop", figure).mean == pytest.approx(number, abs=0.75), (said, figure)

@@ -1,0 +1,381 @@
+"""What the papers state, and what became of it here: the ledger behind docs/claims.md. Tests hold every name in it.
+
+A figure is a function of the study's kept runs, worked out when the page is made: nothing measured is typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lcl.bench import Bench
+from lcl.results import COLUMNS
+from lcl.study import gain, kept_runs, percent
+
+I2T, T2I, ZERO = "image_to_text_recall@1", "text_to_image_recall@1", "zero_shot_top1"
+NDCG = ("image_to_text_ndcg@10", "text_to_image_ndcg@10")
+CLIP, LIGHTCLIP, PING = "CLIP (arXiv 2103.00020)", "LightCLIP (arXiv 2312.00674)", "CLIP-PING (arXiv 2412.03871)"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement or an equation of a paper, and where it is here.
+
+    paper: whose; "ours" where no paper states it. stated: what it says, in our words. reading: what the text at hand does not
+    fix, so that we chose it; "" if nothing. functions: dotted names. tests: "file::test". cell: a notebook, a heading in it,
+    and a piece of a code cell below that heading. measured: figures of this course. figure: the paper's; "" if none is at
+    hand. differs: why ours is another. judged: the verdict of the figures, where figures can judge.
+    """
+
+    title: str
+    paper: str
+    stated: str
+    reading: str
+    functions: tuple[str, ...]
+    tests: tuple[str, ...]
+    cell: tuple[str, str, str]
+    measured: Callable[[Bench], str]
+    figure: str = ""
+    differs: str = ""
+    judged: Callable[[Bench], str] = lambda bench: "built and tested"
+
+
+def above(stem: str, *figures: str, over: str = "clip", split: str = "new_scenes") -> str:
+    """ "image→text R@1 +9.4 (+5.0 to +13.9), …": points above another recipe, with 95 % intervals."""
+    return ", ".join(f"{COLUMNS[figure]} {gain(f'{stem}-laptop', f'{over}-laptop', figure, split)}" for figure in figures)
+
+
+def level(stem: str, *figures: str, split: str = "new_scenes") -> str:
+    """ "alignment 92.6 ± 0.9, …": mean and standard deviation over the seeds, in percent."""
+    found = {figure: percent(kept_runs(f"{stem}-laptop"), split, figure) for figure in figures}
+    return ", ".join(f"{COLUMNS[figure]} {middle:.1f} ± {spread:.1f}" for figure, (middle, spread) in found.items())
+
+
+def judge(stem: str, *figures: str) -> Callable[[Bench], str]:
+    """Do intervals lie above zero? Of all figures, of some, or of none."""
+
+    def told(bench: Bench) -> str:
+        up = [COLUMNS[figure] for figure in figures if gain(f"{stem}-laptop", "clip-laptop", figure).low > 0]
+        if len(up) == len(figures):
+            return "holds here: every interval lies above zero"
+        return f"holds here for {', '.join(up)}; of the rest these seeds cannot tell" if up else "not shown by these seeds"
+
+    return told
+
+
+def points(text: str) -> str:
+    """A list of gains, said to be what they are."""
+    return f"points above `clip`, with 95 % intervals: {text}"
+
+
+def _first_loss(bench: Bench) -> str:
+    losses = [run["first_loss"] for run in kept_runs("clip-laptop")]
+    return f"the first loss is {min(losses):.3f} to {max(losses):.3f} nats over the seeds; a guess among 128 costs ln 128 = 4.852"
+
+
+def _masked(bench: Bench) -> str:
+    seen = level("clip+mlm", "masked_word_true_image", "masked_word_no_image", "masked_word_wrong_image")
+    both = level("lightclip", "masked_word_true_image", "masked_word_no_image")
+    return f"`clip+mlm`, percent: {seen}; `lightclip`: {both}"
+
+
+def _depths(bench: Bench) -> str:
+    found = [percent(kept_runs(f"clip-laptop-depth{depth}"), "new_scenes", I2T) for depth in (1, 2, 4, 8, 12)]
+    cells = ", ".join(f"{middle:.1f} ± {spread:.1f}" for middle, spread in found)
+    return f"image→text R@1 with 1, 2, 4, 8 and 12 layers, half the epochs: {cells}"
+
+
+def _falls(bench: Bench) -> str:
+    (shallow, spread), (deep, other) = (
+        percent(kept_runs(f"clip-laptop-depth{depth}"), "new_scenes", I2T) for depth in (1, 12)
+    )
+    return "holds here, and more: it falls" if shallow - deep > max(spread, other) else "not shown by these seeds"
+
+
+def _read(bench: Bench) -> str:
+    runs = kept_runs("clip+mlm-laptop")
+    true, none = (percent(runs, "new_scenes", f"masked_word_{image}_image")[0] for image in ("true", "no"))
+    return "holds here: the image is read" if true - none > 40 else "not shown by these seeds"
+
+
+def _cheap(bench: Bench) -> str:
+    longer = bench.races["recipe-clip-ping"].longer
+    return f"{'holds' if longer.high < 1.1 else 'does not hold'} here: a step takes {longer.middle:.2f} times as long"
+
+
+def _fewer(bench: Bench) -> str:
+    few, many = (percent(kept_runs(stem), "new_scenes", I2T)[0] for stem in ("clip-ping-laptop-4k", "clip-laptop"))
+    return f"with a quarter of the pairs {few:.1f} to CLIP's {many:.1f}: {'holds' if few >= many else 'not a quarter'}"
+
+
+def _no_worse(bench: Bench) -> str:
+    others = ("lightclip-laptop", "clip-ping-laptop")
+    found = [gain("lightclip-ping-laptop", other, figure) for other in others for figure in (I2T, T2I)]
+    if all(each.low > 0 for each in found):
+        return "above each of both papers' recipes: every interval lies above zero"
+    return "above each in the mean" if all(each.mean > 0 for each in found) else "not above the better of both"
+
+
+def _overhead(bench: Bench) -> str:
+    race = bench.races["recipe-clip-ping"]
+    return f"a step takes {race.longer} times one of `clip`, {len(race.ours)} repeats; nothing at inference"
+
+
+def _inference(bench: Bench) -> str:
+    return "the same parameters, operations and bits as CLIP's towers: equal, not nearly equal"
+
+
+def _live(bench: Bench) -> str:
+    longer = bench.races["recipe-a-clip-ping"].longer
+    return f"a step takes {longer} times one of `clip`; not trained to the end, for want of a machine that makes it cheap"
+
+
+def _best(bench: Bench) -> str:
+    both = [f"above `{other}` by {above('lightclip-ping', I2T, T2I, over=other)}" for other in ("lightclip", "clip-ping")]
+    return "; ".join(both)
+
+
+def _demand(bench: Bench) -> str:
+    few, many = (level(stem, I2T, T2I) for stem in ("clip-ping", "clip"))
+    small = percent(kept_runs("clip-ping-laptop-4k"), "new_scenes", I2T), percent(kept_runs("clip-laptop-4k"), "new_scenes", I2T)
+    return (
+        f"of 4,096 pairs, image→text R@1: `clip-ping` {small[0][0]:.1f}, `clip` {small[1][0]:.1f}; "
+        f"of 16,384: `clip-ping` {few}, `clip` {many}"
+    )
+
+
+SCALE = (
+    "theirs is a ViT-XS on 3 million photos of the web, asked about ImageNet and Flickr30K; ours are towers of 1.5 million "
+    "parameters on 16,384 drawn scenes"
+)
+
+CLAIMS = (
+    Claim(
+        "The contrast of a batch", CLIP,
+        "Images and captions of a batch are classified among each other, both ways, by scaled cosines; the scale is learned and "
+        "never exceeds 100 (section 2.3).",
+        "",
+        ("lcl.contrastive.info_nce", "lcl.model.Clip.logit_scale"),
+        (
+            "test_contrastive.py::test_value_and_gradients_are_those_of_open_clip",
+            "test_contrastive.py::test_a_query_is_asked_what_lightly_asks_when_the_others_lie_in_its_memory",
+            "test_model.py::test_the_logit_scale_never_exceeds_100",
+        ),
+        ("03_contrastive", "InfoNCE, from scratch", 'info_nce(v, t, scale)["info_nce"]'),
+        _first_loss,
+    ),
+    Claim(
+        "Labels are softened", LIGHTCLIP,
+        "Pairs are not strictly one to one, so negatives get a share of the label, according to their similarity.",
+        "y = (1 - α)·[i = j] + α·w with w a softmax over the other cosines; the sharpness of w; that no gradient passes.",
+        ("lcl.contrastive.soft_targets", "lcl.contrastive.soft_info_nce"),
+        (
+            "test_contrastive.py::test_softened_it_is_the_formula_summed_by_a_slow_double_loop",
+            "test_contrastive.py::test_without_softening_it_is_info_nce_to_the_bit_gradients_included",
+            "test_contrastive.py::test_a_temperature_without_bound_is_label_smoothing",
+        ),
+        ("04_soft_labels", "From scratch", "soft_targets(s, 0.3, 0.1)"),
+        lambda bench: points(above("clip+soft", I2T, T2I, NDCG[0], ZERO)),
+        differs="the text at hand gives no figure for this level alone; here its gain is about as large as luck",
+        judged=judge("clip+soft", I2T, T2I, NDCG[0], ZERO),
+    ),
+    Claim(
+        "… progressively", LIGHTCLIP,
+        "The share grows as training goes on.",
+        "Half a cosine from 0 to α_max = 0.1. A stronger hand cost recall in trials.",
+        ("lcl.contrastive.ramp", "lcl.recipes.SoftConfig"),
+        (
+            "test_contrastive.py::test_a_ramp_never_falls_and_ends_at_its_largest_value",
+            "test_recipes.py::test_softening_begins_as_clip_to_the_bit_and_then_departs",
+        ),
+        ("04_soft_labels", "Watch the labels through a training", "LabelScrubber("),
+        lambda bench: points(above("clip+soft", T2I, NDCG[1])),
+        judged=judge("clip+soft", T2I, NDCG[1]),
+    ),
+    Claim(
+        "Words and patches, matched one to one", LIGHTCLIP,
+        "A bipartite matching of patches and words with minimal cost; relaxed.",
+        "Cost 1 - cosine; patches may stay free, and a word may fall into a dustbin at a fixed price.",
+        ("lcl.matching.exact", "lcl.matching.sinkhorn"),
+        (
+            "test_matching.py::test_ten_thousand_random_matchings_with_ties_cost_what_scipy_says",
+            "test_matching.py::test_a_tiny_matching_is_the_best_of_all_ways",
+            "test_matching.py::test_sinkhorn_comes_within_a_hundredth_of_the_optimum_and_keeps_its_margins",
+        ),
+        ("05_bipartite_matching", "Three words, four patches", "by_brute_force"),
+        lambda bench: f"percent of words that find their thing's patch, `clip+match`: {level('clip+match', 'alignment')}; "
+        f"`clip`: {level('clip', 'alignment')}",
+        judged=judge("clip+match", "alignment"),
+    ),
+    Claim(
+        "The objective of the token level", LIGHTCLIP,
+        "Alignment of tokens is an objective of its own, beside that of whole images and captions.",
+        "A pair's token similarity is the mean cosine of its matched words; it is contrasted with its 4 hardest negatives of "
+        "the batch; its weight rises over the first half of the training.",
+        ("lcl.matching.matched_contrast", "lcl.matching.token_similarity", "lcl.matching.hardest"),
+        (
+            "test_matching.py::test_the_objective_is_what_loops_and_scipy_make_of_it",
+            "test_matching.py::test_token_similarity_is_the_formula_worked_out_word_by_word",
+        ),
+        ("07_lightclip", "What breaks: the contrast of tokens at full weight from the first step", "without"),
+        lambda bench: points(above("clip+match", I2T, T2I, NDCG[0], ZERO)),
+        judged=judge("clip+match", I2T, T2I, NDCG[0], ZERO),
+    ),
+    Claim(
+        "Masked words, guessed with the image", LIGHTCLIP,
+        "Masked language modelling makes the most of a shortened text tower; a fusion module injects the image that is not "
+        "masked into the masked text at several stages.",
+        "One gated cross-attention block a text layer, its gate closed at first; 15 % of the words, 80/10/10; weight 0.5.",
+        ("lcl.fusion.FusionBlock", "lcl.fusion.FusedMlm", "lcl.fusion.masked_language", "lcl.text.mask_words"),
+        (
+            "test_fusion.py::test_a_fusion_block_is_attention_worked_out_token_by_token",
+            "test_fusion.py::test_a_fresh_block_is_the_identity_to_the_bit_and_its_gate_alone_learns_first",
+            "test_text.py::test_of_the_chosen_words_8_in_10_are_hidden_1_is_replaced_and_1_stays",
+        ),
+        ("06_fused_mlm", "Letting the image in", "my_fusion(x, p, reference)"),
+        _masked,
+        judged=_read,
+    ),
+    Claim(
+        "Nothing is added at inference", LIGHTCLIP,
+        "No additional computational cost during inference.",
+        "",
+        ("lcl.model.save_model", "lcl.recipes.Recipe.make_extra"),
+        (
+            "test_fusion.py::test_the_contrastive_path_is_the_same_bits_with_and_without_fusion",
+            "test_recipes.py::test_only_masked_language_and_neighbours_add_modules_of_their_own",
+        ),
+        ("07_lightclip", "What does inference cost?", "operations(exported) == operations(plain)"),
+        _inference, "no additional cost", "they agree",
+        judged=lambda bench: "holds here, to the bit",
+    ),
+    Claim(
+        "A larger text tower does not pay", LIGHTCLIP,
+        "Accuracy does not increase correspondingly with the text tower's parameters.",
+        "Depths 1 to 12 at equal steps and one learning rate.",
+        ("lcl.config.LanguageConfig", "lcl.language.TextTransformer"),
+        ("test_results.py::test_the_depth_sweep_falls_as_it_is_said",),
+        ("07_lightclip", "Or simply a deeper text tower?", "depths = [1, 2, 4, 8, 12]"),
+        _depths, "",
+        "here it even falls: deep towers learn more slowly, and all had the same few steps; what they reach with more was not "
+        "measured",
+        judged=_falls,
+    ),
+    Claim(
+        "LightCLIP is above CLIP", LIGHTCLIP,
+        "Higher performance on several downstream tasks.",
+        "The weights of the three levels.",
+        ("lcl.recipes.RECIPES", "lcl.training.Training"),
+        ("test_results.py::test_lightclip_is_above_clip_with_intervals_above_zero",),
+        ("07_lightclip", "What does each level buy?", "comparison("),
+        lambda bench: points(above("lightclip", I2T, T2I, *NDCG, ZERO, "alignment")),
+        differs="the text at hand holds no figures of the paper's to compare with",
+        judged=judge("lightclip", I2T, T2I, *NDCG, ZERO, "alignment"),
+    ),
+    Claim(
+        "Banks of frozen encoders", PING,
+        "Features of arbitrary pre-trained unimodal encoders are extracted once.",
+        "EfficientNet-Lite0 at 128 pixels and MiniLM-L6, length one, half precision on disk.",
+        ("lcl.banks.build_bank", "lcl.encoders.ImageEncoder", "lcl.encoders.TextEncoder"),
+        (
+            "test_banks.py::test_a_bank_of_real_encoders_holds_their_features_and_has_a_place_of_its_own",
+            "test_banks.py::test_a_build_killed_at_any_step_and_started_again_gives_the_same_bytes",
+        ),
+        ("08_neighbour_mining", "A bank", "bank"),
+        lambda bench: f"both banks are built {bench.races['banks'].faster} times as fast as by a plain loop",
+    ),
+    Claim(
+        "Nearest neighbours (NN)", PING,
+        "Nearest neighbours are extra targets within a modality.",
+        "An image against the projected image feature of its nearest image, a caption likewise; symmetric InfoNCE each; the "
+        "model's own temperature; a weight that falls as (1 - p)².",
+        ("lcl.guidance.nn_contrast", "lcl.neighbours.nearest_neighbours", "lcl.guidance.Projections"),
+        (
+            "test_guidance.py::test_an_objective_is_its_formula_summed_term_by_term",
+            "test_neighbours.py::test_a_large_bank_has_the_neighbours_that_faiss_finds",
+        ),
+        ("09_clip_ping", "From scratch", 'nn_contrast(v, t, q(near), scale)["nn_contrast"]'),
+        lambda bench: points(above("clip+nn", I2T, T2I, ZERO)),
+        judged=judge("clip+nn", I2T, T2I, ZERO),
+    ),
+    Claim(
+        "Cross nearest neighbours (XNN)", PING,
+        "Cross nearest neighbours are extra targets across modalities.",
+        "An image against the caption of its nearest image, a caption against the image of its nearest caption.",
+        ("lcl.guidance.xnn_contrast",),
+        (
+            "test_guidance.py::test_an_objective_is_its_formula_summed_term_by_term",
+            "test_guidance.py::test_a_guide_tells_the_banks_own_rows_of_the_nearest_image_and_the_nearest_caption",
+        ),
+        ("09_clip_ping", "From scratch", 'xnn_contrast(v, t, q(near), scale)["xnn_contrast"]'),
+        lambda bench: points(above("clip+xnn", I2T, T2I, ZERO)),
+        judged=judge("clip+xnn", I2T, T2I, ZERO),
+    ),
+    Claim(
+        "CLIP-PING is above CLIP", PING,
+        "Gains over CLIP in zero-shot classification and in retrieval both ways.",
+        "The sum of the three, λ_nn = λ_xnn = 1 at first.",
+        ("lcl.recipes.RECIPES", "lcl.guidance.Guide"),
+        ("test_results.py::test_clip_ping_gains_what_the_paper_gains_or_it_is_said",),
+        ("09_clip_ping", "What do NN and XNN buy?", "comparison("),
+        lambda bench: points(above("clip-ping", ZERO, I2T, T2I)),
+        "zero-shot +5.5, image→text +10.7, text→image +5.7", SCALE,
+        judged=judge("clip-ping", ZERO, I2T, T2I),
+    ),
+    Claim(
+        "Minimal overhead", PING,
+        "Minimal computational overhead.",
+        "",
+        ("lcl.guidance.Guide", "lcl.guidance.open_guide"),
+        (
+            "test_guidance.py::test_opening_a_guide_again_neither_encodes_nor_searches",
+            "test_bench.py::test_every_solver_and_every_recipe_has_its_race",
+        ),
+        ("09_clip_ping", "What does it cost?", "times one of clip"),
+        _overhead,
+        judged=_cheap,
+    ),
+    Claim(
+        "Lower demand for data", PING,
+        "Lower data demands.",
+        "4,096, 16,384 and 65,536 pairs at equal steps.",
+        ("lcl.config.TrainConfig",),
+        ("test_study.py::test_every_run_was_given_the_same_data_and_steps_as_clip_and_differs_in_what_its_name_says",),
+        ("09_clip_ping", "What do NN and XNN buy?", "comparison("),
+        _demand,
+        judged=_fewer,
+    ),
+    Claim(
+        "Linear evaluation", PING,
+        "Strong transfer under linear evaluation.",
+        "Logistic regression on the frozen tower's pooled features, 8 pictures a thing.",
+        ("lcl.evaluation.linear_probe",),
+        ("test_evaluation.py::test_who_sees_the_concept_is_probed_to_know_it_and_of_known_ones_the_category",),
+        ("09_clip_ping", "What do NN and XNN buy?", "probe_concept"),
+        lambda bench: points(above("clip-ping", "probe_concept", "probe_category")),
+        differs="theirs probes other data sets, ours the same scenes; unseen hands and unseen things are in the results in full",
+        judged=judge("clip-ping", "probe_concept", "probe_category"),
+    ),
+    Claim(
+        "Active teachers (A-CLIP-PING)", PING,
+        "A variant whose teachers run live.",
+        "The image teacher encodes the augmented view; neighbours come from a queue; captions from their bank.",
+        ("lcl.guidance.LiveGuide", "lcl.vision.augment"),
+        ("test_guidance.py::test_a_live_guide_is_a_queue_of_views_first_in_first_out_where_no_row_is_its_own_neighbour",),
+        ("09_clip_ping", "A-CLIP-PING: teachers that look at what the model sees", 'training_of("a-clip-ping")'),
+        _live,
+        judged=lambda bench: "built and tested, not trained to the end",
+    ),
+    Claim(
+        "Both papers at once", "ours",
+        "LightCLIP's three levels and CLIP-PING's neighbours in one recipe: in neither paper.",
+        "All of it.",
+        ("lcl.recipes.RECIPES",),
+        ("test_results.py::test_both_papers_at_once_are_no_worse_than_the_better_of_each",),
+        ("13_capstone", "What do recipes buy?", "lightclip-ping"),
+        _best,
+        judged=_no_worse,
+    ),
+)
+"""The ledger, in the order of the course."""
+

@@ -1,0 +1,346 @@
+"""Make the pages and figures of results: docs/results.md, docs/figures.md, docs/claims.md, README's table, docs/*.png.
+
+python tools/pages.py     from results/ alone, the same bytes each time; nothing measured is typed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, median
+
+import jinja2
+from claims import CLAIMS, Claim
+
+from lcl import charts, plots, storage, study
+from lcl.bench import Bench, load_bench
+from lcl.config import LclError
+from lcl.growth import Growth
+from lcl.results import COLUMNS, as_markdown, comparison, gains, seeds_in_words, summary
+from lcl.study import Gain, gain, gain_of, kept_runs, percent, read_study, standing, values
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS, TEMPLATES = ROOT / "docs", ROOT / "tools" / "pages"
+I2T, T2I, ZERO = "image_to_text_recall@1", "text_to_image_recall@1", "zero_shot_top1"
+ALL = ("clip+soft", "clip+match", "clip+mlm", "lightclip", "clip+nn", "clip+xnn", "clip-ping", "lightclip-ping")
+MAIN = ("clip", "lightclip", "clip-ping", "lightclip-ping")
+PAPER = {"image_to_text_recall@1": 10.7, "text_to_image_recall@1": 5.7, "zero_shot_top1": 5.5}  # CLIP-PING's abstract
+SIZES = {4096: "-4k", 16_384: "", 65_536: "-64k"}
+BEGIN, END = "<!-- made by tools/pages.py -->", "<!-- end -->"
+
+
+def stem_of(name: str) -> str:
+    """ "clip-ping" → "clip-ping-laptop"; a whole stem stays."""
+    return name if "-laptop" in name else f"{name}-laptop"
+
+
+def stems_of(names: Sequence[str]) -> list[str]:
+    return [stem_of(name) for name in names]
+
+
+def whole(*stems: str) -> bool:
+    """Are there runs of all these stems that count?"""
+    seeds = read_study().seeds
+    return all(stem in seeds and bool(standing(stem)[0]) for stem in stems)
+
+
+# --- what a page says of the study
+
+
+class About:
+    """Who made the study, with what, and what of it does not count."""
+
+    def __init__(self):
+        kept = read_study()
+        found = {stem: standing(stem) for stem in kept.seeds}
+        self.left_out = [wrong for _, wrong in found.values() if wrong]
+        self.runs = [run for runs, _ in found.values() for run in runs]
+        made = [run["provenance"] for run in self.runs]
+        commits = sorted({f"`{commit_of(each)}`" for each in made})
+        by = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+        hours = sum(minutes_of(run) for run in self.runs) / 60
+        machines = sorted({each["machine"]["processor"] for each in made})
+        self.sentence = (
+            f"The study: {len(self.runs)} runs, {by}, torch {kept.torch}, {' and '.join(machines)}."
+        )
+        self.paragraph = (
+            f"The study: {len(self.runs)} runs, {hours:.1f} hours of one core, two runs side by side "
+            f"({' and '.join(machines)}); code `{kept.code}`, {by}, data `{kept.data}`, torch {kept.torch}."
+        )
+
+
+def commit_of(made: dict) -> str:
+    """A commit in short, and whether files differed from it."""
+    name, _, changes = (made["commit"] or "unknown").partition("+")
+    return name[:8] + (" with changes" if changes else "")
+
+
+def minutes_of(run: dict) -> float:
+    """Minutes of a run's steps: the median step, times their number. A run may have been stopped, or made to wait."""
+    return run["step_ms"] * run["steps"] / 60_000 if "step_ms" in run else run["seconds"]["training"] / 60
+
+
+def note(stem: str) -> str:
+    """What one should know of a stem's runs, in a line."""
+    runs = kept_runs(stem)
+    training = runs[0]["profile"]["training"]
+    minutes = mean(map(minutes_of, runs))
+    return (
+        f"{seeds_in_words({run['seed'] for run in runs}).capitalize()}; {training['pairs']:,} pairs, {runs[0]['steps']:,} steps "
+        f"of {training['batch_size']}; {minutes:.1f} minutes of training on one core."
+    )
+
+
+# --- tables
+
+
+def depths() -> str:
+    """What layers of the text tower buy."""
+    layers = (1, 2, 4, 8, 12)
+    runs = [kept_runs(f"clip-laptop-depth{depth}") for depth in layers]
+    rows = [["layers of the text tower", *map(str, layers)]]
+    for figure in (I2T, T2I, ZERO):
+        found = [percent(each, "new_scenes", figure) for each in runs]
+        rows.append([COLUMNS[figure], *(f"{middle:.1f} ± {spread:.1f}" for middle, spread in found)])
+    return as_markdown(rows)
+
+
+def rates() -> str:
+    """What other learning rates make of clip, seed 0."""
+    stems = sorted((stem for stem in read_study().seeds if "-rate" in stem), key=lambda stem: float(stem.split("-rate")[1]))
+    found = {f"{float(stem.split('-rate')[1]):g}": kept_runs(stem) for stem in stems}
+    found["0.002"] = [run for run in kept_runs("clip-laptop") if run["seed"] == 0]  # the profile's
+    found = dict(sorted(found.items(), key=lambda item: float(item[0])))
+    rows = [["`clip`, seed 0, learning rate", *found]]
+    for figure in (I2T, T2I, ZERO):
+        rows.append([COLUMNS[figure], *(f"{percent(runs, 'new_scenes', figure)[0]:.1f}" for runs in found.values())])
+    return as_markdown(rows)
+
+
+def untouched(name: str, figure: str) -> Gain:
+    """A gain over clip of the seeds that no trial looked at: all but 0."""
+    runs = [{run["seed"]: run["metrics"]["new_scenes"] for run in kept_runs(stem_of(each))} for each in (name, "clip")]
+    seeds = [seed for seed in runs[0] if seed in runs[1] and seed > 0]
+    return gain_of(*([100 * each[seed][figure]["value"] for seed in seeds] for each in runs))
+
+
+def both_ways(name: str, over: str = "clip") -> Gain:
+    """Points of recall@1, the mean of image→text and text→image, above another recipe; of equal seeds."""
+    runs = [{run["seed"]: run["metrics"]["new_scenes"] for run in kept_runs(stem_of(each))} for each in (name, over)]
+    shared = [seed for seed in runs[0] if seed in runs[1]]
+    return gain_of(*([50 * (each[seed][I2T]["value"] + each[seed][T2I]["value"]) for seed in shared] for each in runs))
+
+
+def added_minutes(name: str, bench: Bench) -> tuple[float, float]:
+    """Minutes that a recipe takes beyond clip: in its steps, and once for a data set, for banks; as the bench measured both."""
+    clip, own = (bench.races[f"recipe-{each}"] for each in ("clip", name))
+    run = kept_runs(stem_of(name))[0]
+    steps = median(clip.ours) * run["steps"] * (own.longer.middle - 1) / 60
+    banks = bench.races["banks"]
+    rows = run["profile"]["training"]["pairs"] if run["teacher"] else 0
+    return steps, median(banks.ours) * rows / banks.amount / 60
+
+
+def per_minute(name: str, bench: Bench) -> str:
+    """Points of recall@1 gained for every added minute, banks included: mean, and at the ends of the gain's interval."""
+    here, minutes = both_ways(name), sum(added_minutes(name, bench))
+    if minutes < 0.1:  # a few seconds more or less are the noise of a machine
+        return "takes no time that could be told"
+    return f"{here.mean / minutes:.1f} ({here.low / minutes:.1f} to {here.high / minutes:.1f})"
+
+
+def costs(bench: Bench) -> str:
+    """What every recipe costs, and what a minute of it buys."""
+    head = ["recipe", "a step takes", "minutes of steps", "banks, once", "GiB held", "points of recall@1"]
+    clip, rows = bench.races["recipe-clip"], [[*head, "points per added minute"]]
+    for name in ("clip", *ALL):
+        runs, longer = kept_runs(stem_of(name)), bench.races[f"recipe-{name}"].longer
+        held = [run["memory_gib"] for run in runs if "memory_gib" in run]
+        steps = median(clip.ours) * runs[0]["steps"] / 60 * longer.middle
+        banks = added_minutes(name, bench)[1]
+        cost = [f"{longer} times", f"{steps:.1f}", f"{banks:.1f}" if banks else "–", f"{mean(held):.2f}" if held else "–"]
+        buys = ["–", "–"] if name == "clip" else [str(both_ways(name)), per_minute(name, bench)]
+        rows.append([f"`{name}`", *cost, *buys])
+    return as_markdown(rows)
+
+
+def sizes() -> str:
+    """What clip-ping gains over clip, by the number of pairs."""
+    rows = [["pairs", *(f"{pairs:,}" for pairs in SIZES)]]
+    for figure in (I2T, T2I, ZERO):
+        for name in ("clip", "clip-ping"):
+            found = [percent(kept_runs(f"{name}-laptop{tail}"), "new_scenes", figure) for tail in SIZES.values()]
+            rows.append([f"{COLUMNS[figure]}, `{name}`", *(f"{middle:.1f} ± {spread:.1f}" for middle, spread in found)])
+        told = [gain(f"clip-ping-laptop{tail}", f"clip-laptop{tail}", figure) for tail in SIZES.values()]
+        rows.append([f"{COLUMNS[figure]}, gain", *map(str, told)])
+    return as_markdown(rows)
+
+
+def races(bench: Bench) -> str:
+    """Every race, a row."""
+    rows = [["what", "beside", "times as fast", "ours", "peer's", "note"]]
+    for race in bench.races.values():
+        if not race.key.startswith("recipe-"):
+            ours, peer = (race.amount / median(laps) for laps in (race.ours, race.peer))
+            rates = [f"{ours:,.0f} {race.unit}", f"{peer:,.0f} {race.unit}"]
+            rows.append([race.what, race.beside, str(race.faster), *rates, race.note])
+    steps = [["step of", "times as long as one of `clip`"]]
+    steps += [[f"`{key.removeprefix('recipe-')}`", str(race.longer)] for key, race in bench.races.items() if "recipe-" in key]
+    return as_markdown(rows) + "\n\n" + as_markdown(steps)
+
+
+def growths(bench: Bench) -> str:
+    """Every growth, a row."""
+    rows = [["cost of", "grows with", "from", "to", "measured exponent", "theory's", "for"]]
+    for each in bench.growths.values():
+        slopes = f"{each.slope:.2f} ({min(each.slopes):.2f} to {max(each.slopes):.2f})"
+        rows.append([each.what, each.variable, f"{each.x[0]:,}", f"{each.x[-1]:,}", slopes, f"{each.theory:g}", each.why])
+    return as_markdown(rows)
+
+
+def beside_paper() -> str:
+    """How CLIP-PING's gains lie to the paper's: which intervals leave the paper's below, or hold it, or lie below it."""
+    words = {I2T: "image→text", T2I: "text→image", ZERO: "zero-shot"}
+    found: dict[str, list[str]] = {}
+    for figure, paper in PAPER.items():
+        here = gain("clip-ping-laptop", "clip-laptop", figure)
+        where = "above" if here.low > paper else "below" if here.high < paper else "beside"
+        found.setdefault(where, []).append(f"{words[figure]} ({here.mean:+.1f} to the paper's {paper:+.1f})")
+    told = {
+        "above": "Altogether above the paper's lies the interval of {}.",
+        "beside": "The paper's lies within the interval of {}: these seeds cannot tell which is larger.",
+        "below": "**Below the paper's** lies the interval of {}.",
+    }
+    return " ".join(text.format(", ".join(found[where])) for where, text in told.items() if where in found)
+
+
+def measured(claim: Claim, bench: Bench) -> str:
+    """What the ledger says was measured; where the runs are not whole, that."""
+    return _or_left_out(lambda: claim.measured(bench))
+
+
+def judged(claim: Claim, bench: Bench) -> str:
+    """The ledger's verdict, likewise."""
+    return _or_left_out(lambda: claim.judged(bench))
+
+
+def _guarded(tell: Callable[..., object]) -> Callable[..., object]:
+    """The same, but where runs are not whole it says so in the place of the table or the figure."""
+    return lambda *arguments, **options: _or_left_out(lambda: tell(*arguments, **options))
+
+
+def _or_left_out(tell: Callable[[], object]) -> object:
+    try:
+        return tell()
+    except LclError as error:
+        return f"*left out: {error}*"
+
+
+# --- figures
+
+
+def _gains_chart() -> plots.Chart:
+    names = [name for name in ALL if whole(stem_of(name))]
+    panels = {
+        COLUMNS[figure]: {name: gain(stem_of(name), "clip-laptop", figure) for name in names}
+        for figure in (I2T, T2I, ZERO, "alignment")
+    }
+    return charts.gains(panels, "clip", {COLUMNS[figure]: {"clip-ping": points} for figure, points in PAPER.items()})
+
+
+def _prices_chart(bench: Bench) -> plots.Chart:
+    found = {name: (bench.races[f"recipe-{name}"].longer.middle, both_ways(name).mean) for name in ALL}
+    return charts.prices(found, "time of a step, relative to clip's", "points of recall@1 gained")
+
+
+def _sizes_chart() -> plots.Chart:
+    lines = {
+        name: {pairs: values(f"{name}-laptop{tail}", I2T) for pairs, tail in SIZES.items()} for name in ("clip", "clip-ping")
+    }
+    gap = {pairs: gain(f"clip-ping-laptop{tail}", f"clip-laptop{tail}", I2T) for pairs, tail in SIZES.items()}
+    return charts.by_size(lines, gap, "image→text R@1 (%)")
+
+
+def _growth_chart(bench: Bench) -> plots.Chart:
+    def line(each: Growth) -> tuple:
+        return each.x, [median(laps) for laps in each.laps], each.slope, each.theory
+
+    panels = {
+        "pairs of a batch": ("info_nce", "matched_contrast"), "patches": ("exact-patches", "sinkhorn-patches", "vit"),
+        "words": ("exact-words", "sinkhorn-words", "text"), "layers of the text tower": ("layers",), "rows N": ("neighbours",),
+    }  # fmt: skip
+    named = {"vit": "ViT", "text": "text tower", "layers": "text tower", "neighbours": "exact neighbours", "info_nce": "InfoNCE"}
+    told = {key: named.get(key, key.split("-")[0].replace("_", " ")) for keys in panels.values() for key in keys}
+    return charts.growth({
+        variable: {told[key]: line(bench.growths[key]) for key in keys} for variable, keys in panels.items()
+    })  # fmt: skip
+
+
+# --- all of it
+
+
+def pages() -> dict[Path, bytes]:
+    """Every file that is made here, by its path: the bytes that it should have."""
+    bench = load_bench(study.FOLDER / "bench.json")
+    made = bench.provenance
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined, autoescape=False,
+    )  # fmt: skip
+    out: dict[Path, bytes] = {}
+    drawings: dict[str, Callable[[], plots.Chart]] = {
+        "gains": _gains_chart,
+        "prices": lambda: _prices_chart(bench),
+        "growth": lambda: _growth_chart(bench),
+        "sizes": _sizes_chart,
+    }
+
+    def figure(name: str, words: str) -> str:
+        """Draw a figure beside the pages; what a page shows of it."""
+        out[DOCS / f"{name}.png"] = plots.to_png(drawings[name]())
+        return f"![{words}]({name}.png)"
+
+    memory = [row[1] for row in storage.read_json(study.FOLDER / "memory.json")["rows"] if row[0] >= 500]
+    waits = bench.facts["share of a laptop step that waits for 256-pixel shards"]
+    found: dict[str, object] = {
+        "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
+        "judged": lambda claim: judged(claim, bench), "whole": whole,
+        "note": note, "depths": depths, "costs": lambda: costs(bench),
+        "sizes": sizes, "rates": rates, "untouched": untouched, "races": lambda: races(bench),
+        "growths": lambda: growths(bench), "race": bench.races.__getitem__,
+        "stems": [stem for stem in read_study().seeds if whole(stem)],
+        "summary": lambda stem: as_markdown(summary(kept_runs(stem))),
+        "comparison": lambda names, figures, split="new_scenes": as_markdown(comparison(stems_of(names), figures, split)),
+        "gains": lambda names, figures, split="new_scenes": as_markdown(gains(stems_of(names), "clip-laptop", figures, split)),
+        "gains_of": lambda stems, over, figures: as_markdown(gains(stems, over, figures)),
+        "gain": lambda name, figure, over="clip", split="new_scenes": gain(stem_of(name), stem_of(over), figure, split),
+        "both_ways": both_ways, "beside_paper": beside_paper, "per_minute": lambda name: per_minute(name, bench),
+        "all_recipes": ALL, "main_recipes": MAIN, "vit_stems": [f"{name}-laptop-vit" for name in MAIN],
+        "bench_about": f"{made['machine']['processor']}, {made['machine']['threads']} threads, torch "
+        f"{made['packages']['torch']}, commit `{commit_of(made)}`",
+        "waits": lambda: f"{median(waits):.1%} ({min(waits):.1%} to {max(waits):.1%})",
+        "memory": lambda: f"{min(memory):,.0f} and {max(memory):,.0f}",
+        "figure": figure, "I2T": I2T, "T2I": T2I, "ZERO": ZERO,
+    }  # fmt: skip
+    found = {name: _guarded(value) if callable(value) else value for name, value in found.items()}
+    for template in sorted(TEMPLATES.glob("*.md.jinja")):
+        text = environment.get_template(template.name).render(found)
+        out[DOCS / template.name.removesuffix(".jinja")] = re.sub(r"\n{3,}", "\n\n", text.lstrip("\n")).encode()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = as_markdown(comparison(stems_of(MAIN), [I2T, T2I, ZERO, "alignment"]))
+    before, rest = readme.split(BEGIN)
+    out[ROOT / "README.md"] = f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}".encode()
+    return out
+
+
+def main() -> None:
+    for path, data in pages().items():
+        if not path.exists() or path.read_bytes() != data:
+            storage.write_bytes(path, data)
+            print(f"made {path.relative_to(ROOT)}")
+    print("the pages are those of results/")
+
+
+if __name__ == "__main__":
+    main()
