@@ -6,6 +6,7 @@ Exhibits send everything at once: on the page they need neither kernel nor netwo
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 import math
@@ -21,16 +22,17 @@ import traitlets
 from IPython.display import display
 from PIL import Image as Picture
 
-from lcl import plots
+from lcl import charts, plots
 from lcl.config import require
 from lcl.contrastive import ramp, soft_targets
 from lcl.evaluation import relevance
 from lcl.neighbours import Neighbours
 from lcl.plots import Chart, as_pixels, to_data_url, to_png
 from lcl.recipes import SoftConfig
+from lcl.results import COLUMNS, in_percent
 from lcl.scenes import Pairs, Scene, World
 from lcl.training import Event, Look, Step, Training
-from lcl.views import CONDITIONS, Aligned, Blank
+from lcl.views import CONDITIONS, Aligned, Blank, Contender
 
 WIDE = {"description_width": "initial"}
 
@@ -305,6 +307,37 @@ class EmbeddingMap(Exhibit):
         }  # fmt: skip
         still = plots.embedding_map(coordinates, *next(iter(colours.values())), next(iter(colours)))
         super().__init__(f"Embedding map of {number} images and their captions.", data, still)
+
+
+class RunBoard(Exhibit):
+    """Runs beside each other, two at a time: their curves, their figures on every split, the pairs on which they disagree.
+
+    pairs: N of them, all of which every run was asked about. runs: two or more, by name; see `views.contender`.
+    """
+
+    _esm = _script("board")
+
+    def __init__(self, pairs: Pairs, runs: Mapping[str, Contender]):
+        require(len(runs) >= 2, "a board needs two runs or more to put beside each other.")
+        asked = {len(found) for run in runs.values() for found in run.answers.values()}
+        require(asked == {len(pairs)}, f"every run must have been asked about all {len(pairs)} pairs.")
+        data = {
+            "captions": pairs.captions, "atlas": atlas(pairs.images), "figures": list(COLUMNS.values()),
+            "splits": list(dict.fromkeys(split for run in runs.values() for split in run.metrics)),
+            "runs": [
+                {
+                    "name": name, "looks": [list(dataclasses.astuple(e)) for e in run.curve if isinstance(e, Look)],
+                    "table": {split: in_percent(figures) for split, figures in run.metrics.items()},
+                    "answers": {way: list(found) for way, found in run.answers.items()},
+                }
+                for name, run in runs.items()
+            ],
+        }  # fmt: skip
+        two, split = dict(list(runs.items())[:2]), data["splits"][0]
+        figures = {name: in_percent(run.metrics[split]) for name, run in two.items()}
+        still = charts.two_runs({name: run.curve for name, run in two.items()}, figures, split)
+        label = "Run board: two runs beside each other, curves, figures, and pictures on which they disagree."
+        super().__init__(label, data, still)
 
 
 def _pace(step: Step) -> str:

@@ -53,7 +53,8 @@ def test_every_figure_has_words(path):
 
 
 def test_every_exhibit_and_explorer_left_a_still_picture(path):
-    shown = r"^(Explorer|AlignmentInspector|LabelScrubber|WordGuesser|NeighbourBrowser)\(|^live\.show\(|^(explorer|atlas)$"
+    exhibits = "Explorer|AlignmentInspector|LabelScrubber|WordGuesser|NeighbourBrowser|RunBoard"
+    shown = rf"^({exhibits})\(|^live\.show\(|^(explorer|atlas)$"
     for cell in code_cells(path):
         if re.search(shown, cell.source, re.M):
             assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source

@@ -8,6 +8,7 @@ from sklearn.manifold import trustworthiness
 
 from lcl import views
 from lcl.config import LclError
+from lcl.evaluation import embed, recall_at_k
 from lcl.fusion import FusedMlm
 from lcl.grounding import align
 from lcl.text import MASK, SPECIAL
@@ -16,6 +17,16 @@ from lcl.text import MASK, SPECIAL
 @pytest.fixture(scope="module")
 def pairs(few_world):
     return few_world.pairs("new_scenes", range(12))
+
+
+def test_a_contender_answers_as_its_recall_says(pairs, tokenizer):
+    model = untrained(0)
+    found = views.contender(model, tokenizer, pairs, [], {})
+    v, t = embed(model, tokenizer, pairs)
+    for way, similarity in (("image to text", v @ t.T), ("text to image", t @ v.T)):
+        right = [answer == row for row, answer in enumerate(found.answers[way])]
+        assert sum(right) / len(right) == pytest.approx(recall_at_k(similarity, 1))
+        assert all(similarity[row, answer] == similarity[row].max() for row, answer in enumerate(found.answers[way]))
 
 
 @pytest.mark.parametrize("solver", ["exact", "nearest"])

@@ -83,6 +83,8 @@ def exhibits(few_world, small_world, tokenizer, pairs):
     for event in CURVE:
         live.add(event)
     live.close()
+    figures = {"new_scenes": {"zero_shot_top1": {"value": 0.5, "chance": 0.1}}}
+    contender = views.contender(model, tokenizer, pairs, CURVE, figures)
     return {
         "alignment": widgets.AlignmentInspector(pairs, aligned),
         "labels": widgets.LabelScrubber(pairs, {0: torch.eye(6), 5: torch.rand(6, 6)}, 10, SoftConfig()),
@@ -91,6 +93,7 @@ def exhibits(few_world, small_world, tokenizer, pairs):
             few_world, pairs.scenes, [0, 2], nearest_neighbours(v, 3), nearest_neighbours(t, 3), k=3
         ),
         "map": widgets.EmbeddingMap(pairs.images, pairs.captions, points, {"error": (views.FOUND, torch.arange(12) % 3)}),
+        "board": widgets.RunBoard(pairs, {"one": contender, "other": dataclasses.replace(contender, curve=tuple(CURVE[:-1]))}),
         "curves": live,
     }
 
@@ -99,7 +102,7 @@ CURVE = [
     *(Step(step, 32, 4 / step, {"info_nce": 4 / step}, 1e-3, 1.0, 14.0, 100.0, 1.0) for step in range(1, 33)),
     Look(32, 1.0, 0.3, 0.4),
 ]
-KINDS = ("alignment", "labels", "guesser", "neighbours", "map", "curves")
+KINDS = ("alignment", "labels", "guesser", "neighbours", "map", "board", "curves")
 
 
 @pytest.fixture(params=KINDS)
@@ -149,6 +152,14 @@ def test_what_does_not_fit_together_is_refused(pairs, few_world):
         widgets.WordGuesser(pairs, [])
     with pytest.raises(LclError, match="need 12 points"):
         widgets.EmbeddingMap(pairs.images, pairs.captions, {"PCA": torch.rand(6, 2)}, {})
+
+
+def test_a_board_needs_two_runs_that_were_asked_the_same(pairs):
+    one = views.Contender((), {}, {"image to text": (0,) * 6, "text to image": (0,) * 6})
+    with pytest.raises(LclError, match="needs two runs"):
+        widgets.RunBoard(pairs, {"one": one})
+    with pytest.raises(LclError, match="asked about all 6 pairs"):
+        widgets.RunBoard(pairs, {"one": one, "other": dataclasses.replace(one, answers={"image to text": (0,) * 5})})
 
 
 def test_an_atlas_holds_every_image_in_its_place():

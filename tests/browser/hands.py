@@ -9,8 +9,8 @@ from playwright.sync_api import Locator, Page
 def _drawn(exhibit: Locator) -> str:
     """What an exhibit shows: its drawings, its cards, and the pixels of its canvases; not its controls, nor its words."""
     return exhibit.evaluate(
-        """root => [...root.querySelectorAll("svg, figure, [data-condition], .lcl-card")].map(part => part.outerHTML).join()
-             + [...root.querySelectorAll("canvas")].map(canvas => canvas.toDataURL()).join()"""
+        """root => [...root.querySelectorAll("svg, figure, table, [data-condition], .lcl-card")].map(part => part.outerHTML)
+             .join() + [...root.querySelectorAll("canvas")].map(canvas => canvas.toDataURL()).join()"""
     )
 
 
@@ -94,6 +94,22 @@ def _neighbours(page: Page, exhibit: Locator) -> None:
     _changes(exhibit, lambda: page.keyboard.press("ArrowDown"))
 
 
+def _board(page: Page, exhibit: Locator) -> None:
+    show = exhibit.get_by_label("show")
+    _changes(exhibit, lambda: exhibit.get_by_label("beside").select_option(index=0))  # a run beside itself
+    _changes(exhibit, lambda: exhibit.get_by_label("beside").select_option(index=1))
+    show.focus()
+    _changes(exhibit, lambda: page.keyboard.press("ArrowDown"))
+    assert exhibit.locator("table tbody tr").count() > 5
+    _changes(exhibit, lambda: _choose(page, exhibit, "split"))
+    assert exhibit.get_by_label("split").evaluate("select => select === document.activeElement"), "the focus was lost"
+    _changes(exhibit, lambda: show.select_option(index=2))
+    _changes(exhibit, lambda: _choose(page, exhibit, "found by"))
+    _changes(exhibit, lambda: exhibit.get_by_label("asked", exact=True).select_option(index=1))
+    if exhibit.get_by_role("slider").count():
+        _changes(exhibit, lambda: _slide(page, exhibit, "which"))
+
+
 def _map(page: Page, exhibit: Locator) -> None:
     plane = exhibit.locator("canvas").nth(1)
     plane.scroll_into_view_if_needed()
@@ -154,6 +170,7 @@ HANDS = {
     "guesser": _guesser,
     "neighbours": _neighbours,
     "map": _map,
+    "board": _board,
     "curves": _curves,
 }
 """By kind, what one does with an exhibit."""

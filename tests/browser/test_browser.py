@@ -20,6 +20,7 @@ SHOWN = {  # which exhibits a chapter shows
     "08_neighbour_mining": ["neighbours"],
     "09_clip_ping": ["curves", "map"],
     "10_to_cc3m_scale": ["curves"],
+    "13_capstone": ["curves", "curves", "board", "map"],
 }
 
 pytestmark = pytest.mark.skipif(
