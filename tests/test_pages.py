@@ -77,16 +77,19 @@ def test_another_figure_in_results_changes_the_pages(made, pages, monkeypatch):
 def test_what_is_left_out_of_a_study_is_named_in_the_pages(pages, monkeypatch):
     from lcl import study
 
-    kept = study.standing
-    gone = "clip-laptop-depth12"
-    monkeypatch.setattr(
-        study, "standing", lambda stem: ([], f"{stem}: seed 1 missing") if stem == gone else kept(stem)
-    )
-    about = pages.About.__init__.__globals__
-    monkeypatch.setitem(about, "standing", study.standing)
-    assert f"{gone}: seed 1 missing" in pages.About().left_out
-    depth = next(claim for claim in CLAIMS if "depth" in claim.reading.lower())
-    assert pages.measured(depth, None).startswith("left out: half a study") and "seed 1 missing" in pages.measured(depth, None)
+    kept, gone = study.standing, "clip-laptop-depth12"
+
+    def half(stem):
+        return ([], f"{stem}: seed 1 missing") if stem == gone else kept(stem)
+
+    monkeypatch.setattr(study, "standing", half)
+    monkeypatch.setattr(pages, "standing", half)
+    made = {path.name: data.decode() for path, data in pages.pages().items() if path.suffix == ".md"}
+    found = f"*left out: half a study is averaged with nothing: {gone}: seed 1 missing."
+    assert f"**Left out**, because half a study is averaged with nothing: {gone}: seed 1 missing" in made["results.md"]
+    assert found in made["results.md"].replace("\n", " ")  # in the place of the table
+    assert found in made["claims.md"]  # in the place of the figure
+    assert found not in made["README.md"]
 
 
 @pytest.mark.parametrize("name", sorted({name for claim in CLAIMS for name in claim.functions}))

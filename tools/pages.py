@@ -138,7 +138,7 @@ def added_minutes(name: str, bench: Bench) -> tuple[float, float]:
     run = kept_runs(stem_of(name))[0]
     steps = median(clip.ours) * run["steps"] * (own.longer.middle - 1) / 60
     banks = bench.races["banks"]
-    rows = run["profile"]["training"]["pairs"] if run["teacher"] else 0
+    rows = run["profile"]["training"]["pairs"] if run.get("teacher") else 0
     return steps, median(banks.ours) * rows / banks.amount / 60
 
 
