@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 from lcl import peers, storage
-from lcl.config import get_profile, require
+from lcl.config import LclError, get_profile, require
 from lcl.growth import Growth, growths
 from lcl.provenance import processor, provenance
 from lcl.races import Race
@@ -33,10 +34,12 @@ class Bench:
 
 def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
     """Measure everything, `repeats` rounds of each; `tell` is given a line as soon as something is known."""
-    started, facts, found = time.perf_counter(), {}, ([], [])
+    started, facts = time.perf_counter(), {}
+    races: dict[str, Race] = {}
+    grown: dict[str, Growth] = {}
     tell(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     world = open_world(get_profile("laptop").scenes)
-    parts: tuple[Iterable, ...] = (
+    parts: tuple[Iterable[Race], ...] = (
         peers.training_step(world, repeats),
         peers.losses(repeats),
         peers.rendering(world, repeats),
@@ -45,15 +48,15 @@ def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
         peers.recipe_steps(world, repeats),
         peers.bank_building(world, repeats),
         peers.neighbour_search(repeats, facts),
-        growths(repeats),
     )
-    for part in parts:
-        for result in part:
-            found[isinstance(result, Growth)].append(result)
-            tell(str(result))
+    for race in itertools.chain(*parts):
+        races[race.key] = race
+        tell(str(race))
+    for growth in growths(repeats):
+        grown[growth.key] = growth
+        tell(str(growth))
     for name, values in facts.items():
         tell(f"{name}: {', '.join(f'{value:.4g}' for value in values)}")
-    races, grown = ({each.key: each for each in kind} for kind in found)
     return Bench(races, grown, facts, repeats, round((time.perf_counter() - started) / 60, 1), provenance())
 
 
@@ -63,12 +66,16 @@ def save_bench(path: Path, bench: Bench) -> None:
 
 
 def load_bench(path: Path) -> Bench:
-    """Read what `save_bench` wrote. Raises LclError if it did not."""
+    """Read what `save_bench` wrote. Raises LclError for a file that it did not write, and for one that lacks something."""
     found = storage.read_json(path)
     require(isinstance(found, dict) and found.pop("format", None) == FORMAT, f"{path} holds no benchmark of this library.")
-    for part, kind in (("races", Race), ("growths", Growth)):
-        found[part] = {key: kind(**{name: _tuples(value) for name, value in each.items()}) for key, each in found[part].items()}
-    return Bench(**found)
+    try:
+        for part, kind in (("races", Race), ("growths", Growth)):
+            rows = found[part].items()
+            found[part] = {key: kind(**{name: _tuples(value) for name, value in row.items()}) for key, row in rows}
+        return Bench(**found)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise LclError(f"{path} is damaged ({error}); measure again: `make bench`.") from None
 
 
 def _tuples(value: object) -> object:

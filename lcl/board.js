@@ -17,8 +17,8 @@ export default exhibit("board", ({ data, body, say, guard }) => {
     }
     parts.push(h("text", { x: LEFT, y: 13, "font-size": 12, "font-weight": "bold", fill: "currentColor" }, title), h("text", { x: W - RIGHT, y: H - 2, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, "of the training"));
     both().forEach((run, number) => {
-      const total = run.looks.at(-1)?.[0] ?? 1, line = scale ? H - BOTTOM - 12 - 14 * number : TOP + 10 + 14 * number;
-      parts.push(h("polyline", { points: run.looks.map((look) => `${x(look[0] / total)},${y(look[column])}`).join(" "), fill: "none", stroke: MARKS[number], "stroke-width": 2, "stroke-dasharray": number ? "6 3" : "none" }));
+      const line = scale ? H - BOTTOM - 12 - 14 * number : TOP + 10 + 14 * number;
+      parts.push(h("polyline", { points: run.looks.map((look) => `${x(look[0] / run.steps)},${y(look[column])}`).join(" "), fill: "none", stroke: MARKS[number], "stroke-width": 2, "stroke-dasharray": number ? "6 3" : "none" }));
       parts.push(h("line", { x1: W - 150, x2: W - 128, y1: line, y2: line, stroke: MARKS[number], "stroke-width": 3, "stroke-dasharray": number ? "6 3" : "none" }), h("text", { x: W - 123, y: line + 4, "font-size": 11, fill: "currentColor" }, run.name));
     });
     return h("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img", "aria-label": `${title} of ${both().map((run) => run.name).join(" and ")}` }, parts);

@@ -9,9 +9,15 @@ from matplotlib.ticker import NullFormatter
 
 from lcl.plots import BLUE, CYCLE, GREY, ORANGE, RED, Chart
 from lcl.study import Gain
-from lcl.training import Event, Look
+from lcl.training import Event, Look, Step
 
 MARKERS = "os^Dv<>P"
+
+
+def planned_steps(curve: Sequence[Event]) -> int:
+    """So many steps a training was to take; one that was stopped took fewer. Of looks alone: up to the last; of nothing: 1."""
+    last = max((event.step for event in curve if isinstance(event, Look)), default=1)
+    return next((event.total for event in curve if isinstance(event, Step)), last)
 
 
 def two_runs(curves: Mapping[str, Sequence[Event]], figures: Mapping[str, Mapping[str, float]], split: str) -> Chart:
@@ -24,10 +30,10 @@ def two_runs(curves: Mapping[str, Sequence[Event]], figures: Mapping[str, Mappin
     figure = Chart(9, 1.2 + 0.2 * max(len(titles), 8), f"{' and '.join(curves)} on {split}, percent: {told}.")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     for colour, style, (name, looks) in zip((BLUE, ORANGE), ("-", "--"), ends.items(), strict=False):
-        total = looks[-1].step if looks else 1
+        total = planned_steps(curves[name])
         mean = [50 * (look.image_to_text + look.text_to_image) for look in looks]
         left.plot([100 * look.step / total for look in looks], mean, color=colour, ls=style, label=name)
-    left.set(xlabel="percent of the training", ylabel="recall@1, mean of both ways (%)", ylim=(0, 100))
+    left.set(xlabel="percent of the training", ylabel="recall@1, mean of both ways (%)", xlim=(0, 102), ylim=(0, 100))
     left.legend(frameon=False, fontsize=8)
     for row, title in enumerate(titles):
         pair = [each[title] for each in figures.values() if title in each]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import sys
 import time
@@ -173,6 +174,11 @@ def train(
     stopped goes on by `lcl train --resume runs/NAME`, bit for bit.
     """
     # Mistakes are refused at once, before torch loads.
+    image_tower = tower or get_profile(profile).model.vision.tower
+    unused = {"tower_heads": tower_heads, "patch_size": patch_size} if image_tower != "vit" else {}
+    unused |= {"tower_width": tower_width, "tower_depth": tower_depth} if image_tower.startswith("timm:") else {}
+    idle = ", ".join(f"--{option.replace('_', '-')}" for option, value in unused.items() if value is not None)
+    require(not idle, f"the image tower {image_tower!r} takes no {idle}; leave that out, or choose another --tower.")
     given = [option for option in context.params if context.get_parameter_source(option).name == "COMMANDLINE"]
     others = ", ".join(f"--{option.replace('_', '-')}" for option in given if option not in ("resume", "workers"))
     require(resume is None or not others, f"a training that is resumed has its own settings; leave out {others}.")
@@ -392,6 +398,9 @@ def bench(
     """
     from lcl.bench import run, save_bench
 
+    above = next(folder for folder in out.resolve().parents if folder.exists())
+    writable = above.is_dir() and os.access(above, os.W_OK) and not out.is_dir()
+    require(writable, f"cannot write {out}; name another file with --out.")  # before a quarter of an hour is spent
     found = run(repeats)
     save_bench(out, found)
     print(f"{found.minutes:.0f} minutes; wrote {out}")

@@ -326,7 +326,8 @@ class RunBoard(Exhibit):
             "splits": list(dict.fromkeys(split for run in runs.values() for split in run.metrics)),
             "runs": [
                 {
-                    "name": name, "looks": [list(dataclasses.astuple(e)) for e in run.curve if isinstance(e, Look)],
+                    "name": name, "steps": charts.planned_steps(run.curve),
+                    "looks": [list(dataclasses.astuple(e)) for e in run.curve if isinstance(e, Look)],
                     "table": {split: in_percent(figures) for split, figures in run.metrics.items()},
                     "answers": {way: list(found) for way, found in run.answers.items()},
                 }

@@ -29,7 +29,7 @@ def test_two_runs_share_their_rows_and_what_one_lacks_has_one_dot():
     figures = {"mine": {"recall": 50.0, "alignment": 80.0}, "clip": {"recall": 40.0}}
     chart = charts.two_runs({"mine": CURVE, "clip": CURVE[:2]}, figures, "new_scenes")
     left, right = chart.axes
-    assert [list(line.get_xdata()) for line in left.lines] == [[50.0, 100.0], [100.0]]
+    assert [list(line.get_xdata()) for line in left.lines] == [[50.0, 100.0], [50.0]]  # the other was stopped half-way
     assert list(left.lines[0].get_ydata()) == pytest.approx([15.0, 45.0])
     dots = {tuple(map(float, point)) for dots in right.collections for point in dots.get_offsets()}
     assert dots == {(50.0, 0.0), (80.0, 1.0), (40.0, 0.0)}

@@ -164,6 +164,27 @@ def test_a_number_that_makes_no_sense_is_refused(arguments, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        (["--tower-heads", 4, "--patch-size", 8], "'conv' takes no --tower-heads, --patch-size;"),
+        (["--tower", "timm:resnet18", "--tower-width", 64], "'timm:resnet18' takes no --tower-width;"),
+    ],
+    ids=str,
+)
+def test_an_option_that_the_tower_would_not_heed_is_refused(options, idle):
+    refusal = lcl("train", "--profile", "smoke", *options).refusal
+    assert is_one_sentence(refusal) and idle in refusal
+
+
+@pytest.mark.parametrize("out", ["", "file/bench.json"])
+def test_a_benchmark_that_could_not_be_written_is_not_begun(out, tmp_path):
+    (tmp_path / "file").write_text("so much work")
+    refusal = lcl("bench", "--out", tmp_path / out).refusal
+    assert is_one_sentence(refusal) and "name another file with --out" in refusal
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "so much work"
+
+
 def test_training_prints_the_table_and_where_the_report_is(trained):
     runs, results = trained
     for name, result in zip(("first", "second"), results, strict=True):

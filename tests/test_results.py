@@ -24,13 +24,15 @@ def above(name: str, figure: str, over: str = "clip") -> Gain:
 
 @pytest.mark.parametrize("figure", PAPER)
 def test_clip_ping_gains_what_the_paper_gains_or_it_is_said(figure):
-    """The interval lies above the paper's gain; where it does not, the page names figure, gain and reason."""
-    here = above("clip-ping", figure)
+    """The page says, with the figure, whether the interval leaves the paper's gain below, holds it, or lies below it."""
+    here, paper = above("clip-ping", figure), PAPER[figure]
     assert here.low > 0
-    if here.low <= PAPER[figure]:
-        told = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
-        beside = re.search(r"(?:within the interval|\*\*Below the paper's\*\* lies the interval) of [^:.]*", told)
-        assert beside and f"({here.mean:+.1f} to the paper's {PAPER[figure]:+.1f})" in told
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    told = re.split(r"(Altogether above|The paper's lies within|\*\*Below the paper's)", page)
+    mine = f"({here.mean:+.1f} to the paper's {paper:+.1f})"
+    named = [words for words, after in zip(told[1::2], told[2::2], strict=True) if mine in after]
+    where = "Altogether above" if here.low > paper else "**Below the paper's" if here.high < paper else "The paper's lies within"
+    assert named == [where]
 
 
 @pytest.mark.parametrize("figure", [I2T, T2I, *NDCG])
@@ -46,16 +48,14 @@ def test_neighbours_lift_with_intervals_above_zero(name, figure):
 
 @pytest.mark.parametrize("figure", [I2T, T2I])
 def test_both_papers_at_once_are_no_worse_than_the_better_of_each(figure):
+    """As good as the better: more in the mean. Whether by more than luck, the pages say with the interval."""
     for other in ("lightclip", "clip-ping"):
         assert above("lightclip-ping", figure, other).mean > 0
-        assert above("lightclip-ping", figure, other).high > 0
 
 
 def test_the_depth_sweep_falls_as_it_is_said():
     for figure in (I2T, T2I, ZERO):
-        found = [percent(kept_runs(f"clip-laptop-depth{depth}"), "new_scenes", figure) for depth in (1, 2, 4, 8, 12)]
-        (shallow, spread), (deep, other) = found[0], found[-1]
-        assert shallow - deep > max(spread, other)
+        assert gain("clip-laptop-depth12", "clip-laptop-depth1", figure).high < 0
 
 
 def test_the_baseline_reaches_what_the_course_promises():
