@@ -32,6 +32,9 @@ from lcl.text import BEGIN, END, PAD, SPECIAL, Tokenizer, Tokens
 from lcl.training import Step, Training, make_optimizer, open_teacher, train_tokenizer
 
 BATCH = 256
+WAITS = "share of a laptop step that waits for 256-pixel shards"
+SAME = "neighbours: share of places that are the same as FAISS's"
+HELD = "neighbours: MiB at most beside the bank"
 Facts = dict[str, list[float]]
 """What has no peer: by name, a number a repeat."""
 
@@ -282,10 +285,8 @@ def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: i
     half = "ours works out half of the product: a block of similarities serves its rows and its columns"
     for key, beside, peer in zip(("faiss", "product"), ("FAISS's flat index", "the bare product"), others, strict=True):
         yield Race(f"neighbours-{key}", what, beside, "rows/s", number, own, peer, half)
-    facts["neighbours: share of places that are the same as FAISS's"] = [
-        (found["ours"] == found["FAISS"]).float().mean().item()
-    ]
-    facts["neighbours: MiB at most beside the bank"] = [peak_memory(number, width)]
+    facts[SAME] = [(found["ours"] == found["FAISS"]).float().mean().item()]
+    facts[HELD] = [peak_memory(number, width)]
 
 
 def peak_memory(number: int, width: int) -> float:
@@ -374,7 +375,7 @@ def streaming(repeats: int, facts: Facts, number: int = 4096, workers: int = 2) 
 
             what = f"JPEGs of 256 pixels and {each:.0f} KiB to batches of {size} pixels"
             yield race(f"stream-{size}", what, "plain WebDataset", "pairs/s", config.pairs, ours, plain, repeats, times=1)
-        facts["share of a laptop step that waits for 256-pixel shards"] = data_wait(Collection(shards, 64), repeats)
+        facts[WAITS] = data_wait(Collection(shards, 64), repeats)
 
 
 def data_wait(pairs: Collection, repeats: int) -> list[float]:

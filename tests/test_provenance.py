@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+from test_structure import imported as imports_of
 
 from lcl.provenance import HERE, LEARNS, code_key, imported, provenance
 
@@ -53,6 +54,25 @@ def test_a_hash_sign_in_a_string_is_no_comment(package):
         (package / "layers.py").write_text(f'RED = "{colour}"\n')
         keys.add(code_key(["training"], package))
     assert len(keys) == 2
+
+
+def test_the_key_follows_every_form_of_import_that_the_library_uses():
+    """Beside the reader of imports that the structure test has, which knows all forms."""
+    for path in HERE.glob("*.py"):
+        direct = imports_of(path.read_text("utf-8")) - {"__init__"}
+        assert imported([path.stem]) == {path.stem}.union(*(imported([name]) for name in direct)), path.name
+
+
+def test_words_for_people_share_no_line_with_a_statement():
+    """The key drops whole lines of a string that stands alone; a statement beside one would be dropped with it."""
+    for path in HERE.glob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        strings = (each for each in ast.walk(tree) if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+        alone = [each for each in strings if isinstance(each.value.value, str)]
+        rows = {row for each in alone for row in range(each.lineno, each.end_lineno + 1)}
+        others = [each for each in ast.walk(tree) if isinstance(each, ast.stmt) and each not in alone]
+        ends = {each.end_lineno for each in others if not hasattr(each, "body")}  # a block may end with such a string
+        assert rows.isdisjoint(ends | {each.lineno for each in others}), path.name
 
 
 def test_what_learns_and_measures_here_is_covered(tmp_path):

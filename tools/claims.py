@@ -1,6 +1,7 @@
 """What the papers state, and what became of it here: the ledger behind docs/claims.md. Tests hold every name in it.
 
-A figure is a function of the study's kept runs, worked out when the page is made: nothing measured is typed.
+A figure is a function of the study's kept runs or of the bench, worked out when the page is made; what a test shows to be equal
+is said in words.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """Make the pages and figures of results: docs/results.md, docs/figures.md, docs/claims.md, README's table, docs/*.png.
 
-python tools/pages.py     from results/ alone, the same bytes each time; nothing measured is typed by hand.
+python tools/pages.py     from results/ and the templates in tools/pages/ alone, the same bytes each time.
+
+Figures of the study and of the bench are worked out here. Templates hold the words, and single numbers of works that were done
+once and are said to be (100,000 scenes written and verified).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from statistics import mean, median
 import jinja2
 from claims import CLAIMS, Claim
 
-from lcl import charts, plots, storage, study
+from lcl import charts, peers, plots, storage, study
 from lcl.bench import Bench, load_bench
 from lcl.config import LclError
 from lcl.growth import Growth
@@ -280,6 +283,10 @@ def _growth_chart(bench: Bench) -> plots.Chart:
 # --- all of it
 
 
+def _limits(values: Sequence[float]) -> str:
+    return f"{min(values):,.0f} and {max(values):,.0f}"
+
+
 def pages() -> dict[Path, bytes]:
     """Every file that is made here, by its path: the bytes that it should have."""
     bench = load_bench(study.FOLDER / "bench.json")
@@ -301,8 +308,9 @@ def pages() -> dict[Path, bytes]:
         out[DOCS / f"{name}.png"] = plots.to_png(drawings[name]())
         return f"![{words}]({name}.png)"
 
-    memory = [row[1] for row in storage.read_json(study.FOLDER / "memory.json")["rows"] if row[0] >= 500]
-    waits = bench.facts["share of a laptop step that waits for 256-pixel shards"]
+    long = storage.read_json(study.FOLDER / "memory.json")
+    trainer, readers = zip(*(row[1:] for row in long["rows"] if row[0] >= 500), strict=True)
+    waits = bench.facts[peers.WAITS]
     found: dict[str, object] = {
         "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
         "judged": lambda claim: judged(claim, bench), "whole": whole,
@@ -320,7 +328,8 @@ def pages() -> dict[Path, bytes]:
         "bench_about": f"{made['machine']['processor']}, {made['machine']['threads']} threads, torch "
         f"{made['packages']['torch']}, commit `{commit_of(made)}`",
         "waits": lambda: f"{median(waits):.1%} ({min(waits):.1%} to {max(waits):.1%})",
-        "memory": lambda: f"{min(memory):,.0f} and {max(memory):,.0f}",
+        "memory": {"trainer": _limits(trainer), "readers": _limits(readers), "epochs": long["epochs"], "count": long["workers"]},
+        "same_places": f"{bench.facts[peers.SAME][0]:.4%}", "search_memory": f"{bench.facts[peers.HELD][0]:,.0f}",
         "figure": figure, "I2T": I2T, "T2I": T2I, "ZERO": ZERO,
     }  # fmt: skip
     found = {name: _guarded(value) if callable(value) else value for name, value in found.items()}
