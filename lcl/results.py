@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lcl.config import require
 from lcl.evaluation import Figure
-from lcl.study import gain, percent, whole
+from lcl.study import gain, percent, shared, whole
 
 COLUMNS = {
     "image_to_text_recall@1": "image→text R@1",
@@ -36,10 +36,8 @@ def comparison(stems: Sequence[str], figures: Sequence[str], split: str = "new_s
     Of every recipe the same seeds, which are all that they have in common. A recipe whose runs are not whole is named and
     left out. Raises LclError for a figure that none of them measured on this split.
     """
-    runs = whole(stems)
-    seeds = set.intersection(*({run["seed"] for run in each} for each in runs.values()))
-    require(bool(seeds), f"{', '.join(runs)} have no seed in common.")
-    runs = {stem: [run for run in each if run["seed"] in seeds] for stem, each in runs.items()}
+    runs = shared(whole(stems))
+    seeds = {run["seed"] for each in runs.values() for run in each}
     rows = [[f"{split}, {seeds_in_words(seeds)}", *(short(stem) for stem in runs), "chance"]]
     for figure in figures:
         cells = {stem: percent(each, split, figure) for stem, each in runs.items()}
@@ -60,11 +58,11 @@ def gains(stems: Sequence[str], over: str, figures: Sequence[str], split: str = 
     rows = [[f"{split}, above {short(over)}", "seeds", *(COLUMNS[figure] for figure in figures)]]
     for stem in stems:
         if stem in runs:
-            measured = [all(figure in run["metrics"][split] for run in runs[over] + runs[stem]) for figure in figures]
+            pair = shared({name: runs[name] for name in (stem, over)})
+            measured = [all(figure in run["metrics"][split] for each in pair.values() for run in each) for figure in figures]
             cells = zip(figures, measured, strict=True)
-            shared = {run["seed"] for run in runs[stem]} & {run["seed"] for run in runs[over]}
             told = (str(gain(stem, over, figure, split)) if there else "–" for figure, there in cells)
-            rows.append([short(stem), str(len(shared)), *told])
+            rows.append([short(stem), str(len(pair[stem])), *told])
     return rows
 
 

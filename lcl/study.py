@@ -102,9 +102,17 @@ def whole(stems: Sequence[str]) -> dict[str, list[dict]]:
     return found
 
 
-def values(stem: str, figure: str, split: str = "new_scenes") -> list[float]:
-    """A figure of every kept run of a stem, in percent, in order of the seeds."""
-    return [100 * run["metrics"][split][figure]["value"] for run in kept_runs(stem)]
+def shared(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Of every stem the runs of those seeds that all stems have. Raises LclError if they have none in common."""
+    seeds = set.intersection(*({run["seed"] for run in each} for each in runs.values()))
+    require(bool(seeds), f"{', '.join(runs)} have no seed in common.")
+    return {stem: [run for run in each if run["seed"] in seeds] for stem, each in runs.items()}
+
+
+def values(stems: Sequence[str], figure: str, split: str = "new_scenes") -> list[list[float]]:
+    """A figure of kept runs, in percent: a list a stem, of the seeds that all these stems have, in the seeds' order."""
+    runs = shared({stem: kept_runs(stem) for stem in stems})
+    return [[100 * run["metrics"][split][figure]["value"] for run in each] for each in runs.values()]
 
 
 def percent(runs: Sequence[dict], split: str, figure: str) -> tuple[float, float] | None:
@@ -139,15 +147,15 @@ def gain(stem: str, over: str, figure: str, split: str = "new_scenes") -> Gain:
 
     Raises LclError where either did not measure it, or they have but one seed in common.
     """
-    ours, theirs = ({run["seed"]: run["metrics"][split] for run in kept_runs(name)} for name in (stem, over))
-    shared = [seed for seed in ours if seed in theirs]
-    require(len(shared) >= 2, f"{stem} and {over} have fewer than two seeds in common, so there is no spread to speak of.")
+    runs = shared({name: kept_runs(name) for name in (stem, over)})
     require(
-        all(figure in each[seed] for each in (ours, theirs) for seed in shared),
+        len(runs[stem]) >= 2, f"{stem} and {over} have fewer than two seeds in common, so there is no spread to speak of."
+    )
+    require(
+        all(figure in run["metrics"][split] for each in runs.values() for run in each),
         f"{figure} was not measured on {split} by both {stem} and {over}.",
     )
-    pairs = [[100 * each[seed][figure]["value"] for seed in shared] for each in (ours, theirs)]
-    return gain_of(*pairs)
+    return gain_of(*values([stem, over], figure, split))
 
 
 def gain_of(ours: Sequence[float], theirs: Sequence[float]) -> Gain:

@@ -45,7 +45,7 @@ def keep_both(folder: Path) -> None:
 
 def test_mean_and_spread_are_those_of_the_seeds(folder):
     keep_both(folder)
-    assert values("clip-laptop", I2T) == pytest.approx([50, 70, 60])
+    assert values(["clip-laptop"], I2T) == [pytest.approx([50, 70, 60])]
     assert percent(kept_runs("clip-laptop"), "new_scenes", I2T) == pytest.approx((60, 10))
     assert percent(kept_runs("clip-laptop"), "new_scenes", "alignment") is None
 
@@ -186,3 +186,14 @@ CHANGES = {"vit": set(), "depth": {"epochs"}, "rate": {"learning_rate"}, "4k": {
 def test_nothing_lies_in_results_that_the_study_does_not_name():
     named = {f"{stem}-seed{seed}.json" for stem, seeds in KEPT.seeds.items() for seed in seeds}
     assert {path.name for path in study.FOLDER.glob("*-seed*.json")} == named
+
+
+def test_recipes_are_put_beside_each_other_by_the_seeds_that_all_have(folder):
+    keep_both(folder)
+    write_study(Study("c0de", "d", "2", {"clip-laptop": [0, 1, 2], "lightclip-laptop": [1, 2, 3], "ping-laptop": [4]}))
+    keep(folder, "lightclip-laptop", run_of(3, 0.01))
+    assert values(["clip-laptop", "lightclip-laptop"], I2T) == [pytest.approx([70, 60]), pytest.approx([75, 69])]
+    assert comparison(["clip-laptop", "lightclip-laptop"], [I2T])[0][0] == "new_scenes, seeds 1 to 2"
+    keep(folder, "ping-laptop", run_of(4, 0.5))
+    with pytest.raises(LclError, match="clip-laptop, ping-laptop have no seed in common"):
+        values(["clip-laptop", "ping-laptop"], I2T)

@@ -123,16 +123,14 @@ def rates() -> str:
 
 def untouched(name: str, figure: str) -> Gain:
     """A gain over clip of the seeds that no trial looked at: all but 0."""
-    runs = [{run["seed"]: run["metrics"]["new_scenes"] for run in kept_runs(stem_of(each))} for each in (name, "clip")]
-    seeds = [seed for seed in runs[0] if seed in runs[1] and seed > 0]
-    return gain_of(*([100 * each[seed][figure]["value"] for seed in seeds] for each in runs))
+    runs = study.shared({each: kept_runs(stem_of(each))[1:] for each in (name, "clip")})  # in order of their seeds: without 0
+    return gain_of(*([percent([run], "new_scenes", figure)[0] for run in each] for each in runs.values()))
 
 
 def both_ways(name: str, over: str = "clip") -> Gain:
     """Points of recall@1, the mean of image→text and text→image, above another recipe; of equal seeds."""
-    runs = [{run["seed"]: run["metrics"]["new_scenes"] for run in kept_runs(stem_of(each))} for each in (name, over)]
-    shared = [seed for seed in runs[0] if seed in runs[1]]
-    return gain_of(*([50 * (each[seed][I2T]["value"] + each[seed][T2I]["value"]) for seed in shared] for each in runs))
+    ways = [values(stems_of([name, over]), figure) for figure in (I2T, T2I)]
+    return gain_of(*([mean(both) for both in zip(*each, strict=True)] for each in zip(*ways, strict=True)))
 
 
 def added_minutes(name: str, bench: Bench) -> tuple[float, float]:
@@ -259,7 +257,7 @@ def _prices_chart(bench: Bench) -> plots.Chart:
 
 def _sizes_chart() -> plots.Chart:
     lines = {
-        name: {pairs: values(f"{name}-laptop{tail}", I2T) for pairs, tail in SIZES.items()} for name in ("clip", "clip-ping")
+        name: {pairs: values([f"{name}-laptop{tail}"], I2T)[0] for pairs, tail in SIZES.items()} for name in ("clip", "clip-ping")
     }
     gap = {pairs: gain(f"clip-ping-laptop{tail}", f"clip-laptop{tail}", I2T) for pairs, tail in SIZES.items()}
     return charts.by_size(lines, gap, "image→text R@1 (%)")
