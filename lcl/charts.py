@@ -63,7 +63,7 @@ def gains(
     found = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, row) in zip(found, panels.items(), strict=True):
         for number, (name, gain) in enumerate(row.items()):
-            colour = BLUE if gain.low > 0 else RED if gain.high < 0 else GREY
+            colour = (GREY, BLUE, RED)[gain.sign]
             axes.plot([gain.low, gain.high], [number, number], color=colour, lw=2, solid_capstyle="butt")
             axes.scatter(gain.mean, number, color=colour, s=24, zorder=3)
             if name in reported.get(title, {}):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lcl.config import require
 from lcl.evaluation import Figure
-from lcl.study import gain, percent, shared, whole
+from lcl.study import gain, level, shared, whole
 
 COLUMNS = {
     "image_to_text_recall@1": "image→text R@1",
@@ -40,10 +40,10 @@ def comparison(stems: Sequence[str], figures: Sequence[str], split: str = "new_s
     seeds = {run["seed"] for each in runs.values() for run in each}
     rows = [[f"{split}, {seeds_in_words(seeds)}", *(short(stem) for stem in runs), "chance"]]
     for figure in figures:
-        cells = {stem: percent(each, split, figure) for stem, each in runs.items()}
+        cells = {stem: level(each, split, figure) for stem, each in runs.items()}
         measured = [stem for stem, cell in cells.items() if cell is not None]
         require(bool(measured), f"none of these runs measured {figure} on {split}.")
-        shown = ["–" if cell is None else f"{cell[0]:.1f} ± {cell[1]:.1f}" for cell in cells.values()]
+        shown = ["–" if cell is None else str(cell) for cell in cells.values()]
         rows.append([COLUMNS[figure], *shown, f"{_chance(runs[measured[0]][0], split, figure):.1f}"])
     return rows
 
@@ -89,10 +89,8 @@ def summary(runs: Sequence[dict]) -> list[list[str]]:
     for figure, title in COLUMNS.items():
         cells = []
         for split in splits:
-            cell = percent(runs, split, figure)
-            cells.append(
-                "" if cell is None else f"{cell[0]:.1f} ± {cell[1]:.1f} ({_chance(runs[0], split, figure):.1f})"
-            )
+            cell = level(runs, split, figure)
+            cells.append("" if cell is None else f"{cell} ({_chance(runs[0], split, figure):.1f})")
         if any(cells):
             rows.append([title, *cells])
     return rows

@@ -115,12 +115,23 @@ def values(stems: Sequence[str], figure: str, split: str = "new_scenes") -> list
     return [[100 * run["metrics"][split][figure]["value"] for run in each] for each in runs.values()]
 
 
-def percent(runs: Sequence[dict], split: str, figure: str) -> tuple[float, float] | None:
-    """Mean and standard deviation of a figure over runs, in percent; None unless all of them measured it."""
+@dataclass(frozen=True)
+class Level:
+    """A figure of some runs, in percent: the mean over the seeds, and the standard deviation, None of a single run."""
+
+    mean: float
+    spread: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+
+
+def level(runs: Sequence[dict], split: str, figure: str) -> Level | None:
+    """A figure over runs, one at least; None unless all of them measured it."""
     if not all(figure in run["metrics"][split] for run in runs):
         return None
     found = [100 * run["metrics"][split][figure]["value"] for run in runs]
-    return mean(found), stdev(found) if len(found) > 1 else 0.0
+    return Level(mean(found), stdev(found) if len(found) > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -128,8 +139,9 @@ class Gain:
     """By how many points a figure lies above another recipe's: mean of the differences of equal seeds, and its 95 % interval
     (Student's t for paired samples; with three seeds it is wide).
 
-    It holds the luck of first weights and of batches. All seeds are asked the same questions about the same data set, so the
-    luck of these is not in it; and of twenty intervals of recipes that gain nothing, one would miss zero by chance.
+    It accounts for the luck of first weights and of batches. All seeds are asked the same questions about the same data set,
+    so the luck of these is not in it; and of twenty intervals of recipes that gain nothing, one would miss zero by chance.
+    Where all differences are equal there is no spread to make an interval of: low and high are the mean, and `sign` is 0.
     """
 
     mean: float
@@ -137,17 +149,22 @@ class Gain:
     high: float
     seeds: int
 
+    @property
+    def sign(self) -> int:
+        """1 where the whole interval lies above zero, -1 below, 0 where zero lies in it."""
+        return 0 if self.low == self.high else int(self.low > 0) - int(self.high < 0)
+
     def __str__(self) -> str:
-        limits = f"{self.low:+.1f} to {self.high:+.1f}" if self.low < self.high else "the same of every seed"
+        limits = f"{self.low:+.1f} to {self.high:+.1f}" if self.low < self.high else "no interval: equal differences"
         return f"{self.mean:+.1f} ({limits})"
 
 
-def gain(stem: str, over: str, figure: str, split: str = "new_scenes") -> Gain:
+def gain(stem: str, over: str, figure: str, split: str = "new_scenes", without: Sequence[int] = ()) -> Gain:
     """Points of a figure by which the runs of a stem are above those of another: of equal seeds, two at least.
 
-    Raises LclError where either did not measure it, or they have but one seed in common.
+    without: seeds that are left out. Raises LclError where either did not measure it, or they have but one seed in common.
     """
-    runs = shared({name: kept_runs(name) for name in (stem, over)})
+    runs = shared({name: [run for run in kept_runs(name) if run["seed"] not in without] for name in (stem, over)})
     require(
         len(runs[stem]) >= 2, f"{stem} and {over} have fewer than two seeds in common, so there is no spread to speak of."
     )
@@ -155,11 +172,11 @@ def gain(stem: str, over: str, figure: str, split: str = "new_scenes") -> Gain:
         all(figure in run["metrics"][split] for each in runs.values() for run in each),
         f"{figure} was not measured on {split} by both {stem} and {over}.",
     )
-    return gain_of(*values([stem, over], figure, split))
+    return gain_of(*([100 * run["metrics"][split][figure]["value"] for run in each] for each in runs.values()))
 
 
 def gain_of(ours: Sequence[float], theirs: Sequence[float]) -> Gain:
-    """The same of numbers, two or more, a pair a seed. Equal differences have no spread to make an interval of: no width."""
+    """The same of numbers, two or more, a pair a seed."""
     from scipy.stats import ttest_rel  # takes a second to import: only those who want it wait
 
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]

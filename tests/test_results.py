@@ -10,7 +10,7 @@ from lcl import results
 from lcl.config import LclError
 from lcl.results import as_markdown, as_text, comparison
 from lcl.storage import read_json
-from lcl.study import Gain, gain, kept_runs, percent
+from lcl.study import Gain, gain, kept_runs, level
 
 ROOT = Path(__file__).resolve().parent.parent
 I2T, T2I, ZERO = "image_to_text_recall@1", "text_to_image_recall@1", "zero_shot_top1"
@@ -66,10 +66,10 @@ def test_the_baseline_reaches_what_the_course_promises():
 
 
 def test_words_find_their_things_and_guesses_need_the_image():
-    assert percent(kept_runs("lightclip-laptop"), "new_scenes", "alignment")[0] >= 80
+    assert level(kept_runs("lightclip-laptop"), "new_scenes", "alignment").mean >= 80
     for stem in ("clip+mlm-laptop", "lightclip-laptop"):
         true, none, wrong = (
-            percent(kept_runs(stem), "new_scenes", f"masked_word_{image}")[0]
+            level(kept_runs(stem), "new_scenes", f"masked_word_{image}").mean
             for image in ("true_image", "no_image", "wrong_image")
         )
         assert true - none >= 40 and true - wrong >= 40
@@ -87,8 +87,8 @@ def test_a_comparison_says_what_was_not_measured(monkeypatch):
     rows = comparison([*kept], ["zero_shot_top5", "alignment"])
     assert rows == [
         ["new_scenes, seed 0", "clip", "lightclip", "chance"],
-        ["zero-shot top-5", "50.0 ± 0.0", "60.0 ± 0.0", "10.0"],
-        ["alignment", "–", "80.0 ± 0.0", "10.0"],
+        ["zero-shot top-5", "50.0", "60.0", "10.0"],
+        ["alignment", "–", "80.0", "10.0"],
     ]
     assert len({len(line) for line in as_text(rows).splitlines()}) == 1
     assert as_markdown(rows).splitlines()[1] == "|---|---:|---:|---:|"

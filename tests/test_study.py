@@ -12,7 +12,7 @@ from scipy.stats import t
 from lcl import study
 from lcl.config import LclError
 from lcl.results import comparison, gains, seeds_in_words, short
-from lcl.study import Study, gain, gain_of, kept_runs, percent, read_study, standing, values, whole, write_study
+from lcl.study import Study, gain, gain_of, kept_runs, level, read_study, standing, values, whole, write_study
 
 I2T = "image_to_text_recall@1"
 KEPT = read_study()
@@ -46,8 +46,10 @@ def keep_both(folder: Path) -> None:
 def test_mean_and_spread_are_those_of_the_seeds(folder):
     keep_both(folder)
     assert values(["clip-laptop"], I2T) == [pytest.approx([50, 70, 60])]
-    assert percent(kept_runs("clip-laptop"), "new_scenes", I2T) == pytest.approx((60, 10))
-    assert percent(kept_runs("clip-laptop"), "new_scenes", "alignment") is None
+    found = level(kept_runs("clip-laptop"), "new_scenes", I2T)
+    assert (found.mean, found.spread) == pytest.approx((60, 10)) and str(found) == "60.0 ± 10.0"
+    assert str(level(kept_runs("clip-laptop")[:1], "new_scenes", I2T)) == "50.0"  # of one seed there is no spread
+    assert level(kept_runs("clip-laptop"), "new_scenes", "alignment") is None
 
 
 @pytest.mark.parametrize(
@@ -112,12 +114,13 @@ def test_a_figure_that_only_some_seeds_have_is_not_averaged(folder):
     keep_both(folder)
     runs = kept_runs("clip-laptop")
     runs[0]["metrics"]["new_scenes"]["alignment"] = {"value": 0.5, "chance": 0.1}
-    assert percent(runs, "new_scenes", "alignment") is None
+    assert level(runs, "new_scenes", "alignment") is None
 
 
 def test_differences_without_spread_make_no_interval(folder):
     found = gain_of([2.0, 3.0], [1.0, 2.0])
-    assert found.low == found.mean == found.high == 1.0 and str(found) == "+1.0 (the same of every seed)"
+    assert found.low == found.mean == found.high == 1.0 and found.sign == 0
+    assert str(found) == "+1.0 (no interval: equal differences)"
 
 
 def test_without_a_manifest_there_is_no_study(tmp_path, monkeypatch):
@@ -135,7 +138,10 @@ def test_a_gain_is_that_of_equal_seeds(folder):
     assert gains(["lightclip-laptop"], "clip-laptop", [I2T, "alignment"]) == [
         ["new_scenes, above clip", "seeds", "image→text R@1", "alignment"], ["lightclip", "3", str(found), "–"]
     ]  # fmt: skip
-    assert str(found) == "+8.0 (+1.4 to +14.6)"
+    assert str(found) == "+8.0 (+1.4 to +14.6)" and found.sign == 1
+    assert gain("clip-laptop", "lightclip-laptop", I2T).sign == -1
+    fewer = gain("lightclip-laptop", "clip-laptop", I2T, without=[0])
+    assert fewer.seeds == 2 and fewer.mean == pytest.approx((5 + 9) / 2) and fewer.sign == 0
     with pytest.raises(LclError, match="alignment was not measured on new_scenes"):
         gain("lightclip-laptop", "clip-laptop", "alignment")
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import mean, median
 
 import jinja2
-from claims import CLAIMS, Claim
+from claims import CLAIMS, TRIED, Claim
 
 from lcl import charts, peers, plots, storage, study
 from lcl.bench import Bench, load_bench
 from lcl.config import LclError
 from lcl.growth import Growth
 from lcl.results import COLUMNS, as_markdown, comparison, gains, seeds_in_words, summary
-from lcl.study import Gain, gain, gain_of, kept_runs, percent, read_study, standing, values
+from lcl.study import Gain, gain, gain_of, kept_runs, level, read_study, standing, values
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, TEMPLATES = ROOT / "docs", ROOT / "tools" / "pages"
@@ -104,8 +104,7 @@ def depths() -> str:
     runs = [kept_runs(f"clip-laptop-depth{depth}") for depth in layers]
     rows = [["layers of the text tower", *map(str, layers)]]
     for figure in (I2T, T2I, ZERO):
-        found = [percent(each, "new_scenes", figure) for each in runs]
-        rows.append([COLUMNS[figure], *(f"{middle:.1f} ± {spread:.1f}" for middle, spread in found)])
+        rows.append([COLUMNS[figure], *(str(level(each, "new_scenes", figure)) for each in runs)])
     return as_markdown(rows)
 
 
@@ -117,14 +116,26 @@ def rates() -> str:
     found = dict(sorted(found.items(), key=lambda item: float(item[0])))
     rows = [["`clip`, seed 0, learning rate", *found]]
     for figure in (I2T, T2I, ZERO):
-        rows.append([COLUMNS[figure], *(f"{percent(runs, 'new_scenes', figure)[0]:.1f}" for runs in found.values())])
+        rows.append([COLUMNS[figure], *(str(level(runs, "new_scenes", figure)) for runs in found.values())])
     return as_markdown(rows)
 
 
+def sure(names: Sequence[str], figures: Sequence[str], split: str = "new_scenes") -> str:
+    """Which intervals of gains over clip lie above zero, which below, figure by figure; of the others nothing can be told."""
+    parts = []
+    for figure in figures:
+        measured = [name for name in ("clip", *names) if level(kept_runs(stem_of(name)), split, figure)]
+        found = {name: gain(stem_of(name), "clip-laptop", figure, split).sign for name in measured if name != "clip"}
+        up, down = (", ".join(f"`{name}`" for name, sign in found.items() if sign == side) for side in (1, -1))
+        if up or down:
+            parts.append(f"{COLUMNS[figure]}: {up or 'none'}" + (f" (below zero: {down})" if down else ""))
+    told = "Of no figure does an interval lie above zero." if not parts else f"Intervals above zero: {'; '.join(parts)}."
+    return f"{told} Of the rest these seeds cannot tell."
+
+
 def untouched(name: str, figure: str) -> Gain:
-    """A gain over clip of the seeds that no trial looked at: all but 0."""
-    runs = study.shared({each: kept_runs(stem_of(each))[1:] for each in (name, "clip")})  # in order of their seeds: without 0
-    return gain_of(*([percent([run], "new_scenes", figure)[0] for run in each] for each in runs.values()))
+    """A gain over clip of the seeds that no trial looked at."""
+    return gain(stem_of(name), "clip-laptop", figure, without=TRIED)
 
 
 def both_ways(name: str, over: str = "clip") -> Gain:
@@ -171,8 +182,8 @@ def sizes() -> str:
     rows = [["pairs", *(f"{pairs:,}" for pairs in SIZES)]]
     for figure in (I2T, T2I, ZERO):
         for name in ("clip", "clip-ping"):
-            found = [percent(kept_runs(f"{name}-laptop{tail}"), "new_scenes", figure) for tail in SIZES.values()]
-            rows.append([f"{COLUMNS[figure]}, `{name}`", *(f"{middle:.1f} ± {spread:.1f}" for middle, spread in found)])
+            found = [level(kept_runs(f"{name}-laptop{tail}"), "new_scenes", figure) for tail in SIZES.values()]
+            rows.append([f"{COLUMNS[figure]}, `{name}`", *map(str, found)])
         told = [gain(f"clip-ping-laptop{tail}", f"clip-laptop{tail}", figure) for tail in SIZES.values()]
         rows.append([f"{COLUMNS[figure]}, gain", *map(str, told)])
     return as_markdown(rows)
@@ -313,7 +324,7 @@ def pages() -> dict[Path, bytes]:
         "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
         "judged": lambda claim: judged(claim, bench), "whole": whole,
         "note": note, "depths": depths, "costs": lambda: costs(bench),
-        "sizes": sizes, "rates": rates, "untouched": untouched, "races": lambda: races(bench),
+        "sizes": sizes, "rates": rates, "untouched": untouched, "sure": sure, "races": lambda: races(bench),
         "growths": lambda: growths(bench), "race": bench.races.__getitem__,
         "stems": [stem for stem in read_study().seeds if whole(stem)],
         "summary": lambda stem: as_markdown(summary(kept_runs(stem))),

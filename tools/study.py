@@ -41,6 +41,7 @@ PARTS = ("clip+soft", "clip+match", "clip+mlm", "clip+nn", "clip+xnn")
 VIT = ["--tower", "vit", "--tower-width", "192", "--tower-depth", "4", "--tower-heads", "3"]  # a step takes as long as conv's
 SIZES = {"4k": ["--pairs", "4096", "--epochs", "32"], "64k": ["--pairs", "65536", "--epochs", "2"]}  # the same steps
 DEPTHS, DEPTH_EPOCHS = (1, 2, 4, 8, 12), "4"
+LONGER = ["--epochs", "13"]  # clip for as long as a training of lightclip-ping takes: 13 eighths of the steps
 RATES = ("1e-3", "1.4e-3", "2.8e-3", "4e-3")  # beside the profile's 2e-3: is clip tuned as well as the others are?
 CHECKPOINTS = ["--checkpoint-every", "128", "--keep", "1"]
 NEXT = "next"  # in results/: cells of a study that is not whole yet
@@ -69,6 +70,7 @@ def cells() -> dict[str, list[str]]:
         for size, options in SIZES.items():
             for recipe in ("clip", "clip-ping"):
                 add(recipe, [seed], size, *options)
+    add("clip", range(3), "longer", *LONGER)
     for rate in RATES:
         add("clip", [0], f"rate{rate}", "--learning-rate", rate)
     for seed in range(3):
