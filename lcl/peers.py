@@ -310,7 +310,10 @@ print((max(held) - before) / 2**20)
 
 
 def recipe_steps(world: World, repeats: int, steps: int = 8) -> Iterator[Race]:
-    """A laptop step of every recipe beside one of CLIP, taking turns on the same batches."""
+    """A laptop step of every recipe beside one of CLIP, taking turns on the same batches.
+
+    A machine may be slow for seconds, which are several batches; so a repeat's ratio is the median of those of the batches.
+    """
     laptop = get_profile("laptop")
     settings = dataclasses.replace(laptop.training, pairs=steps * laptop.training.batch_size, epochs=1)
     teacher = open_teacher(get_recipe("clip-ping").ping, world, dataclasses.replace(laptop, training=settings))
@@ -330,7 +333,9 @@ def recipe_steps(world: World, repeats: int, steps: int = 8) -> Iterator[Race]:
         for batch in shown:
             for name, training in trainings.items():
                 laps[name].append(seconds(lambda training=training, batch=batch: training.take_step(batch, 0)))
-        rounds.append({name: statistics.median(times) for name, times in laps.items()})
+        of_clip = statistics.median(laps["clip"])
+        ratios = {name: [own / clip for own, clip in zip(times, laps["clip"], strict=True)] for name, times in laps.items()}
+        rounds.append({name: of_clip * statistics.median(each) for name, each in ratios.items()})
     for name in trainings:
         own, clips = (tuple(lap[which] for lap in rounds) for which in (name, "clip"))
         yield Race(

@@ -126,8 +126,8 @@ def _read(bench: Bench) -> str:
 
 def _cheap(bench: Bench) -> str:
     longer = bench.races["recipe-clip-ping"].longer
-    cheap = "holds" if longer.high < 1.1 else "does not hold"
-    return f"{cheap} here for steps: one takes {longer.middle:.2f} times as long; banks, once for a data set, cost minutes"
+    cheap = "holds here" if longer.high < 1.1 else "does not hold here" if longer.low > 1.1 else "holds here in the median"
+    return f"{cheap} for steps: one takes {longer} times as long; banks, once for a data set, cost minutes"
 
 
 def _fewer(bench: Bench) -> str:
