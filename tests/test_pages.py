@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lcl.results import COLUMNS
-from lcl.study import gain, read_study
+from lcl.study import gain, kept_runs, level, read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -165,16 +165,43 @@ def refresh():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_tables_of_kept_runs_in_a_notebook_are_those_of_results(path, refresh):
-    """Cells that need nothing but kept runs are run again: they say what they said when the notebook was made."""
-    scope = {"display": lambda chart: None}
-    exec(refresh.BEFORE.replace("%matplotlib inline", ""), scope)
-    scope["display"] = lambda chart: None
+    """Cells that need nothing but results/ are run again: they say what they said when the notebook was made, figures too."""
+    shown: list[object] = []
+    scope = {"display": shown.append}
+    exec(refresh.BEFORE, scope)
     for cell in filter(refresh.shows_results, nbformat.read(path, as_version=4).cells):
-        told = io.StringIO()
+        shown.clear()
+        told, tree = io.StringIO(), ast.parse(cell.source)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
         with redirect_stdout(told):
-            exec(cell.source, scope)
+            exec(compile(tree, path.name, "exec"), scope)
+            if last:
+                shown.append(eval(compile(ast.Expression(last.value), path.name, "eval"), scope))
+        figures = [each.alt for each in shown if each is not None]
         said = "".join(output.text for output in cell.outputs if output.output_type == "stream")
-        assert said == told.getvalue(), "run `python tools/refresh_notebooks.py --results`"
+        words = [output.data["text/plain"] for output in cell.outputs if output.output_type != "stream"]
+        assert (said, words) == (told.getvalue(), figures), "run `python tools/refresh_notebooks.py --results`"
+
+
+def test_what_a_notebook_shows_of_results_is_tagged():
+    """But for a cell that times towers, too, and the checks of exercises."""
+    calls = re.compile(r"(?<!\.)\b(comparison|gains?|values|kept_runs|load_bench)\(|\bstudy\.")
+    for path in NOTEBOOKS:
+        for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
+            if cell.cell_type == "code" and calls.search(cell.source) and cell.outputs:
+                tagged = "results" in cell.metadata.get("tags", [])
+                assert tagged or "make_language(" in cell.source or "# checks" in cell.source, (path.stem, number)
+
+
+def test_the_depths_that_a_notebook_prints_are_those_of_results():
+    """Its cell times towers, too, so it is not run again here."""
+    cells = nbformat.read(ROOT / "notebooks" / "07_lightclip.ipynb", as_version=4).cells
+    (cell,) = (cell for cell in cells if "make_language(" in cell.source and cell.cell_type == "code" and cell.outputs)
+    printed = "".join(output.text for output in cell.outputs if output.output_type == "stream").splitlines()[1:]
+    rows = {int(line.split()[0]): re.findall(r"[\d.]+ ± +[\d.]+", line) for line in printed if line.split()[0].isdigit()}
+    for depth in (1, 2, 4, 8, 12):
+        found = [level(kept_runs(f"clip-laptop-depth{depth}"), "new_scenes", figure) for figure in (I2T, T2I, ZERO)]
+        assert [" ".join(each.split()) for each in rows[depth]] == list(map(str, found))
 
 
 def test_there_are_tables_to_check(refresh):

@@ -2,13 +2,12 @@
 
 python tools/refresh_notebooks.py [--keep | --results] [NAME …]   all of them without a name; a notebook is replaced only if
 it ran through.
---results: only the cells that show the study's kept runs, which need nothing else; seconds, after `make results`.
+--results: only the cells that show what lies in results/, by their tag, and need nothing else; seconds, after `make results`.
 --keep: what they train is kept too, under data/checkpoints, so that a reader need not train; and how many minutes and how much
 memory each took, in results/notebooks.json.
 """
 
 import argparse
-import re
 import sys
 import time
 from pathlib import Path
@@ -81,12 +80,16 @@ def refresh(path: Path, keep: bool) -> None:
         storage.write_json(MEASURED, dict(sorted(measured.items())))
 
 
-BEFORE = "%matplotlib inline\nfrom IPython.display import display\nfrom lcl import charts, plots"
+BEFORE = """import json, shutil, statistics, tempfile
+from pathlib import Path
+from lcl import charts, plots
+work = Path(tempfile.mkdtemp())"""  # what a notebook's cells with the tag "results" may take for granted
+SHOW = "%matplotlib inline\nfrom IPython.display import display\n"
 
 
 def shows_results(cell: nbformat.NotebookNode) -> bool:
-    """Does a cell show tables of kept runs, and need nothing else?"""
-    return cell.cell_type == "code" and bool(re.search(r"\b(comparison|gains)\(", cell.source)) and "def " not in cell.source
+    """Does a cell show what lies in results/, and need nothing else but such cells above it? Its tag says so."""
+    return "results" in cell.metadata.get("tags", [])
 
 
 def refresh_results(path: Path) -> None:
@@ -95,7 +98,8 @@ def refresh_results(path: Path) -> None:
     cells = list(filter(shows_results, notebook.cells))
     if not cells:
         return
-    few = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in [BEFORE, *(c.source for c in cells)]])
+    sources = [SHOW + BEFORE, *(cell.source for cell in cells)]
+    few = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources)))
     where = {"metadata": {"path": str(path.parent)}}
     NotebookClient(few, timeout=300, kernel_name="python3", resources=where, record_timing=False).execute()
     for cell, again in zip(cells, few.cells[1:], strict=True):
