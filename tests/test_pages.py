@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lcl.results import COLUMNS
-from lcl.study import gain, kept_runs, level, read_study
+from lcl.study import Gain, gain, kept_runs, level, read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -100,6 +100,37 @@ def test_what_is_left_out_of_a_study_is_named_in_the_pages(pages, monkeypatch):
     assert found in made["results.md"].replace("\n", " ")  # in the place of the table
     assert found in made["claims.md"]  # in the place of the figure
     assert found not in made["README.md"]
+
+
+UP, UNSURE, DOWN = Gain(2.0, 1.0, 3.0, 3), Gain(1.0, -1.0, 3.0, 3), Gain(-2.0, -3.0, -1.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"a": UP, "b": UP}, "holds here: every interval lies above zero"),
+        ({"a": UP, "b": UNSURE}, "holds here for a; of the rest these seeds cannot tell"),
+        ({"a": UNSURE, "b": DOWN}, "lies below zero for b; of the rest these seeds cannot tell"),
+        ({"a": UNSURE}, "not shown by these seeds"),
+        ({"a": Gain(2.0, 2.0, 2.0, 3)}, "not shown by these seeds"),  # equal differences make no interval
+    ],
+    ids=str,
+)
+def test_a_verdict_says_what_the_intervals_bear(found, said):
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from claims import verdict
+    finally:
+        sys.path.pop(0)
+    assert verdict(found) == said
+
+
+def test_a_page_names_every_recipe_whose_interval_leaves_zero(pages):
+    told = pages.sure(pages.ALL, ["image_to_text_recall@1", "alignment"])
+    for part, figure in zip(told.split(": ", 1)[1].split("; "), ("image_to_text_recall@1", "alignment"), strict=True):
+        assert part.startswith(COLUMNS[figure])
+        for name in pages.ALL:
+            assert (f"`{name}`" in part) == (gain(f"{name}-laptop", "clip-laptop", figure).sign != 0), (name, figure)
 
 
 @pytest.mark.parametrize("name", sorted({name for claim in CLAIMS for name in claim.functions}))
