@@ -20,14 +20,18 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.fixture(scope="module")
-def pages():
+def _tool(name):
+    """A module of tools/, which are no package."""
     sys.path.insert(0, str(ROOT / "tools"))
     try:
-        import pages
+        return importlib.import_module(name)
     finally:
         sys.path.pop(0)
-    return pages
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return _tool("pages")
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +39,7 @@ def made(pages):
     return pages.pages()
 
 
-def _claims():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import claims
-    finally:
-        sys.path.pop(0)
-    return claims.CLAIMS
-
-
-CLAIMS = _claims()
+CLAIMS = _tool("claims").CLAIMS
 
 
 def test_every_page_and_figure_is_that_of_the_results_to_the_byte(made):
@@ -117,12 +112,7 @@ UP, UNSURE, DOWN = Gain(2.0, 1.0, 3.0, 3), Gain(1.0, -1.0, 3.0, 3), Gain(-2.0, -
     ids=str,
 )
 def test_a_verdict_says_what_the_intervals_bear(found, said):
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        from claims import verdict
-    finally:
-        sys.path.pop(0)
-    assert verdict(found) == said
+    assert _tool("claims").verdict(found) == said
 
 
 def test_a_page_names_every_recipe_whose_interval_leaves_zero(pages):
@@ -186,12 +176,7 @@ def test_the_papers_own_gains_are_those_of_its_abstract(pages):
 
 @pytest.fixture(scope="module")
 def refresh():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import refresh_notebooks
-    finally:
-        sys.path.pop(0)
-    return refresh_notebooks
+    return _tool("refresh_notebooks")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
