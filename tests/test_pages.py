@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from jinja2 import meta
 from PIL import Image
 
 from lcl.results import COLUMNS
@@ -95,6 +96,32 @@ def test_what_is_left_out_of_a_study_is_named_in_the_pages(pages, monkeypatch):
     assert found in made["results.md"].replace("\n", " ")  # in the place of the table
     assert found in made["claims.md"]  # in the place of the figure
     assert found not in made["README.md"]
+
+
+@pytest.mark.parametrize("name", ["claims.md.jinja", "figures.md.jinja", "results.md.jinja"])
+def test_a_template_names_nothing_that_is_not_there(pages, name):
+    """Not even in a part that is left out as long as its runs are not there."""
+    tree = pages.ENVIRONMENT.parse((pages.TEMPLATES / name).read_text(encoding="utf-8"))
+    known = set(pages.vocabulary(pages.load_bench(ROOT / "results" / "bench.json"))) | {"figure"}
+    assert meta.find_undeclared_variables(tree) <= known
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "mean", "said"),
+    [
+        ((72, 73, 73), (75, 77, 75), -19 / 3, "it shrinks"),  # 12, 11, 12 points of the fewest; 5, 6, 5 of the most
+        ((72, 73, 73), (83, 82, 81), 0, "these seeds cannot tell whether it shrinks or holds"),
+        ((62, 64, 63), (83, 83, 84), 11, "it grows"),
+    ],
+    ids=["shrinks", "holds", "grows"],
+)
+def test_how_a_gain_changes_with_more_pairs_is_of_equal_seeds(pages, monkeypatch, few, many, mean, said):
+    kept = {"clip-laptop-4k": (60, 62, 61), "clip-laptop-64k": (70, 71, 70)}
+    kept |= {"clip-ping-laptop-4k": few, "clip-ping-laptop-64k": many}
+    monkeypatch.setattr(pages, "values", lambda stems, figure: [kept[stem] for stem in stems])
+    found = pages.change(I2T)
+    assert found.mean == pytest.approx(mean) and found.seeds == 3
+    assert pages.changes() == "; ".join(f"{COLUMNS[figure]} {found} points: {said}" for figure in (I2T, T2I, ZERO))
 
 
 UP, UNSURE, DOWN = Gain(2.0, 1.0, 3.0, 3), Gain(1.0, -1.0, 3.0, 3), Gain(-2.0, -3.0, -1.0, 3)

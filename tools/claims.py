@@ -386,7 +386,10 @@ CLAIMS = (
         "Lower data demands.",
         "4,096, 16,384 and 65,536 pairs at equal steps.",
         ("lcl.config.TrainConfig",),
-        ("test_study.py::test_every_run_was_given_the_same_data_and_steps_as_clip_and_differs_in_what_its_name_says",),
+        (
+            "test_study.py::test_every_run_was_given_the_same_data_and_steps_as_clip_and_differs_in_what_its_name_says",
+            "test_pages.py::test_how_a_gain_changes_with_more_pairs_is_of_equal_seeds",
+        ),
         ("09_clip_ping", "What do NN and XNN buy?", "comparison("),
         _demand,
         judged=_fewer,

@@ -29,7 +29,12 @@ I2T, T2I, ZERO = "image_to_text_recall@1", "text_to_image_recall@1", "zero_shot_
 ALL = ("clip+soft", "clip+match", "clip+mlm", "lightclip", "clip+nn", "clip+xnn", "clip-ping", "lightclip-ping")
 MAIN = ("clip", "lightclip", "clip-ping", "lightclip-ping")
 PAPER = {"image_to_text_recall@1": 10.7, "text_to_image_recall@1": 5.7, "zero_shot_top1": 5.5}  # CLIP-PING's abstract
+PAIR = ("clip", "clip-ping")  # what is trained with each of these sizes
 SIZES = {4096: "-4k", 16_384: "", 65_536: "-64k"}
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    undefined=jinja2.StrictUndefined, autoescape=False,
+)  # fmt: skip
 BEGIN, END = "<!-- made by tools/pages.py -->", "<!-- end -->"
 
 
@@ -181,12 +186,27 @@ def sizes() -> str:
     """What clip-ping gains over clip, by the number of pairs."""
     rows = [["pairs", *(f"{pairs:,}" for pairs in SIZES)]]
     for figure in (I2T, T2I, ZERO):
-        for name in ("clip", "clip-ping"):
+        for name in PAIR:
             found = [level(kept_runs(f"{name}-laptop{tail}"), "new_scenes", figure) for tail in SIZES.values()]
             rows.append([f"{COLUMNS[figure]}, `{name}`", *map(str, found)])
         told = [gain(f"clip-ping-laptop{tail}", f"clip-laptop{tail}", figure) for tail in SIZES.values()]
         rows.append([f"{COLUMNS[figure]}, gain", *map(str, told)])
     return as_markdown(rows)
+
+
+def change(figure: str) -> Gain:
+    """By how many points clip-ping gains more over clip of the most pairs than of the fewest; of equal seeds."""
+    few, *_, many = SIZES.values()
+    clip_few, ping_few, clip_many, ping_many = values([f"{name}-laptop{tail}" for tail in (few, many) for name in PAIR], figure)
+    gained = [[b - a for a, b in zip(*pair, strict=True)] for pair in ((clip_many, ping_many), (clip_few, ping_few))]
+    return gain_of(*gained)
+
+
+def changes() -> str:
+    """Does what clip-ping gains shrink with more pairs, or hold, or grow? Figure by figure."""
+    words = {-1: "it shrinks", 0: "these seeds cannot tell whether it shrinks or holds", 1: "it grows"}
+    found = {figure: change(figure) for figure in (I2T, T2I, ZERO)}
+    return "; ".join(f"{COLUMNS[figure]} {each} points: {words[each.sign]}" for figure, each in found.items())
 
 
 def races(bench: Bench) -> str:
@@ -267,9 +287,7 @@ def _prices_chart(bench: Bench) -> plots.Chart:
 
 
 def _sizes_chart() -> plots.Chart:
-    lines = {
-        name: {pairs: values([f"{name}-laptop{tail}"], I2T)[0] for pairs, tail in SIZES.items()} for name in ("clip", "clip-ping")
-    }
+    lines = {name: {pairs: values([f"{name}-laptop{tail}"], I2T)[0] for pairs, tail in SIZES.items()} for name in PAIR}
     gap = {pairs: gain(f"clip-ping-laptop{tail}", f"clip-laptop{tail}", I2T) for pairs, tail in SIZES.items()}
     return charts.by_size(lines, gap, "image→text R@1 (%)")
 
@@ -296,14 +314,40 @@ def _limits(values: Sequence[float]) -> str:
     return f"{min(values):,.0f} and {max(values):,.0f}"
 
 
+def vocabulary(bench: Bench) -> dict[str, object]:
+    """What templates may name: values, and functions that say it in words where runs are not whole."""
+    made = bench.provenance
+    long = storage.read_json(study.FOLDER / "memory.json")
+    trainer, readers = zip(*(row[1:] for row in long["rows"] if row[0] >= 500), strict=True)
+    waits = bench.facts[peers.WAITS]
+    found: dict[str, object] = {
+        "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
+        "judged": lambda claim: judged(claim, bench), "whole": whole,
+        "note": note, "depths": depths, "costs": lambda: costs(bench),
+        "sizes": sizes, "changes": changes, "rates": rates, "untouched": untouched, "sure": sure, "races": lambda: races(bench),
+        "growths": lambda: growths(bench), "race": bench.races.__getitem__,
+        "stems": [stem for stem in read_study().seeds if whole(stem)],
+        "summary": lambda stem: as_markdown(summary(kept_runs(stem))),
+        "comparison": lambda names, figures, split="new_scenes": as_markdown(comparison(stems_of(names), figures, split)),
+        "gains": lambda names, figures, split="new_scenes", over="clip": as_markdown(
+            gains(stems_of(names), stem_of(over), figures, split)
+        ),
+        "gain": lambda name, figure, over="clip", split="new_scenes": gain(stem_of(name), stem_of(over), figure, split),
+        "both_ways": both_ways, "beside_paper": beside_paper, "per_minute": lambda name: per_minute(name, bench),
+        "all_recipes": ALL, "main_recipes": MAIN, "vit_stems": [f"{name}-laptop-vit" for name in MAIN],
+        "bench_about": f"{made['machine']['processor']}, {made['machine']['threads']} threads, torch "
+        f"{made['packages']['torch']}, commit `{commit_of(made)}`",
+        "waits": lambda: f"{median(waits):.1%} ({min(waits):.1%} to {max(waits):.1%})",
+        "memory": {"trainer": _limits(trainer), "readers": _limits(readers), "epochs": long["epochs"], "count": long["workers"]},
+        "same_places": f"{bench.facts[peers.SAME][0]:.4%}", "search_memory": f"{bench.facts[peers.HELD][0]:,.0f}",
+        "I2T": I2T, "T2I": T2I, "ZERO": ZERO,
+    }  # fmt: skip
+    return {name: _guarded(value) if callable(value) else value for name, value in found.items()}
+
+
 def pages() -> dict[Path, bytes]:
     """Every file that is made here, by its path: the bytes that it should have."""
     bench = load_bench(study.FOLDER / "bench.json")
-    made = bench.provenance
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined, autoescape=False,
-    )  # fmt: skip
     out: dict[Path, bytes] = {}
     drawings: dict[str, Callable[[], plots.Chart]] = {
         "gains": _gains_chart,
@@ -317,33 +361,9 @@ def pages() -> dict[Path, bytes]:
         out[DOCS / f"{name}.png"] = plots.to_png(drawings[name]())
         return f"![{words}]({name}.png)"
 
-    long = storage.read_json(study.FOLDER / "memory.json")
-    trainer, readers = zip(*(row[1:] for row in long["rows"] if row[0] >= 500), strict=True)
-    waits = bench.facts[peers.WAITS]
-    found: dict[str, object] = {
-        "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
-        "judged": lambda claim: judged(claim, bench), "whole": whole,
-        "note": note, "depths": depths, "costs": lambda: costs(bench),
-        "sizes": sizes, "rates": rates, "untouched": untouched, "sure": sure, "races": lambda: races(bench),
-        "growths": lambda: growths(bench), "race": bench.races.__getitem__,
-        "stems": [stem for stem in read_study().seeds if whole(stem)],
-        "summary": lambda stem: as_markdown(summary(kept_runs(stem))),
-        "comparison": lambda names, figures, split="new_scenes": as_markdown(comparison(stems_of(names), figures, split)),
-        "gains": lambda names, figures, split="new_scenes": as_markdown(gains(stems_of(names), "clip-laptop", figures, split)),
-        "gains_of": lambda stems, over, figures: as_markdown(gains(stems, over, figures)),
-        "gain": lambda name, figure, over="clip", split="new_scenes": gain(stem_of(name), stem_of(over), figure, split),
-        "both_ways": both_ways, "beside_paper": beside_paper, "per_minute": lambda name: per_minute(name, bench),
-        "all_recipes": ALL, "main_recipes": MAIN, "vit_stems": [f"{name}-laptop-vit" for name in MAIN],
-        "bench_about": f"{made['machine']['processor']}, {made['machine']['threads']} threads, torch "
-        f"{made['packages']['torch']}, commit `{commit_of(made)}`",
-        "waits": lambda: f"{median(waits):.1%} ({min(waits):.1%} to {max(waits):.1%})",
-        "memory": {"trainer": _limits(trainer), "readers": _limits(readers), "epochs": long["epochs"], "count": long["workers"]},
-        "same_places": f"{bench.facts[peers.SAME][0]:.4%}", "search_memory": f"{bench.facts[peers.HELD][0]:,.0f}",
-        "figure": figure, "I2T": I2T, "T2I": T2I, "ZERO": ZERO,
-    }  # fmt: skip
-    found = {name: _guarded(value) if callable(value) else value for name, value in found.items()}
+    found = vocabulary(bench) | {"figure": _guarded(figure)}
     for template in sorted(TEMPLATES.glob("*.md.jinja")):
-        text = environment.get_template(template.name).render(found)
+        text = ENVIRONMENT.get_template(template.name).render(found)
         out[DOCS / template.name.removesuffix(".jinja")] = re.sub(r"\n{3,}", "\n\n", text.lstrip("\n")).encode()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = as_markdown(comparison(stems_of(MAIN), [I2T, T2I, ZERO, "alignment"]))
