@@ -2,11 +2,12 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from refresh_notebooks import clean
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -80,11 +81,6 @@ def test_it_has_three_exercises_or_more_rated_timed_and_open(path):
 
 def test_refreshing_cleans_what_a_run_leaves(path):
     """The refresh tool's cleaning is idempotent and drops times, widget state and views."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        from refresh_notebooks import clean
-    finally:
-        sys.path.pop(0)
     notebook = nbformat.read(path, as_version=4)
     before = json.dumps(notebook, sort_keys=True)
     clean(notebook)

@@ -14,33 +14,20 @@ import pytest
 from jinja2 import meta
 from PIL import Image
 
+import pages
+from claims import CLAIMS, verdict
+from lcl import study
 from lcl.results import COLUMNS
 from lcl.study import Gain, gain, kept_runs, level, read_study
+from refresh_notebooks import BEFORE, shows_results
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def _tool(name):
-    """A module of tools/, which are no package."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
-
-
 @pytest.fixture(scope="module")
-def pages():
-    return _tool("pages")
-
-
-@pytest.fixture(scope="module")
-def made(pages):
+def made():
     return pages.pages()
-
-
-CLAIMS = _tool("claims").CLAIMS
 
 
 def test_every_page_and_figure_is_that_of_the_results_to_the_byte(made):
@@ -58,14 +45,12 @@ def _same(path, data):
     return ours.shape == theirs.shape and np.abs(ours - theirs).mean() < 1
 
 
-def test_making_them_twice_gives_the_same_bytes(made, pages):
+def test_making_them_twice_gives_the_same_bytes(made):
     assert pages.pages() == made
 
 
-def test_another_figure_in_results_changes_the_pages(made, pages, monkeypatch):
+def test_another_figure_in_results_changes_the_pages(made, monkeypatch):
     """No test that cannot fail: one run a little better, and README, results and ledger say something else."""
-    from lcl import study
-
     kept = study.standing
 
     def better(stem):
@@ -80,9 +65,7 @@ def test_another_figure_in_results_changes_the_pages(made, pages, monkeypatch):
     assert {"README.md", "results.md", "figures.md", "claims.md", "gains.png", "prices.png"} <= changed
 
 
-def test_what_is_left_out_of_a_study_is_named_in_the_pages(pages, monkeypatch):
-    from lcl import study
-
+def test_what_is_left_out_of_a_study_is_named_in_the_pages(monkeypatch):
     kept, gone = study.standing, "clip-laptop-depth12"
 
     def half(stem):
@@ -99,7 +82,7 @@ def test_what_is_left_out_of_a_study_is_named_in_the_pages(pages, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["claims.md.jinja", "figures.md.jinja", "results.md.jinja"])
-def test_a_template_names_nothing_that_is_not_there(pages, name):
+def test_a_template_names_nothing_that_is_not_there(name):
     """Not even in a part that is left out as long as its runs are not there."""
     tree = pages.ENVIRONMENT.parse((pages.TEMPLATES / name).read_text(encoding="utf-8"))
     known = set(pages.vocabulary(pages.load_bench(ROOT / "results" / "bench.json"))) | {"figure"}
@@ -115,7 +98,7 @@ def test_a_template_names_nothing_that_is_not_there(pages, name):
     ],
     ids=["shrinks", "holds", "grows"],
 )
-def test_how_a_gain_changes_with_more_pairs_is_of_equal_seeds(pages, monkeypatch, few, many, mean, said):
+def test_how_a_gain_changes_with_more_pairs_is_of_equal_seeds(monkeypatch, few, many, mean, said):
     kept = {"clip-laptop-4k": (60, 62, 61), "clip-laptop-64k": (70, 71, 70)}
     kept |= {"clip-ping-laptop-4k": few, "clip-ping-laptop-64k": many}
     monkeypatch.setattr(pages, "values", lambda stems, figure: [kept[stem] for stem in stems])
@@ -139,10 +122,10 @@ UP, UNSURE, DOWN = Gain(2.0, 1.0, 3.0, 3), Gain(1.0, -1.0, 3.0, 3), Gain(-2.0, -
     ids=str,
 )
 def test_a_verdict_says_what_the_intervals_bear(found, said):
-    assert _tool("claims").verdict(found) == said
+    assert verdict(found) == said
 
 
-def test_a_page_names_every_recipe_whose_interval_leaves_zero(pages):
+def test_a_page_names_every_recipe_whose_interval_leaves_zero():
     told = pages.sure(pages.ALL, ["image_to_text_recall@1", "alignment"])
     for part, figure in zip(told.split(": ", 1)[1].split("; "), ("image_to_text_recall@1", "alignment"), strict=True):
         assert part.startswith(COLUMNS[figure])
@@ -182,7 +165,7 @@ def test_a_cell_of_the_ledger_is_there(cell):
     assert any(words in source for source in held), f"no cell below {heading!r} holds {words!r}"
 
 
-def test_the_ledger_covers_both_papers_and_says_what_is_whose(pages):
+def test_the_ledger_covers_both_papers_and_says_what_is_whose():
     text = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     assert [line.split(" · ")[1] for line in text.splitlines() if line.startswith("## ")] == [claim.title for claim in CLAIMS]
     assert {claim.paper.split(" (")[0] for claim in CLAIMS} == {"CLIP", "LightCLIP", "CLIP-PING", "ours"}
@@ -191,7 +174,7 @@ def test_the_ledger_covers_both_papers_and_says_what_is_whose(pages):
     assert "left out: " not in text or read_study().code is None  # but for what an old study had not
 
 
-def test_the_papers_own_gains_are_those_of_its_abstract(pages):
+def test_the_papers_own_gains_are_those_of_its_abstract():
     assert {COLUMNS[figure]: points for figure, points in pages.PAPER.items()} == {
         "image→text R@1": 10.7, "text→image R@1": 5.7, "zero-shot top-1": 5.5
     }  # fmt: skip
@@ -201,18 +184,13 @@ def test_the_papers_own_gains_are_those_of_its_abstract(pages):
         assert f"({here.mean:+.1f} to the paper's {paper:+.1f})" in told
 
 
-@pytest.fixture(scope="module")
-def refresh():
-    return _tool("refresh_notebooks")
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_tables_of_kept_runs_in_a_notebook_are_those_of_results(path, refresh):
+def test_tables_of_kept_runs_in_a_notebook_are_those_of_results(path):
     """Cells that need nothing but results/ are run again: they say what they said when the notebook was made, figures too."""
     shown: list[object] = []
     scope = {"display": shown.append}
-    exec(refresh.BEFORE, scope)
-    for cell in filter(refresh.shows_results, nbformat.read(path, as_version=4).cells):
+    exec(BEFORE, scope)
+    for cell in filter(shows_results, nbformat.read(path, as_version=4).cells):
         shown.clear()
         told, tree = io.StringIO(), ast.parse(cell.source)
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
@@ -247,8 +225,8 @@ def test_the_depths_that_a_notebook_prints_are_those_of_results():
         assert [" ".join(each.split()) for each in rows[depth]] == list(map(str, found))
 
 
-def test_there_are_tables_to_check(refresh):
-    shown = [path.stem[:2] for path in NOTEBOOKS if any(map(refresh.shows_results, nbformat.read(path, as_version=4).cells))]
+def test_there_are_tables_to_check():
+    shown = [path.stem[:2] for path in NOTEBOOKS if any(map(shows_results, nbformat.read(path, as_version=4).cells))]
     assert shown == ["04", "05", "06", "07", "09", "13"]
 
 

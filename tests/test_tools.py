@@ -3,12 +3,13 @@ the study trains what it says, once, and a cell made again is the kept one to th
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
+import slides
+import study
 from lcl import study as study_module
 from lcl.config import LclError, get_profile
 from lcl.provenance import code_key, processor, version
@@ -22,18 +23,8 @@ TORCH = version("torch").split("+")[0]
 MEASURED = read_json(ROOT / "results" / "notebooks.json")
 
 
-@pytest.fixture(scope="module")
-def slides():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import slides
-    finally:
-        sys.path.pop(0)
-    return slides
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_chapter_becomes_slides_that_need_no_network(path, slides):
+def test_a_chapter_becomes_slides_that_need_no_network(path):
     title, found = slides.slides_of(path)
     page = slides.PAGE.render(title=title, slides=found)
     cells = nbformat.read(path, as_version=4).cells
@@ -47,7 +38,7 @@ def test_a_chapter_becomes_slides_that_need_no_network(path, slides):
     assert "MATH0MATH" not in page and "$$" not in page
 
 
-def test_equations_become_mathml(slides):
+def test_equations_become_mathml():
     assert "<math" in slides.to_html(r"with $e^\tau$ and") and 'display="block"' in slides.to_html(r"$$L = \sum_i x_i$$")
 
 
@@ -69,17 +60,7 @@ def test_the_sheet_counts_the_exercises():
         assert re.search(rf"/{path.stem}\.ipynb\) \|.* \| {number} \|$", sheet, flags=re.M), path.stem
 
 
-@pytest.fixture(scope="module")
-def study():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import study
-    finally:
-        sys.path.pop(0)
-    return study
-
-
-def test_every_cell_is_something_that_can_be_trained(study):
+def test_every_cell_is_something_that_can_be_trained():
     """Each is understood by `lcl train`, no two are the same, and the main recipes have five seeds, the others three."""
     told = study.cells()
     assert len({tuple(options) for options in told.values()}) == len(told)
@@ -95,7 +76,7 @@ def test_every_cell_is_something_that_can_be_trained(study):
     assert {word for options in told.values() for word in [*options, *study.CHECKPOINTS] if word.startswith("--")} <= known
 
 
-def test_a_cell_is_kept_if_it_is_of_this_study_and_was_told_this(study, tmp_path, monkeypatch):
+def test_a_cell_is_kept_if_it_is_of_this_study_and_was_told_this(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     here, path = Study("c0de", "d", "2", {}), tmp_path / "clip-laptop-seed0.json"
     made = {"data": "d", "provenance": {"code": "c0de", "packages": {"torch": "2+cpu"}}, "told": ["--seed", "0"]}
@@ -109,21 +90,21 @@ def test_a_cell_is_kept_if_it_is_of_this_study_and_was_told_this(study, tmp_path
         assert study.kept("clip-laptop-seed0", ["--seed", "0"], here) == found, change
 
 
-def test_an_estimate_counts_steps_not_pauses(study, tmp_path, monkeypatch):
+def test_an_estimate_counts_steps_not_pauses(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     run = {"steps": 1000, "step_ms": 3600.0, "seconds": {"training": 1e6}}  # an hour of steps; somebody closed the lid
     (tmp_path / "clip-laptop-seed0.json").write_text(json.dumps(run))
     assert study.hours(["clip-laptop-seed0", "other"], workers=2) == pytest.approx(1.1)
 
 
-def test_a_training_that_fails_is_said_with_its_reason(study, tmp_path):
+def test_a_training_that_fails_is_said_with_its_reason(tmp_path):
     with pytest.raises(LclError, match="odd failed.*no recipe 'clipp'; did you mean"):
         study.train("odd", ["--profile", "smoke", "--recipe", "clipp"], Study("c0de", "d", "2", {}), tmp_path, tmp_path)
     assert not (tmp_path / "odd.json").exists()
 
 
 @pytest.mark.slow
-def test_a_cell_during_which_the_code_changed_is_thrown_away(study, tmp_path):
+def test_a_cell_during_which_the_code_changed_is_thrown_away(tmp_path):
     small = ["--profile", "smoke", "--pairs", "64", "--epochs", "1"]
     before = Study("what it was when the study began", open_world(get_profile("smoke").scenes).fingerprint, TORCH, {})
     with pytest.raises(LclError, match="trained while something changed .code .*thrown away"):
@@ -132,7 +113,7 @@ def test_a_cell_during_which_the_code_changed_is_thrown_away(study, tmp_path):
 
 
 @pytest.mark.slow
-def test_new_cells_wait_until_all_are_there_and_then_replace_the_old_study_in_one_go(study, tmp_path, monkeypatch, capsys):
+def test_new_cells_wait_until_all_are_there_and_then_replace_the_old_study_in_one_go(tmp_path, monkeypatch, capsys):
     small = ["--profile", "smoke", "--recipe", "clip", "--pairs", "64", "--epochs", "1", "--seed"]
     folder, old = tmp_path / "results", {"clip-laptop-seed0.json": "old", "gone-laptop-seed0.json": "old"}
     folder.mkdir()
@@ -159,7 +140,7 @@ def test_new_cells_wait_until_all_are_there_and_then_replace_the_old_study_in_on
 
 
 @pytest.mark.slow
-def test_a_cell_made_again_is_the_kept_one_to_the_bit(study, tmp_path):
+def test_a_cell_made_again_is_the_kept_one_to_the_bit(tmp_path):
     kept = read_json(FOLDER / "check.json")
     made = kept["provenance"]
     if (made["machine"]["processor"], made["packages"]["torch"]) != (processor(), version("torch")):

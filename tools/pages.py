@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import mean, median
 
 import jinja2
-from claims import CLAIMS, TRIED, Claim
 
+from claims import CLAIMS, TRIED, Claim
 from lcl import charts, peers, plots, storage, study
 from lcl.bench import Bench, load_bench
 from lcl.config import LclError
