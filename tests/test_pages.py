@@ -126,11 +126,28 @@ def test_a_verdict_says_what_the_intervals_bear(found, said):
 
 
 def test_a_page_names_every_recipe_whose_interval_leaves_zero():
-    told = pages.sure(pages.ALL, ["image_to_text_recall@1", "alignment"])
-    for part, figure in zip(told.split(": ", 1)[1].split("; "), ("image_to_text_recall@1", "alignment"), strict=True):
-        assert part.startswith(COLUMNS[figure])
+    figures = ("image_to_text_recall@1", "alignment")
+    lines = [line for line in pages.sure(pages.ALL, figures).splitlines() if line.startswith("- ")]
+    for line, figure in zip(lines, figures, strict=True):
+        assert line.startswith(f"- {COLUMNS[figure]}: ")
         for name in pages.ALL:
-            assert (f"`{name}`" in part) == (gain(f"{name}-laptop", "clip-laptop", figure).sign != 0), (name, figure)
+            assert (f"`{name}`" in line) == (gain(f"{name}-laptop", "clip-laptop", figure).sign != 0), (name, figure)
+
+
+@pytest.mark.parametrize(
+    ("signs", "said"),
+    [
+        ({"R@1": {"a": 1, "b": 1}}, "Intervals above zero:\n\n- R@1: `a`, `b`"),  # and there is no rest
+        (
+            {"R@1": {"a": 1, "b": 0}, "nDCG": {"a": 0, "b": -1}, "alignment": {"a": 0}},
+            "Intervals above zero:\n\n- R@1: `a`\n- nDCG: none (below zero: `b`)\n\nOf the rest these seeds cannot tell.",
+        ),
+        ({"R@1": {"a": 0}}, "Of no figure does an interval lie above zero.\n\nOf the rest these seeds cannot tell."),
+    ],
+    ids=["all", "some", "none"],
+)
+def test_what_intervals_leave_open_is_said_and_only_then(signs, said):
+    assert pages.in_words(signs) == said
 
 
 @pytest.mark.parametrize("name", sorted({name for claim in CLAIMS for name in claim.functions}))
