@@ -100,10 +100,10 @@ def _chance(run: dict, split: str, figure: str) -> float:
     return 100 * run["metrics"][split][figure]["chance"]
 
 
-def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table for a page: the first column left, the others right."""
+def as_markdown(rows: Sequence[Sequence[str]], words: bool = False) -> str:
+    """A table for a page: the first column left, the others right, or left if they hold words."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" + "|---:" * (len(rows[0]) - 1) + "|", *lines[1:]])
+    return "\n".join([lines[0], "|---" + ("|---" if words else "|---:") * (len(rows[0]) - 1) + "|", *lines[1:]])
 
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:

@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import pytest
 
 from lcl import results
+from lcl.bench import load_bench
 from lcl.config import LclError
 from lcl.results import as_markdown, as_text, comparison
 from lcl.storage import read_json
@@ -73,6 +74,35 @@ def test_words_find_their_things_and_guesses_need_the_image():
             for image in ("true_image", "no_image", "wrong_image")
         )
         assert true - none >= 40 and true - wrong >= 40
+
+
+# --- what the page on results says without a figure
+
+
+def test_of_lightclips_levels_the_token_level_buys_most_on_new_scenes():
+    for figure in (I2T, T2I, "alignment"):
+        assert above("clip+match", figure).mean > max(above(name, figure).mean for name in ("clip+soft", "clip+mlm"))
+
+
+def test_neighbours_lift_zero_shot_most():
+    assert above("clip-ping", ZERO).mean > max(above("clip-ping", figure).mean for figure in (I2T, T2I))
+
+
+def test_a_wrong_image_makes_guesses_no_better_than_chance():
+    for stem in ("clip+mlm-laptop", "lightclip-laptop"):
+        for run in kept_runs(stem):
+            found = run["metrics"]["new_scenes"]["masked_word_wrong_image"]
+            assert found["value"] <= found["chance"]
+
+
+def test_what_clip_ping_costs_is_the_banks_and_what_lightclip_costs_its_steps():
+    """Of the minutes of a first training."""
+    bench = load_bench(ROOT / "results" / "bench.json")
+    banks, steps = bench.races["banks"], median(bench.races["recipe-clip"].ours) * kept_runs("clip-laptop")[0]["steps"]
+    once = median(banks.ours) * 16_384 / banks.amount
+    longer = {name: bench.races[f"recipe-{name}"].longer.middle for name in ("clip-ping", "lightclip", "lightclip-ping")}
+    assert once > 4 * steps * abs(longer["clip-ping"] - 1) and longer["clip-ping"] < 1.15
+    assert min(longer["lightclip"], longer["lightclip-ping"]) > 1.2
 
 
 def test_a_comparison_says_what_was_not_measured(monkeypatch):

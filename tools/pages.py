@@ -29,6 +29,14 @@ I2T, T2I, ZERO = "image_to_text_recall@1", "text_to_image_recall@1", "zero_shot_
 ALL = ("clip+soft", "clip+match", "clip+mlm", "lightclip", "clip+nn", "clip+xnn", "clip-ping", "lightclip-ping")
 MAIN = ("clip", "lightclip", "clip-ping", "lightclip-ping")
 PAPER = {"image_to_text_recall@1": 10.7, "text_to_image_recall@1": 5.7, "zero_shot_top1": 5.5}  # CLIP-PING's abstract
+SPLITS = {
+    "new_scenes": "new scenes", "unseen_pairs": "unseen pairs of known things", "unseen_drawings": "an unseen hand",
+    "unseen_concepts": "unseen things",
+}  # fmt: skip
+BUYS = {
+    I2T: "image→text", T2I: "text→image", ZERO: "zero-shot", "category_top1": "zero-shot category",
+    "probe_concept": "linear probe", "probe_category": "linear probe of the category", "alignment": "pointing",
+}  # fmt: skip
 PAIR = ("clip", "clip-ping")  # what is trained with each of these sizes
 SIZES = {4096: "-4k", 16_384: "", 65_536: "-64k"}
 ENVIRONMENT = jinja2.Environment(
@@ -134,26 +142,27 @@ def _recall(run: dict) -> float:
     return 100 * mean(run["metrics"]["new_scenes"][figure]["value"] for figure in (I2T, T2I))
 
 
-def sure(names: Sequence[str], figures: Sequence[str], split: str = "new_scenes", over: str = "clip") -> str:
-    """Which intervals of gains over another recipe lie above zero, and which below, figure by figure, as a list."""
-    signs = {}
-    for figure in figures:
-        measured = [stem for stem in stems_of(names) if level(kept_runs(stem), split, figure)]
-        signs[COLUMNS[figure]] = {short(stem): gain(stem, stem_of(over), figure, split).sign for stem in measured}
-    return in_words(signs)
+def bought(names: Sequence[str], splits: Sequence[str] = tuple(SPLITS), over: str = "clip") -> str:
+    """What recipes buy beyond another, in words: a row a recipe, a column a split, of figures whose interval leaves zero."""
+    rows, intervals = [["objective", *(SPLITS[split] for split in splits)]], 0
+    for stem in stems_of(names):
+        cells = []
+        for split in splits:
+            measured = [figure for figure in BUYS if level(kept_runs(stem), split, figure)]
+            cells.append(in_words({BUYS[figure]: gain(stem, stem_of(over), figure, split).sign for figure in measured}))
+            intervals += len(measured)
+        rows.append([f"`{short(stem)}`", *cells])
+    luck = f"Were all gains none, about {0.05 * intervals:.0f} of them would leave zero by chance."
+    return f"{as_markdown(rows, words=True)}\n\nThese are {intervals} intervals. {luck}"
 
 
-def in_words(signs: dict[str, dict[str, int]]) -> str:
-    """The same of {figure: {recipe: 1 where the interval lies above zero, -1 below, 0 where zero lies in it}}."""
-    lines = []
-    for figure, found in signs.items():
-        up, down = (", ".join(f"`{name}`" for name, sign in found.items() if sign == side) for side in (1, -1))
-        if up or down:
-            lines.append(f"- {figure}: {up or 'none'}" + (f" (below zero: {down})" if down else ""))
-    told = ["Intervals above zero:", "\n".join(lines)] if lines else ["Of no figure does an interval lie above zero."]
-    if any(0 in found.values() for found in signs.values()):
-        told.append("Of the rest these seeds cannot tell.")
-    return "\n\n".join(told)
+def in_words(signs: dict[str, int]) -> str:
+    """The same of {what: 1 where the interval lies above zero, -1 below, 0 where zero lies in it}."""
+    both = {"image→text", "text→image"}
+    up, down = ([what for what, sign in signs.items() if sign == side] for side in (1, -1))
+    if both <= set(up):
+        up = ["retrieval", *(what for what in up if what not in both)]
+    return ", ".join([*up, *(f"*less* {what}" for what in down)]) or "nothing that could be told"
 
 
 def untouched(name: str, figure: str) -> Gain:
@@ -342,7 +351,8 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
         "judged": lambda claim: judged(claim, bench), "whole": whole,
         "note": note, "depths": depths, "costs": lambda: costs(bench),
-        "sizes": sizes, "changes": changes, "rates": rates, "untouched": untouched, "sure": sure, "races": lambda: races(bench),
+        "sizes": sizes, "changes": changes, "rates": rates, "untouched": untouched, "bought": bought,
+        "races": lambda: races(bench),
         "growths": lambda: growths(bench), "race": bench.races.__getitem__,
         "stems": [stem for stem in read_study().seeds if whole(stem)],
         "summary": lambda stem: as_markdown(summary(kept_runs(stem))),
