@@ -8,10 +8,12 @@ import pytest
 
 from lcl import results
 from lcl.bench import load_bench
-from lcl.config import LclError
+from lcl.config import LclError, VisionConfig, get_profile
+from lcl.language import make_language
 from lcl.results import as_markdown, as_text, comparison
 from lcl.storage import read_json
 from lcl.study import Gain, gain, kept_runs, level
+from lcl.vision import make_vision
 
 ROOT = Path(__file__).resolve().parent.parent
 I2T, T2I, ZERO = "image_to_text_recall@1", "text_to_image_recall@1", "zero_shot_top1"
@@ -82,6 +84,18 @@ def test_words_find_their_things_and_guesses_need_the_image():
 def test_of_lightclips_levels_the_token_level_buys_most_on_new_scenes():
     for figure in (I2T, T2I, "alignment"):
         assert above("clip+match", figure).mean > max(above(name, figure).mean for name in ("clip+soft", "clip+mlm"))
+
+
+def test_towers_have_as_many_parameters_as_is_said():
+    def millions(tower) -> str:
+        return f"{sum(weights.numel() for weights in tower.parameters()) / 1e6:.2f} million"
+
+    model = get_profile("laptop").model
+    said = f"conv tower of {millions(make_vision(model.vision))} and a text transformer of {millions(make_language(model.language))}"
+    for path in ("README.md", "docs/results.md"):
+        assert said in " ".join((ROOT / path).read_text(encoding="utf-8").split())
+    vit = make_vision(VisionConfig(tower="vit", image_size=64, width=192, depth=4, heads=3, patch_size=16))
+    assert f"ViT of {millions(vit)}" in (ROOT / "tools" / "pages" / "results.md.jinja").read_text(encoding="utf-8")
 
 
 def test_neighbours_lift_zero_shot_most():
