@@ -91,7 +91,8 @@ def test_towers_have_as_many_parameters_as_is_said():
         return f"{sum(weights.numel() for weights in tower.parameters()) / 1e6:.2f} million"
 
     model = get_profile("laptop").model
-    said = f"conv tower of {millions(make_vision(model.vision))} and a text transformer of {millions(make_language(model.language))}"
+    conv, text = millions(make_vision(model.vision)), millions(make_language(model.language))
+    said = f"conv tower of {conv} and a text transformer of {text}"
     for path in ("README.md", "docs/results.md"):
         assert said in " ".join((ROOT / path).read_text(encoding="utf-8").split())
     vit = make_vision(VisionConfig(tower="vit", image_size=64, width=192, depth=4, heads=3, patch_size=16))
