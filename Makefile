@@ -56,10 +56,10 @@ results: setup
 	$(BIN)/python tools/pages.py
 	$(BIN)/python tools/refresh_notebooks.py --results
 
-# About a quarter of an hour, which nothing else should disturb. `make bench OUT=results/bench.json` replaces the course's own figures.
+# About half an hour, which nothing else should disturb; on the CPU. `make bench OUT=results/bench.json` replaces the course's own figures.
 OUT ?= build/bench.json
 bench: setup tools
-	$(BIN)/lcl bench --out $(OUT)
+	CUDA_VISIBLE_DEVICES= $(BIN)/lcl bench --out $(OUT)
 
 # For those who change the course: run every notebook in the laptop profile and keep clean outputs, and what they learn.
 notebooks: setup

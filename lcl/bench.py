@@ -13,7 +13,7 @@ import torch
 from lcl import peers, storage
 from lcl.config import LclError, get_profile, require
 from lcl.growth import Growth, growths
-from lcl.provenance import processor, provenance
+from lcl.provenance import processor, provenance, version
 from lcl.races import Race
 from lcl.scenes import open_world
 
@@ -33,7 +33,12 @@ class Bench:
 
 
 def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
-    """Measure everything, `repeats` rounds of each; `tell` is given a line as soon as something is known."""
+    """Measure everything, `repeats` rounds of each; `tell` is given a line as soon as something is known.
+
+    Raises LclError where torch sees an accelerator: ours would run on it, and some peers would not.
+    """
+    hidden = not torch.cuda.is_available()
+    require(hidden, "the races are run on the CPU; hide the accelerator from them: `CUDA_VISIBLE_DEVICES= lcl bench`.")
     started, facts = time.perf_counter(), {}
     races: dict[str, Race] = {}
     grown: dict[str, Growth] = {}
@@ -57,7 +62,9 @@ def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
         tell(str(growth))
     for name, values in facts.items():
         tell(f"{name}: {', '.join(f'{value:.4g}' for value in values)}")
-    return Bench(races, grown, facts, repeats, round((time.perf_counter() - started) / 60, 1), provenance())
+    made = provenance()
+    made["packages"] |= {package: version(package) for package in peers.PACKAGES}
+    return Bench(races, grown, facts, repeats, round((time.perf_counter() - started) / 60, 1), made)
 
 
 def save_bench(path: Path, bench: Bench) -> None:

@@ -1,4 +1,7 @@
-"""Speed beside trusted peers: what each race compares, and how. `bench` runs them."""
+"""Speed beside trusted peers: what each race compares, and how. `bench` runs them.
+
+All on the CPU: some peers know nothing else, and `bench` hides an accelerator from the others.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from lcl.collection import Collection
 from lcl.config import LanguageConfig, ModelConfig, TrainConfig, VisionConfig, get_profile
 from lcl.contrastive import info_nce
 from lcl.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
-from lcl.feeds import batches, one_thread
+from lcl.feeds import AHEAD, batches, one_thread
 from lcl.matching import SOLVERS, exact
 from lcl.model import Clip
 from lcl.neighbours import BLOCK, KEPT, nearest_neighbours
@@ -32,6 +35,10 @@ from lcl.text import BEGIN, END, PAD, SPECIAL, Tokenizer, Tokens
 from lcl.training import Step, Training, make_optimizer, open_teacher, train_tokenizer
 
 BATCH = 256
+PACKAGES = (  # whose versions a bench names beside those of every provenance
+    "open_clip_torch", "lightly", "webdataset", "pillow", "scipy", "torch-linear-assignment", "sentence-transformers",
+    "faiss-cpu",
+)  # fmt: skip
 WAITS = "share of a laptop step that waits for 256-pixel shards"
 SAME = "neighbours: share of places that are the same as FAISS's"
 HELD = "neighbours: MiB at most beside the bank"
@@ -64,7 +71,7 @@ def our_step(config: ModelConfig, images: torch.Tensor, tokens: Tokens) -> Calla
 
 
 def open_clip_step(config: ModelConfig, images: torch.Tensor, tokens: Tokens) -> Callable[[], None]:
-    """The same with open_clip's towers of the same size, and its loss."""
+    """The same with open_clip's towers of the same size, and its loss. Its ViT has a class token more, whatever it pools."""
     import open_clip
 
     vision, language = config.vision, config.language
@@ -122,23 +129,36 @@ def padded(tokens: Tokens, length: int) -> Tokens:
     )
 
 
+def of_median_length(tokens: Tokens, number: int) -> list[int]:
+    """The first rows, at most `number`, whose texts are as long as the median: together they need no padding."""
+    lengths = tokens.mask.sum(1)
+    return (lengths == lengths.median()).nonzero().flatten()[:number].tolist()
+
+
 def training_step(world: World, repeats: int) -> Iterator[Race]:
     """A step beside others': ViT, 64 pixels, patches of 16, width 192, depth 4; text of width 192, depth 2."""
     laptop = get_profile("laptop")
     config = ModelConfig(VisionConfig("vit", width=192, depth=4, heads=3), LanguageConfig(width=192, depth=2, heads=3))
+    context, tokenizer = config.language.context_length, train_tokenizer(world, laptop)
     pairs = world.pairs("train", range(BATCH))
-    tokens = train_tokenizer(world, laptop).encode(pairs.captions, config.language.context_length)
-    widest = padded(tokens, config.language.context_length)
-    alike, own = "training step, both padded to the longest of the batch", "training step, each padded as it pads"
-    wide = "its text tower takes one length alone, 48 tokens"
-    for key, what, name, make, theirs, note in (
-        ("step-open_clip", own, "open_clip", open_clip_step, widest, wide),
-        ("step-open_clip-alike", alike, "open_clip", open_clip_step, tokens, ""),
-        ("step-transformers-alike", alike, "transformers", transformers_step, tokens, ""),
+    tokens = tokenizer.encode(pairs.captions, context)
+    many = tokenizer.encode([world.scene("train", row).caption for row in range(16 * BATCH)], context)
+    rows = of_median_length(many, BATCH)
+    even_images, even = world.pairs("train", rows).images, many[rows]
+    own, alike = "training step, each padded as it pads", "training step, both padded to the longest of the batch"
+    none = f"training step, captions of {even.ids.shape[1]} tokens each, so that nobody pads"
+    wide = f"the peer's text tower takes one length alone, {context} tokens; ours leaves out padding"
+    leaves, token = "ours leaves out padding", "the peer's ViT has a class token more"
+    for key, what, name, make, images, our_tokens, theirs, note in (
+        ("step-open_clip", own, "open_clip", open_clip_step, pairs.images, tokens, padded(tokens, context), wide),
+        ("step-open_clip-alike", alike, "open_clip", open_clip_step, pairs.images, tokens, tokens, leaves),
+        ("step-open_clip-even", none, "open_clip", open_clip_step, even_images, even, even, token),
+        ("step-transformers-alike", alike, "transformers", transformers_step, pairs.images, tokens, tokens, leaves),
+        ("step-transformers-even", none, "transformers", transformers_step, even_images, even, even, token),
     ):
         torch.manual_seed(0)
-        ours, peer = our_step(config, pairs.images, tokens), make(config, pairs.images, theirs)
-        yield race(key, what, name, "pairs/s", BATCH, ours, peer, repeats, note=note)
+        ours, peer = our_step(config, images, our_tokens), make(config, images, theirs)
+        yield race(key, what, name, "pairs/s", len(images), ours, peer, repeats, note=note)
 
 
 def losses(repeats: int, number: int = 1024, width: int = 256) -> Iterator[Race]:
@@ -184,7 +204,7 @@ def rendering(world: World, repeats: int) -> Iterator[Race]:
 def matching(repeats: int) -> Iterator[Race]:
     """The matching of a step of lightclip, 256 pairs and 4 negatives each way: 12 words, 64 patches.
 
-    Each solver beside scipy's alone, which is told the same costs and knows no dustbin; and the exact one beside
+    Each solver beside scipy's alone, which is told the same costs, none dearer than the dustbin; and the exact one beside
     torch-linear-assignment where it is installed (on a CPU that is a loop over scipy's; its own is for GPUs).
     """
     from scipy.optimize import linear_sum_assignment
@@ -200,31 +220,32 @@ def matching(repeats: int) -> Iterator[Race]:
             linear_sum_assignment(problem)
 
     notes = {
-        "exact": "also seeks what is not finite, knows padding and the dustbin",
+        "exact": "also seeks what is not finite, leaves out padding, says who went to the dustbin and who to which patch",
         "sinkhorn": "up to 3,000 rounds over every problem; has gradients, and is meant for GPUs",
         "nearest": "no assignment: several words may take the same patch",
     }
     for name, solve in SOLVERS.items():
         what = f"matching 12 words with 64 patches, solver {name}"
         work = lambda solve=solve: solve(cost, real, settings.price)  # noqa: E731
-        yield race(f"matching-{name}", what, "scipy alone", "problems/s", problems, work, plain, repeats, 1, notes[name])
+        times = 1 if name == "sinkhorn" else 10  # seconds; the others take milliseconds
+        yield race(f"matching-{name}", what, "scipy alone", "problems/s", problems, work, plain, repeats, times, notes[name])
     if importlib.util.find_spec("torch_linear_assignment"):
         from torch_linear_assignment import batch_linear_assignment
 
         yield race(
             "matching-torch-linear-assignment", "matching 12 words with 64 patches, solver exact", "torch-linear-assignment",
             "problems/s", problems, lambda: exact(cost, real, settings.price),
-            lambda: batch_linear_assignment(cost.clamp(max=settings.price)), repeats, 1,
+            lambda: batch_linear_assignment(cost.clamp(max=settings.price)), repeats, 10,
             "on a CPU a loop over scipy's; its own solver is for GPUs",
         )  # fmt: skip
 
 
-def bank_building(world: World, repeats: int) -> Iterator[Race]:
-    """Both banks of 512 scenes beside a plain loop: the same models as they come, in float32, batches of 64 in order.
+def bank_building(world: World, repeats: int, number: int = 512) -> Iterator[Race]:
+    """Both banks of some scenes beside a plain loop: the same models as they come, in float32, batches of 64 in order.
 
     And captions beside the library's own `encode` as it is by default, which ours calls with other batches.
     """
-    pairs = world.pairs("train", range(512))
+    pairs = world.pairs("train", range(number))
     images, texts = ImageEncoder(), TextEncoder()
     plain, sentences = load_image_model(images.name, images.size), load_text_model(texts.name, "cpu")
 
@@ -328,11 +349,13 @@ def recipe_steps(world: World, repeats: int, steps: int = 8) -> Iterator[Race]:
         training.learner.train()
         training.take_step(shown[0], 0)
     rounds = []
+    turns = list(trainings)
     for _ in range(repeats):
         laps: dict[str, list[float]] = {name: [] for name in trainings}
         for batch in shown:
-            for name, training in trainings.items():
-                laps[name].append(seconds(lambda training=training, batch=batch: training.take_step(batch, 0)))
+            for name in turns:
+                laps[name].append(seconds(lambda name=name, batch=batch: trainings[name].take_step(batch, 0)))
+            turns = turns[3:] + turns[:3]  # nobody always follows the same one: what it left in the caches is its own
         of_clip = statistics.median(laps["clip"])
         ratios = {name: [own / clip for own, clip in zip(times, laps["clip"], strict=True)] for name, times in laps.items()}
         rounds.append({name: of_clip * statistics.median(each) for name, each in ratios.items()})
@@ -340,55 +363,76 @@ def recipe_steps(world: World, repeats: int, steps: int = 8) -> Iterator[Race]:
         own, clips = (tuple(lap[which] for lap in rounds) for which in (name, "clip"))
         yield Race(
             f"recipe-{name}", f"step of {name}", "a step of clip", "pairs/s", settings.batch_size, own, clips,
-            "at inference nothing is added",
+            "seconds are clip's, times the median of the batches' ratios; at inference nothing is added",
         )  # fmt: skip
 
 
 def streaming(repeats: int, facts: Facts, number: int = 4096, workers: int = 2) -> Iterator[Race]:
-    """Shards of 256-pixel JPEGs to batches, pictures and tokens, beside plain WebDataset with Pillow; and how long steps wait."""
-    import webdataset
+    """Shards of 256-pixel JPEGs to batches, pictures and tokens, beside plain WebDataset with Pillow; and what reading costs.
 
+    A collection sets pairs aside, so that the peer has tars of its own, which hold as many as ours reads.
+    """
     with tempfile.TemporaryDirectory() as folder:
         large = open_world(dataclasses.replace(get_profile("laptop").scenes, size=256))
-        tars = write_shards(Path(folder), scene_samples(large, range(number)), {}, rows=512)
-        shards = open_shards(Path(folder))
-        paths = [str(Path(folder) / name) for name in tars]
-        each = sum(tar["bytes"] for tar in tars.values()) / number / 1024
+        write_shards(Path(folder) / "ours", scene_samples(large, range(number)), {}, rows=512)
+        shards = open_shards(Path(folder) / "ours")
         tokenizer = Tokenizer.train([shards.caption(row) for row in range(number)], 2048, shards.fingerprint)
+        count = len(Collection(shards, 64)) // 128 * 128
+        tars = write_shards(Path(folder) / "peer", scene_samples(large, range(count)), {}, rows=count // 8)
+        paths = [str(Path(folder) / "peer" / name) for name in tars]
+        each = sum(tar["bytes"] for tar in tars.values()) / count / 1024
         for size in (64, 128):
-            pairs = Collection(shards, size)
-            config = TrainConfig(pairs=len(pairs) // 128 * 128, epochs=1)
-
-            def ours(pairs=pairs, config=config) -> None:
-                for batch in batches(pairs, tokenizer, config, 48, 0, "cpu", workers=workers):
-                    assert batch.images.shape[0] == 128
-
-            def reduce(image: Image.Image, size=size) -> torch.Tensor:
-                return torch.from_numpy(np.array(image.convert("RGB").resize((size, size), Image.BICUBIC)).transpose(2, 0, 1))
-
-            def together(rows: list, reduce=reduce) -> tuple[torch.Tensor, Tokens]:
-                return torch.stack([image for image, _ in rows]), tokenizer.encode([caption for _, caption in rows], 48)
-
-            def plain(reduce=reduce, together=together, count=config.pairs) -> None:
-                set_ = webdataset.WebDataset(paths, shardshuffle=False).shuffle(1000).decode("pil").to_tuple("jpg", "txt")
-                set_ = set_.map_tuple(reduce, lambda caption: caption).batched(128, collation_fn=together)
-                loader = webdataset.WebLoader(set_, batch_size=None, num_workers=workers, worker_init_fn=one_thread)
-                seen = 0
-                for images, _ in loader:
-                    seen += len(images)
-                assert seen >= count
-
+            ours = lambda size=size: list(our_stream(Collection(shards, size), tokenizer, count, workers))  # noqa: E731
+            peer = lambda size=size: list(plain_stream(paths, tokenizer, size, workers))  # noqa: E731
+            for stream in (ours(), peer()):
+                seen = sum(stream)
+                assert seen == count, f"{seen} pairs of {count}"
             what = f"JPEGs of 256 pixels and {each:.0f} KiB to batches of {size} pixels"
-            yield race(f"stream-{size}", what, "plain WebDataset", "pairs/s", config.pairs, ours, plain, repeats, times=1)
-        facts[WAITS] = data_wait(Collection(shards, 64), repeats)
+            note = "ours decodes a JPEG at the smallest scale that is large enough, the peer in full"
+            yield race(f"stream-{size}", what, "plain WebDataset", "pairs/s", count, ours, peer, repeats, times=1, note=note)
+        yield reading(Collection(shards, 64), repeats, facts)
 
 
-def data_wait(pairs: Collection, repeats: int) -> list[float]:
-    """The share of a laptop training's time that passes until batches are there, read by workers as of a large data set."""
+def our_stream(pairs: Collection, tokenizer: Tokenizer, count: int, workers: int) -> Iterator[int]:
+    """One epoch of batches, pictures and tokens, as a training gets them: of each, how many pairs it holds."""
+    config = TrainConfig(pairs=count, epochs=1)
+    for batch in batches(pairs, tokenizer, config, 48, 0, "cpu", workers=workers):
+        yield len(batch.images)
+
+
+def plain_stream(tars: Sequence[str], tokenizer: Tokenizer, size: int, workers: int) -> Iterator[int]:
+    """The same as WebDataset is used out of the box, with Pillow."""
+    import webdataset
+
+    def reduce(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(image.convert("RGB").resize((size, size), Image.BICUBIC)).transpose(2, 0, 1))
+
+    def together(rows: list) -> tuple[torch.Tensor, Tokens]:
+        return torch.stack([image for image, _ in rows]), tokenizer.encode([caption for _, caption in rows], 48)
+
+    pairs = webdataset.WebDataset(tars, shardshuffle=False).shuffle(1000).decode("pil").to_tuple("jpg", "txt")
+    pairs = pairs.map_tuple(reduce, lambda caption: caption).batched(128, collation_fn=together)
+    ahead = {"prefetch_factor": AHEAD} if workers else {}
+    loader = webdataset.WebLoader(pairs, batch_size=None, num_workers=workers, worker_init_fn=one_thread, **ahead)
+    for images, _ in loader:
+        yield len(images)
+
+
+def reading(pairs: Collection, repeats: int, facts: Facts) -> Race:
+    """Laptop steps while two processes read for them, as of a large data set, beside steps on what lies in memory.
+
+    A step waits for its batch, and is slower as well, for who reads takes processors from it; the race counts both.
+    """
     laptop = get_profile("laptop")
-    settings = dataclasses.replace(laptop.training, pairs=len(pairs), epochs=3, evaluate_every=1000)
-    waited = []
+    settings = dataclasses.replace(laptop.training, pairs=len(pairs), epochs=2, evaluate_every=1000)
+    profile, took, waited = dataclasses.replace(laptop, training=settings), [], []
     for _ in range(repeats):
-        made = Training(dataclasses.replace(laptop, training=settings), pairs, device="cpu", workers=2)
-        waited.append([event.waited for event in made if isinstance(event, Step)][-1])
-    return waited
+        streamed, held = (
+            [event for event in Training(profile, pairs, device="cpu", workers=workers) if isinstance(event, Step)]
+            for workers in (2, 0)
+        )
+        waited.append(streamed[-1].waited)
+        took.append([statistics.median(step.seconds for step in steps) for steps in (streamed, held)])
+    facts[WAITS] = waited
+    what = "laptop steps while two processes read 256-pixel JPEGs for them"
+    return Race("reading", what, "pairs in memory", "pairs/s", settings.batch_size, *map(tuple, zip(*took, strict=True)))

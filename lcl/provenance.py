@@ -50,13 +50,15 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The checked-out commit, with "+changes" if files differ from it; None outside a checkout."""
+    """The checked-out commit, with "+changes" if Python files of the checkout differ from it; None where git does not know us:
+    outside a checkout, and installed into somebody else's."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "*.py") else "")
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ":/*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -124,6 +124,62 @@ def test_every_solver_and_every_recipe_has_its_race(small, world):
     assert steps[0].longer == Spread(1.0, 1.0, 1.0) and all(lap > 0 for each in steps for lap in each.ours)
 
 
+def test_who_compares_steps_pads_alike_or_not_at_all(small, world, monkeypatch):
+    """Every race of a step at its smallest; the even captions are rows of one length, with pictures of their own."""
+    seen = {}
+
+    def noted(name):
+        make = getattr(peers, name)
+
+        def made(config, images, tokens):
+            seen.setdefault(name, []).append((len(images), tokens.ids.shape, bool(tokens.mask.all())))
+            return make(config, images, tokens)
+
+        return made
+
+    for name in ("our_step", "open_clip_step", "transformers_step"):
+        monkeypatch.setattr(peers, name, noted(name))
+    found = {each.key: each for each in peers.training_step(world, 1)}
+    assert [*found] == [
+        "step-open_clip", "step-open_clip-alike", "step-open_clip-even", "step-transformers-alike", "step-transformers-even",
+    ]  # fmt: skip
+    ours, theirs = seen["our_step"], seen["open_clip_step"] + seen["transformers_step"]
+    assert theirs[0][1] == (4, 48) and ours[1:] == theirs[1:]  # each as it pads; then the same of both
+    assert ours[2][2] and ours[4][2] and not ours[1][2]
+    assert all(lap > 0 for each in found.values() for lap in (*each.ours, *each.peer))
+
+
+@pytest.mark.slow
+def test_streams_are_raced_over_the_same_number_of_pairs(small, world, monkeypatch):
+    monkeypatch.setattr(peers, "open_world", lambda scenes: world)  # whose pictures are drawn already
+    facts = {}
+    found = {each.key: each for each in peers.streaming(1, facts, number=170)}
+    assert [*found] == ["stream-64", "stream-128", "reading"]
+    assert found["stream-64"].amount == found["stream-128"].amount == 128  # of 170, some are set aside
+    assert 0 <= facts[peers.WAITS][0] < 1 and len(facts[peers.WAITS]) == 1
+    monkeypatch.setattr(peers, "plain_stream", lambda *arguments: iter([64]))
+    with pytest.raises(AssertionError, match="64 pairs of 128"):
+        list(peers.streaming(1, {}, number=170))
+
+
+@pytest.mark.slow
+def test_banks_renderers_and_neighbours_have_their_races(small, world):
+    assert [each.key for each in peers.rendering(world, 1)] == ["render"]
+    banks = list(peers.bank_building(world, 1, number=8))
+    assert [each.key for each in banks] == ["bank-images", "bank-captions", "bank-captions-encode", "banks"]
+    assert all(each.amount == 8 for each in banks)
+    facts = {}
+    near = list(peers.neighbour_search(1, facts, number=500, width=16))
+    assert [each.key for each in near] == ["neighbours-faiss", "neighbours-product"]
+    assert facts[peers.SAME][0] > 0.999 and facts[peers.HELD][0] > 0
+
+
+def test_nobody_races_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(LclError, match="hide the accelerator"):
+        bench.run(1)
+
+
 def test_memory_is_that_of_the_search_alone():
     """A search of 20,000 rows takes some blocks, not the matrix of all similarities, which would be 1,526 MiB."""
     assert 1 < peers.peak_memory(20_000, 64) < 300
@@ -165,3 +221,4 @@ def test_everything_is_run_and_told(monkeypatch):
     found = bench.run(1, told.append)
     assert len(found.races) == 8 and [*found.growths] == ["g"] and found.facts == {"share": [0.5]}
     assert len(told) == 1 + 8 + 1 + 1 and told[-1] == "share: 0.5" and found.provenance["code"]
+    assert found.provenance["packages"].keys() >= {"torch", *peers.PACKAGES} and found.provenance["packages"]["scipy"]

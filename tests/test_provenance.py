@@ -3,11 +3,13 @@
 import ast
 import re
 import shutil
+import subprocess
 
 import pytest
 from test_structure import imported as imports_of
 
-from lcl.provenance import HERE, LEARNS, code_key, imported, provenance
+import lcl.provenance
+from lcl.provenance import HERE, LEARNS, code_key, commit, imported, provenance
 
 LAYERS = (
     '"""Layers."""\n\nimport math  # for pi\n\n\ndef area(r):\n    """Of a circle."""\n'
@@ -97,10 +99,10 @@ def test_what_is_left_is_still_python():
 
     for path in sorted(HERE.glob("*.py")):
         source = path.read_text(encoding="utf-8")
-        try:
-            left = ast.parse(_statements(source))
-        except IndentationError:  # a class of nothing but its docstring
-            continue
+        bodies = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        if any(len(node.body) == 1 and ast.get_docstring(node) for node in bodies):
+            continue  # nothing is left of such a body
+        left = ast.parse(_statements(source))
         told = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
         assert len([node for node in ast.walk(left) if isinstance(node, ast.FunctionDef)]) == len(told), path.name
 
@@ -110,3 +112,26 @@ def test_provenance_says_where_and_with_what():
     assert re.fullmatch(r"[0-9a-f]{16}", found["code"]) and found["code"] == code_key()
     assert found["packages"]["torch"] and found["machine"]["cores"] >= 1
     assert found["commit"] is None or re.match(r"[0-9a-f]{40}", found["commit"])
+
+
+def test_the_commit_is_that_of_this_package_and_says_what_was_changed_anywhere(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    package = tmp_path / "lcl"
+    package.mkdir()
+    monkeypatch.setattr(lcl.provenance, "HERE", package)
+    (package / "provenance.py").write_text("")
+    assert commit() is None  # no checkout
+    git("init")
+    (tmp_path / "own.py").write_text("")
+    git("add", "own.py")
+    git("commit", "-m", "somebody's own work, in which the package is installed")
+    assert commit() is None
+    git("add", ".")
+    git("commit", "-m", "ours")
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "own.py").write_text("changed = True")  # beside the package: a tool, say
+    assert commit() == clean + "+changes"
