@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lcl.config import require
+from lcl.config import choose, require
 from lcl.evaluation import Figure
-from lcl.study import gain, level, shared, whole
+from lcl.study import gain_of, level, percent, shared, whole
 
 COLUMNS = {
     "image_to_text_recall@1": "image→text R@1",
@@ -34,8 +34,9 @@ def comparison(stems: Sequence[str], figures: Sequence[str], split: str = "new_s
     """Recipes beside each other: a row a figure, a column a recipe, chance in the last. The first row is a header.
 
     Of every recipe the same seeds, which are all that they have in common. A recipe whose runs are not whole is named and
-    left out. Raises LclError for a figure that none of them measured on this split.
+    left out. Raises LclError for a split or a figure that there is not, or that none of them measured.
     """
+    _known(figures)
     runs = shared(whole(stems))
     seeds = {run["seed"] for each in runs.values() for run in each}
     rows = [[f"{split}, {seeds_in_words(seeds)}", *(short(stem) for stem in runs), "chance"]]
@@ -50,20 +51,26 @@ def comparison(stems: Sequence[str], figures: Sequence[str], split: str = "new_s
 
 def gains(stems: Sequence[str], over: str, figures: Sequence[str], split: str = "new_scenes") -> list[list[str]]:
     """By how many points recipes are above another, with 95 % intervals: a row a recipe, a column a figure, after the number
-    of seeds that both have. The first row is a header. A figure that a recipe did not measure is a dash; a recipe whose runs
-    are not whole is named and left out.
+    of seeds that both have. The first row is a header. A figure that a recipe did not measure is a dash, and so is every one of
+    a single seed; a recipe whose runs are not whole is named and left out. Raises LclError for a split or a figure that there
+    is not.
     """
+    _known(figures)
     runs = whole([over, *stems])
     require(over in runs, f"the runs of {over} are not whole, so there is nothing to compare with.")
     rows = [[f"{split}, above {short(over)}", "seeds", *(COLUMNS[figure] for figure in figures)]]
     for stem in stems:
         if stem in runs:
             pair = shared({name: runs[name] for name in (stem, over)})
-            measured = [all(figure in run["metrics"][split] for each in pair.values() for run in each) for figure in figures]
-            cells = zip(figures, measured, strict=True)
-            told = (str(gain(stem, over, figure, split)) if there else "–" for figure, there in cells)
+            found = ([percent(pair[name], split, figure) for name in (stem, over)] for figure in figures)
+            told = (str(gain_of(ours, theirs)) if ours and theirs and len(ours) > 1 else "–" for ours, theirs in found)
             rows.append([short(stem), str(len(pair[stem])), *told])
     return rows
+
+
+def _known(figures: Sequence[str]) -> None:
+    for figure in figures:
+        choose("figure", figure, COLUMNS)
 
 
 def short(stem: str) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from lcl import storage
-from lcl.config import choose, from_dict, require
+from lcl.config import LclError, choose, from_dict, require
 
 FOLDER = Path(__file__).resolve().parent.parent / "results"
 MANIFEST = "study.json"
+RECALL = ("image_to_text_recall@1", "text_to_image_recall@1")
 AGAIN = "`make results` trains what is missing"
 log = logging.getLogger(__name__)
 
@@ -56,22 +57,32 @@ def differences(run: dict, study: Study) -> list[str]:
 def standing(stem: str) -> tuple[list[dict], str]:
     """The runs of a stem that count, each as its metrics.json, in order of their seeds; and what is wrong, if anything is.
 
-    All of the stem's seeds must be there, of the study's code, data and torch, and alike but for their seed; else none counts.
+    All of the stem's seeds must be there, whole, of the study's code, data and torch, and alike but for their seed; else none
+    counts.
     """
     study = read_study()
     choose("stem in the study", stem, study.seeds)
     paths = {seed: FOLDER / f"{stem}-seed{seed}.json" for seed in study.seeds[stem]}
     missing = [str(seed) for seed, path in paths.items() if not path.exists()]
-    found = {seed: storage.read_json(path) for seed, path in paths.items() if path.exists()}
     wrong = [f"seed {' and '.join(missing)} missing"] if missing else []
-    for seed, run in found.items():
-        other = differences(run, study)
-        wrong += [f"seed {seed} of other {' and '.join(other)}"] if other else []
-        wrong += [f"seed {run['seed']} under the name of seed {seed}"] if run["seed"] != seed else []
-    runs = list(found.values())
-    alike = all(run[key] == runs[0][key] for run in runs[1:] for key in ("profile", "recipe", "steps"))
-    wrong += [] if alike else ["its runs differ in more than their seed"]
+    runs = []
+    for seed, path in paths.items():
+        if path.exists():
+            try:
+                runs.append(storage.read_json(path))
+                wrong += [f"seed {seed} {each}" for each in _misfits(runs[-1], runs[0], seed, study)]
+            except (LclError, KeyError, TypeError, AttributeError):
+                wrong.append(f"seed {seed} damaged, in {path.name}")
     return ([], f"{stem}: {'; '.join(wrong)}") if wrong else (runs, "")
+
+
+def _misfits(run: dict, first: dict, seed: int, study: Study) -> list[str]:
+    """Why a run does not fit into the study, or beside the first of its stem."""
+    other = differences(run, study)
+    found = [f"of other {' and '.join(other)}"] if other else []
+    found += [f"holds a run of seed {run['seed']}"] if run["seed"] != seed else []
+    alike = all(run[key] == first[key] for key in ("profile", "recipe", "steps")) and set(run["metrics"]) == set(first["metrics"])
+    return found if alike else [*found, "differs in more than its seed"]
 
 
 def kept_runs(stem: str) -> list[dict]:
@@ -109,10 +120,27 @@ def shared(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:
     return {stem: [run for run in each if run["seed"] in seeds] for stem, each in runs.items()}
 
 
-def values(stems: Sequence[str], figure: str, split: str = "new_scenes") -> list[list[float]]:
-    """A figure of kept runs, in percent: a list a stem, of the seeds that all these stems have, in the seeds' order."""
-    runs = shared({stem: kept_runs(stem) for stem in stems})
-    return [[100 * run["metrics"][split][figure]["value"] for run in each] for each in runs.values()]
+def percent(runs: Sequence[dict], split: str, figure: str) -> list[float]:
+    """A figure of some runs, in percent, a number a run; empty unless all of them measured it.
+
+    Raises LclError for a split that one of them was not measured on.
+    """
+    found = [run["metrics"][choose("split", split, run["metrics"])].get(figure) for run in runs]
+    return [] if None in found else [100 * each["value"] for each in found]
+
+
+def values(
+    stems: Sequence[str], figure: str, split: str = "new_scenes", without: Sequence[int] = ()
+) -> list[list[float]]:
+    """A figure of kept runs, in percent: a list a stem, of the seeds that all these stems have, in the seeds' order.
+
+    without: seeds that are left out. Raises LclError where one of them did not measure it, or they share no seed.
+    """
+    runs = shared({stem: [run for run in kept_runs(stem) if run["seed"] not in without] for stem in stems})
+    found = {stem: percent(each, split, figure) for stem, each in runs.items()}
+    lacking = [stem for stem, each in found.items() if not each]
+    require(not lacking, f"{figure} was not measured on {split} by {' and '.join(lacking)}.")
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -128,10 +156,8 @@ class Level:
 
 def level(runs: Sequence[dict], split: str, figure: str) -> Level | None:
     """A figure over runs, one at least; None unless all of them measured it."""
-    if not all(figure in run["metrics"][split] for run in runs):
-        return None
-    found = [100 * run["metrics"][split][figure]["value"] for run in runs]
-    return Level(mean(found), stdev(found) if len(found) > 1 else None)
+    found = percent(runs, split, figure)
+    return Level(mean(found), stdev(found) if len(found) > 1 else None) if found else None
 
 
 @dataclass(frozen=True)
@@ -164,21 +190,20 @@ def gain(stem: str, over: str, figure: str, split: str = "new_scenes", without: 
 
     without: seeds that are left out. Raises LclError where either did not measure it, or they have but one seed in common.
     """
-    runs = shared({name: [run for run in kept_runs(name) if run["seed"] not in without] for name in (stem, over)})
-    require(
-        len(runs[stem]) >= 2, f"{stem} and {over} have fewer than two seeds in common, so there is no spread to speak of."
-    )
-    require(
-        all(figure in run["metrics"][split] for each in runs.values() for run in each),
-        f"{figure} was not measured on {split} by both {stem} and {over}.",
-    )
-    return gain_of(*([100 * run["metrics"][split][figure]["value"] for run in each] for each in runs.values()))
+    return gain_of(*values([stem, over], figure, split, without))
+
+
+def recall_gain(stem: str, over: str) -> Gain:
+    """The same of recall@1 on new scenes, the mean of image→text and text→image."""
+    ways = [values([stem, over], figure) for figure in RECALL]
+    return gain_of(*([mean(both) for both in zip(*each, strict=True)] for each in zip(*ways, strict=True)))
 
 
 def gain_of(ours: Sequence[float], theirs: Sequence[float]) -> Gain:
-    """The same of numbers, two or more, a pair a seed."""
+    """The same of numbers, a pair a seed. Raises LclError for fewer than two."""
     from scipy.stats import ttest_rel  # takes a second to import: only those who want it wait
 
+    require(len(ours) >= 2, "fewer than two seeds in common: there is no spread to speak of.")
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     middle = mean(differences)
     if stdev(differences) == 0:

@@ -12,7 +12,19 @@ from scipy.stats import t
 from lcl import study
 from lcl.config import LclError
 from lcl.results import comparison, gains, seeds_in_words, short
-from lcl.study import Study, gain, gain_of, kept_runs, level, read_study, standing, values, whole, write_study
+from lcl.study import (
+    Study,
+    gain,
+    gain_of,
+    kept_runs,
+    level,
+    read_study,
+    recall_gain,
+    standing,
+    values,
+    whole,
+    write_study,
+)
 
 I2T = "image_to_text_recall@1"
 KEPT = read_study()
@@ -59,9 +71,12 @@ def test_mean_and_spread_are_those_of_the_seeds(folder):
         ({"code": None}, "seed 1 of other code None, not c0de"),
         ({"data": "e"}, "seed 1 of other data e, not d"),
         ({"torch": "3"}, "seed 1 of other torch 3, not 2"),
-        ({"profile": {"name": "x"}}, "differ in more than their seed"),
-        ({"recipe": {"name": "x"}}, "differ in more than their seed"),
-        ({"steps": 5}, "differ in more than their seed"),
+        ({"profile": {"name": "x"}}, "seed 1 differs in more than its seed"),
+        ({"recipe": {"name": "x"}}, "seed 1 differs in more than its seed"),
+        ({"steps": 5}, "seed 1 differs in more than its seed"),
+        ({"provenance": {}}, "seed 1 damaged, in clip-laptop-seed1.json"),
+        ({"metrics": None}, "seed 1 damaged, in clip-laptop-seed1.json"),
+        ({"metrics": {}}, "seed 1 differs in more than its seed"),
     ],
 )
 def test_a_mixed_study_is_named_and_left_out(folder, caplog, change, reason):
@@ -90,10 +105,43 @@ def test_a_study_that_was_stopped_half_way_is_named_and_left_out(folder):
         whole(["clip-laptop", "lightclip-laptop"])
 
 
+def test_what_there_is_not_is_said_in_a_sentence(folder):
+    keep_both(folder)
+    with pytest.raises(LclError, match="no split 'new_scene'; did you mean new_scenes"):
+        gain("lightclip-laptop", "clip-laptop", I2T, "new_scene")
+    for table in (comparison, lambda stems, figures: gains(stems, "clip-laptop", figures)):
+        with pytest.raises(LclError, match="no figure 'image_to_text_recall@2'; did you mean"):
+            table(["lightclip-laptop"], ["image_to_text_recall@2"])
+
+
+def test_half_a_file_is_a_damaged_run(folder):
+    keep_both(folder)
+    (folder / "clip-laptop-seed2.json").write_text('{"seed": 2, "met')
+    assert standing("clip-laptop") == ([], "clip-laptop: seed 2 damaged, in clip-laptop-seed2.json")
+
+
+def test_a_gain_of_recall_is_that_of_the_mean_of_both_ways(folder):
+    for stem, ways in (("clip-laptop", ((0.5, 0.3), (0.7, 0.5))), ("lightclip-laptop", ((0.6, 0.5), (0.7, 0.7)))):
+        for seed, (there, back) in enumerate(ways):
+            run = run_of(seed, there)
+            run["metrics"]["new_scenes"]["text_to_image_recall@1"] = {"value": back, "chance": 0.001}
+            keep(folder, stem, run)
+    write_study(Study("c0de", "d", "2", {"clip-laptop": [0, 1], "lightclip-laptop": [0, 1]}))
+    assert recall_gain("lightclip-laptop", "clip-laptop") == gain_of([55, 70], [40, 60])
+
+
+def test_a_gain_of_one_seed_is_a_dash_in_a_table(folder):
+    keep_both(folder)
+    write_study(Study("c0de", "d", "2", {"clip-laptop": [0, 1, 2], "lightclip-laptop": [1]}))
+    assert gains(["lightclip-laptop"], "clip-laptop", [I2T])[1] == ["lightclip", "1", "–"]
+    with pytest.raises(LclError, match="fewer than two seeds in common"):
+        gain("lightclip-laptop", "clip-laptop", I2T)
+
+
 def test_a_run_under_anothers_name_is_seen(folder):
     keep_both(folder)
     (folder / "clip-laptop-seed1.json").write_text(json.dumps(run_of(2, 0.6)), encoding="utf-8")
-    assert "seed 2 under the name of seed 1" in standing("clip-laptop")[1]
+    assert "seed 1 holds a run of seed 2" in standing("clip-laptop")[1]
 
 
 def test_what_the_study_never_asked_for_is_not_read(folder):
