@@ -54,7 +54,7 @@ def gains(
 
     reported: {panel: {recipe: the gain that its paper reports}}, drawn as diamonds.
     """
-    reported, names = reported or {}, list(next(iter(panels.values())))
+    reported, names = reported or {}, list(dict.fromkeys(name for row in panels.values() for name in row))
     told = "; ".join(f"{title}: " + ", ".join(f"{name} {gain}" for name, gain in row.items()) for title, row in panels.items())
     papers = "; ".join(f"{title}: {name} {points:+g}" for title, row in reported.items() for name, points in row.items())
     told += f". Reported by the papers: {papers}" if papers else ""
@@ -62,13 +62,13 @@ def gains(
     figure = Chart(9, height, f"Points above {over}, mean and 95 percent interval. {told}.")
     found = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, row) in zip(found, panels.items(), strict=True):
-        for number, (name, gain) in enumerate(row.items()):
-            colour = (GREY, BLUE, RED)[gain.sign]
+        for name, gain in row.items():
+            number, colour = names.index(name), (GREY, BLUE, RED)[gain.sign]
             axes.plot([gain.low, gain.high], [number, number], color=colour, lw=2, solid_capstyle="butt")
             axes.scatter(gain.mean, number, color=colour, s=24, zorder=3)
             if name in reported.get(title, {}):
-                diamond = {"marker": "D", "s": 30, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 1.6, "zorder": 4}
-                axes.scatter(reported[title][name], number, label="reported by the paper, of its own scale", **diamond)
+                style = {"marker": "D", "s": 30, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 1.6, "zorder": 4}
+                diamond = axes.scatter(reported[title][name], number, **style)
         axes.axvline(0, color="#000", lw=0.8)
         axes.set(title=title, xlabel="points")
         axes.title.set_fontsize(9)
@@ -76,7 +76,8 @@ def gains(
     found[0].set_yticks(range(len(names)), names, fontsize=8)
     found[0].set_ylim(len(names) - 0.5, -0.5)
     if reported:
-        figure.legend(*found[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
+        told = ["reported by the paper, of its own scale"]
+        figure.legend([diamond], told, loc="outside lower center", frameon=False, fontsize=8)
     return figure
 
 

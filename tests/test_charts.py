@@ -19,10 +19,21 @@ def test_what_lies_above_zero_is_blue_what_holds_it_grey_and_what_lies_below_red
     assert [tuple(map(float, bar.get_xdata())) for bar in bars] == [(gain.low, gain.high) for gain in GAINS.values()]
     assert [to_hex(bar.get_color()).upper() for bar in bars] == [plots.BLUE, plots.GREY, plots.RED]
     assert [label.get_text() for label in axes.get_yticklabels()] == [*GAINS]
-    (diamond,) = (dots for dots in axes.collections if dots.get_label().startswith("reported by the paper"))
-    assert diamond.get_offsets().tolist() == [[4.5, 0.0]] and len(chart.legends) == 1
+    (diamond,) = (dots for dots in axes.collections if not len(dots.get_facecolors()))
+    assert diamond.get_offsets().tolist() == [[4.5, 0.0]]
+    assert [text.get_text() for text in chart.legends[0].texts] == ["reported by the paper, of its own scale"]
     assert "up +5.0 (+2.0 to +8.0)" in chart.alt and "recall: up +4.5" in chart.alt
     assert not charts.gains({"recall": GAINS}, "clip").legends
+
+
+def test_a_recipe_that_a_panel_lacks_leaves_its_line_empty():
+    few = {name: GAINS[name] for name in ("unsure", "down")}
+    chart = charts.gains({"recall": few, "zero-shot": GAINS}, "clip", {"zero-shot": {"up": 4.0, "down": 1.0}})
+    assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == ["unsure", "down", "up"]
+    for axes, row in zip(chart.axes, (few, GAINS), strict=True):
+        dots = {tuple(point) for each in axes.collections if len(each.get_facecolors()) for point in each.get_offsets().tolist()}
+        assert dots == {(gain.mean, ["unsure", "down", "up"].index(name)) for name, gain in row.items()}
+    assert len(chart.legends[0].texts) == 1
 
 
 def test_two_runs_share_their_rows_and_what_one_lacks_has_one_dot():
