@@ -371,7 +371,7 @@ def _export_onnx(folder: Path, kept, int8: bool) -> None:
     pairs = rows.take(range(len(rows)))
     with tempfile.TemporaryDirectory() as between:
         furthest = export_onnx(Path(between) if int8 else folder, kept.model, kept.tokenizer, pairs.images, pairs.captions)
-        print(f"ONNX and torch differ by {furthest:.1e} at most, on {len(pairs)} pairs")
+        print(f"ONNX and torch differ by {furthest:.1e} at most, on {len(pairs)} pairs" + (", before rounding" if int8 else ""))
         if int8:
             rows = source.training(min(256, kept.profile.training.pairs))
             to_int8(Path(between), folder, rows.take(range(len(rows))).images)

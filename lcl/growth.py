@@ -139,7 +139,6 @@ def _matching(solver: Callable, many: int, words: int, patches: int) -> Callable
     return lambda: solver(cost, torch.ones(many, words, dtype=torch.bool), 1.0)
 
 
-@torch.no_grad()
 def _vit(patches: int) -> Callable[[], object]:
     side = 8 * round(patches**0.5)
     tower = make_vision(VisionConfig("vit", side, width=128, depth=2, heads=2, patch_size=8)).eval()

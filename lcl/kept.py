@@ -58,8 +58,8 @@ SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"  # wha
 
 def folder_of(name: str) -> Path:
     """Where the training called `name` is kept: in the data folder, or, if it is not there, with the course."""
-    own = data_folder() / "checkpoints" / name
-    return own if own.exists() or not (SHIPPED / name).exists() else SHIPPED / name
+    own = data_folder() / "checkpoints" / name  # whose description is written last, so that half a folder has none
+    return own if (own / "about.json").exists() or not (SHIPPED / name).exists() else SHIPPED / name
 
 
 def describe(training: Training) -> dict:

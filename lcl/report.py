@@ -39,9 +39,10 @@ small, .chance { color: #595959 }
 <h2>What it learned</h2>
 <table>
 {% for row in rows %}
+{% set header = loop.first %}
 <tr>
 {% for cell in row %}
-{% if outer.first %}<th scope="col">{{ cell }}</th>{% elif loop.first %}<th scope="row">{{ cell }}</th>
+{% if header %}<th scope="col">{{ cell }}</th>{% elif loop.first %}<th scope="row">{{ cell }}</th>
 {% else %}<td>{{ cell }}</td>{% endif %}
 {% endfor %}
 </tr>
@@ -66,22 +67,22 @@ small, .chance { color: #595959 }
 {% endif %}
 </body>
 </html>
-""".replace("{% for row in rows %}", "{% for row in rows %}{% set outer = loop %}")
+"""
 )
 
 
 def write_report(run: Run, source: Source) -> Path:
     """Write report.html into the run's folder; returns its path. It needs no network and no other file."""
     training, seconds = run.profile.training, run.provenance["seconds"]
+    steps = [event for event in run.curve if isinstance(event, Step)]  # fewer than were planned, if somebody stopped it
     rows = source.asked(run.profile.evaluation.retrieval)
     pairs = rows.take(range(len(rows)))
     v, t = embed(run.model, run.tokenizer, pairs)
     similarity = v @ t.T
-    first = next(event.loss for event in run.curve if isinstance(event, Step))
     if list(run.recipe.weights) == ["info_nce"]:
         loss = _figure(
             "Loss", plots.loss_curve(run.curve, training.batch_size),
-            f"The first loss was {first:.3f}; a guess among {training.batch_size} gives ln {training.batch_size} = "
+            f"The first loss was {steps[0].loss:.3f}; a guess among {training.batch_size} gives ln {training.batch_size} = "
             f"{math.log(training.batch_size):.3f}.", "Training and validation loss by step, and recall@1 by step.",
         )  # fmt: skip
     else:
@@ -103,7 +104,7 @@ def write_report(run: Run, source: Source) -> Path:
     machine = run.provenance["machine"]
     facts = {
         "seed": run.seed,
-        "steps": training.steps,
+        "steps": len(steps),
         "batch size": training.batch_size,
         "pairs": training.pairs,
         "parameters": f"{sum(p.numel() for p in run.model.parameters()):,}",
@@ -112,7 +113,7 @@ def write_report(run: Run, source: Source) -> Path:
         "torch": run.provenance["packages"]["torch"],
     } | {f"seconds: {part}": value for part, value in seconds.items()}
     summary = (
-        f"Recipe {training.recipe}, profile {run.profile.name}: {training.steps} steps of {training.batch_size} pairs "
+        f"Recipe {training.recipe}, profile {run.profile.name}: {len(steps)} steps of {training.batch_size} pairs "
         f"in {seconds['training'] / 60:.1f} minutes."
     )
     page = PAGE.render(

@@ -179,15 +179,17 @@ def save_run(
 
     metrics.json: `metrics` are functions of profile, seed and machine, the same bits each time; `seconds` (how long
     each part took since the run began or was resumed), `step_ms` (the median step), `memory_gib` (the most that was held)
-    and `provenance` are not.
+    and `provenance` are not. Raises LclError for a training without a step.
     """
+    steps = [event for event in curve if isinstance(event, Step)]
+    require(bool(steps), "nothing was learned, not one step: there is no run to write down.")
     save_model(folder, training.model, training.tokenizer)
     if len(training.extra):
         storage.write_tensors(folder / EXTRA, training.extra.state_dict())
     extra = storage.file_sha256(folder / EXTRA) if len(training.extra) else None
     written = curve_to_dict(curve)
     storage.write_json(folder / "curve.json", written)
-    losses, steps = written["steps"], [event for event in curve if isinstance(event, Step)]
+    losses = written["steps"]
     storage.write_json(
         folder / "metrics.json",
         {
