@@ -40,6 +40,7 @@ def test_it_holds_no_widget_state_no_times_and_no_view_beside_a_picture(path):
     assert [cell.id for cell in notebook.cells] == [f"cell-{number:03d}" for number in range(len(notebook.cells))]
     for cell in notebook.cells:
         assert "execution" not in cell.metadata
+        assert not any("\r" in output.get("text", "") for output in cell.get("outputs", []))
         for output in cell.get("outputs", []):
             data = set(output.get("data", {}))
             assert not ("image/png" in data and {WIDGET, "text/html"} & data)
@@ -89,3 +90,11 @@ def test_refreshing_cleans_what_a_run_leaves(path):
     notebook.cells[0].id = "strange"
     clean(notebook)
     assert json.dumps(notebook, sort_keys=True) == before
+    bars = ["to", "ld\nbanks:   0%|", "\rbanks: 100%|█| 3/3 [01:38<00:00, 32.94s/run]", "\n[1:2] stays\n"]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in bars]
+    clean(notebook)
+    for cell in notebook.cells:
+        told = [output.text for output in cell.get("outputs", [])]
+        assert told == (["told\nbanks: 100%|█| 3/3\n[1:2] stays\n"] if cell.cell_type == "code" else [])

@@ -8,6 +8,7 @@ memory each took, in results/notebooks.json.
 """
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -118,6 +119,8 @@ def clean(notebook: nbformat.NotebookNode) -> None:
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:03d}"
+        if "outputs" in cell:
+            cell.outputs = joined(cell.outputs)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
@@ -125,10 +128,32 @@ def clean(notebook: nbformat.NotebookNode) -> None:
                 data.pop("text/html", None)  # web viewers would strip its style, and show bare words instead of the picture
 
 
+def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The same outputs, with text that was printed bit by bit in one piece, as a terminal shows it in the end."""
+    found: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and found and found[-1].get("name") == output.name:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    for output in found:
+        if output.output_type == "stream":
+            output.text = "\n".join(map(shown, output.text.split("\n")))
+    return found
+
+
+def shown(line: str) -> str:
+    """Of a line that was written over and over what stays; of a progress bar no times, which change from run to run."""
+    if "\r" not in line:
+        return line
+    return re.sub(r" \[[\d:]+<[^]]*\]", "", line.rstrip("\r").rsplit("\r", 1)[-1]).rstrip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--results", action="store_true")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--keep", action="store_true")
+    which.add_argument("--results", action="store_true")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     names = options.names or [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
