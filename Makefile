@@ -37,7 +37,7 @@ lint: setup
 	$(BIN)/ruff check .
 
 unit: setup
-	$(BIN)/pytest -p no:nbmake -n 2 --dist worksteal --durations 5 -m "not slow" --ignore tests/solutions --ignore tests/browser tests
+	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 -m "not slow" --ignore tests/solutions --ignore tests/browser tests
 
 slow: setup
 	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 -m slow --ignore tests/solutions --ignore tests/browser tests
@@ -51,8 +51,10 @@ browser-test: setup
 	$(BIN)/pytest -p no:nbmake -n 2 --dist worksteal -rs tests/browser
 
 # Train what is missing of the study (a whole one takes seven hours on two cores), then make the pages and figures of its results.
+# Trainings side by side, a core each; another number: make results WORKERS=4
+WORKERS ?= 2
 results: setup
-	$(BIN)/python tools/study.py
+	$(BIN)/python tools/study.py --workers $(WORKERS)
 	$(BIN)/python tools/pages.py
 	$(BIN)/python tools/refresh_notebooks.py --results
 

@@ -57,7 +57,8 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{self.middle:.2f} ({self.low:.2f} to {self.high:.2f})"
+        middle, low, high = (f"{value:.2f}" if value >= 0.1 else f"{value:.2g}" for value in (self.middle, self.low, self.high))
+        return f"{middle} ({low} to {high})"
 
 
 def seconds(work: Callable[[], object], times: int = 1) -> float:

@@ -65,12 +65,13 @@ def standing(stem: str) -> tuple[list[dict], str]:
     paths = {seed: FOLDER / f"{stem}-seed{seed}.json" for seed in study.seeds[stem]}
     missing = [str(seed) for seed, path in paths.items() if not path.exists()]
     wrong = [f"seed {' and '.join(missing)} missing"] if missing else []
-    runs = []
+    runs: list[dict] = []
     for seed, path in paths.items():
         if path.exists():
             try:
-                runs.append(storage.read_json(path))
-                wrong += [f"seed {seed} {each}" for each in _misfits(runs[-1], runs[0], seed, study)]
+                run = storage.read_json(path)
+                wrong += [f"seed {seed} {each}" for each in _misfits(run, (runs or [run])[0], seed, study)]
+                runs.append(run)  # a sound one: what comes after is compared with it
             except (LclError, KeyError, TypeError, AttributeError):
                 wrong.append(f"seed {seed} damaged, in {path.name}")
     return ([], f"{stem}: {'; '.join(wrong)}") if wrong else (runs, "")
@@ -82,7 +83,7 @@ def _misfits(run: dict, first: dict, seed: int, study: Study) -> list[str]:
     found = [f"of other {' and '.join(other)}"] if other else []
     found += [f"holds a run of seed {run['seed']}"] if run["seed"] != seed else []
     alike = all(run[key] == first[key] for key in ("profile", "recipe", "steps")) and set(run["metrics"]) == set(first["metrics"])
-    return found if alike else [*found, "differs in more than its seed"]
+    return found if alike else [*found, f"differs from seed {first['seed']} in more than the seed"]
 
 
 def kept_runs(stem: str) -> list[dict]:
@@ -181,8 +182,9 @@ class Gain:
         return 0 if self.low == self.high else int(self.low > 0) - int(self.high < 0)
 
     def __str__(self) -> str:
-        limits = f"{self.low:+.1f} to {self.high:+.1f}" if self.low < self.high else "no interval: equal differences"
-        return f"{self.mean:+.1f} ({limits})"
+        digits = 2 if min(abs(self.low), abs(self.high)) < 0.05 else 1  # or one could not see on which side of zero an end is
+        mean, low, high = (f"{value:+z.{digits}f}" for value in (self.mean, self.low, self.high))
+        return f"{mean} ({low} to {high})" if self.low < self.high else f"{mean} (no interval: equal differences)"
 
 
 def gain(stem: str, over: str, figure: str, split: str = "new_scenes", without: Sequence[int] = ()) -> Gain:
@@ -206,7 +208,7 @@ def gain_of(ours: Sequence[float], theirs: Sequence[float]) -> Gain:
     require(len(ours) >= 2, "fewer than two seeds in common: there is no spread to speak of.")
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     middle = mean(differences)
-    if stdev(differences) == 0:
+    if max(differences) - min(differences) < 1e-9:  # equal, but for what floats make of them
         return Gain(middle, middle, middle, len(differences))
     interval = ttest_rel(ours, theirs).confidence_interval(0.95)
     return Gain(middle, float(interval.low), float(interval.high), len(differences))

@@ -35,6 +35,10 @@ def test_ratios_are_those_of_laps_side_by_side():
     )
 
 
+def test_a_small_ratio_keeps_its_digits():
+    assert str(Spread(0.00721, 0.0069, 0.25)) == "0.0072 (0.0069 to 0.25)"
+
+
 def test_they_take_turns_after_a_round_that_does_not_count():
     order = []
     found = race("k", "w", "b", "u", 1, lambda: order.append("ours"), lambda: order.append("peer"), repeats=2, times=3)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from lcl import study
 from lcl.config import LclError
 from lcl.results import comparison, gains, seeds_in_words, short
 from lcl.study import (
+    Gain,
     Study,
     gain,
     gain_of,
@@ -71,12 +73,12 @@ def test_mean_and_spread_are_those_of_the_seeds(folder):
         ({"code": None}, "seed 1 of other code None, not c0de"),
         ({"data": "e"}, "seed 1 of other data e, not d"),
         ({"torch": "3"}, "seed 1 of other torch 3, not 2"),
-        ({"profile": {"name": "x"}}, "seed 1 differs in more than its seed"),
-        ({"recipe": {"name": "x"}}, "seed 1 differs in more than its seed"),
-        ({"steps": 5}, "seed 1 differs in more than its seed"),
+        ({"profile": {"name": "x"}}, "seed 1 differs from seed 0 in more than the seed"),
+        ({"recipe": {"name": "x"}}, "seed 1 differs from seed 0 in more than the seed"),
+        ({"steps": 5}, "seed 1 differs from seed 0 in more than the seed"),
         ({"provenance": {}}, "seed 1 damaged, in clip-laptop-seed1.json"),
         ({"metrics": None}, "seed 1 damaged, in clip-laptop-seed1.json"),
-        ({"metrics": {}}, "seed 1 differs in more than its seed"),
+        ({"metrics": {}}, "seed 1 differs from seed 0 in more than the seed"),
     ],
 )
 def test_a_mixed_study_is_named_and_left_out(folder, caplog, change, reason):
@@ -169,6 +171,21 @@ def test_differences_without_spread_make_no_interval(folder):
     found = gain_of([2.0, 3.0], [1.0, 2.0])
     assert found.low == found.mean == found.high == 1.0 and found.sign == 0
     assert str(found) == "+1.0 (no interval: equal differences)"
+    found = gain_of([100 * 0.57, 100 * 0.07], [100 * 0.5, 0.0])  # 7 and 7.000000000000007
+    assert found.low == found.high and found.sign == 0
+
+
+def test_on_which_side_of_zero_an_interval_ends_can_be_seen():
+    assert str(Gain(1.6, 0.012, 3.2, 3)) == "+1.60 (+0.01 to +3.20)"
+    assert str(Gain(-1.6, -3.2, -0.04, 3)) == "-1.60 (-3.20 to -0.04)"
+    assert str(Gain(4.7, -0.001, 9.3, 3)) == "+4.70 (+0.00 to +9.30)"
+    assert str(Gain(4.7, -0.1, 9.3, 3)) == "+4.7 (-0.1 to +9.3)"
+
+
+def test_a_damaged_first_run_does_not_blame_the_others(folder):
+    keep_both(folder)
+    (folder / "clip-laptop-seed0.json").write_text("{}")
+    assert standing("clip-laptop")[1] == "clip-laptop: seed 0 damaged, in clip-laptop-seed0.json"
 
 
 def test_without_a_manifest_there_is_no_study(tmp_path, monkeypatch):
@@ -222,24 +239,21 @@ def test_the_kept_runs_are_of_their_recipe_and_of_their_seeds(stem):
 @pytest.mark.parametrize("stem", KEPT.seeds)
 def test_every_run_was_given_the_same_data_and_steps_as_clip_and_differs_in_what_its_name_says(stem):
     first, run = (kept_runs(name)[0] for name in ("clip-laptop", stem))
-    other = {key for key in run["profile"]["training"] if run["profile"]["training"][key] != first["profile"]["training"][key]}
-    rest = stem.partition("-laptop")[2]
-    what = next((name for name in CHANGES if name in rest), "")
-    assert other - {"recipe"} == CHANGES.get(what, set())
-    assert run["steps"] * 8 == first["steps"] * EIGHTHS.get(what, 8)
+    rest = stem.partition("-laptop")[2].removeprefix("-")
+    kind = re.fullmatch(r"(vit|longer|4k|64k|rate|depth|)([\d.e-]*)", rest)
+    what, number = kind[1], float(kind[2] or 0)
+    changes = {
+        "4k": {"pairs": 4096, "epochs": 32}, "64k": {"pairs": 65_536, "epochs": 2}, "longer": {"epochs": 13},
+        "rate": {"learning_rate": number}, "depth": {"epochs": 4},
+    }.get(what, {})  # fmt: skip
+    assert run["profile"]["training"] == first["profile"]["training"] | changes | {"recipe": run["recipe"]["name"]}
+    assert run["steps"] * 8 == first["steps"] * {"depth": 4, "longer": 13}.get(what, 8)
     for part in ("scenes", "evaluation"):
         assert run["profile"][part] == first["profile"][part]
-    for tower, changes in (("vision", what == "vit"), ("language", what == "depth" and rest != "-depth2")):
-        assert (run["profile"]["model"][tower] != first["profile"]["model"][tower]) == changes
-
-
-CHANGES = {
-    "vit": set(), "depth": {"epochs"}, "longer": {"epochs"}, "rate": {"learning_rate"},
-    "4k": {"pairs", "epochs"}, "64k": {"pairs", "epochs"},
-}  # fmt: skip
-"""What a stem's name says differs in the training, beside its recipe."""
-EIGHTHS = {"depth": 4, "longer": 13}
-"""Eighths of clip's steps that it takes, if not as many."""
+    vision, language = (first["profile"]["model"][tower] for tower in ("vision", "language"))
+    vit = {"tower": "vit", "width": 192, "depth": 4, "heads": 3} if what == "vit" else {}
+    assert run["profile"]["model"]["vision"] == vision | vit
+    assert run["profile"]["model"]["language"] == language | ({"depth": int(number)} if what == "depth" else {})
 
 
 def test_nothing_lies_in_results_that_the_study_does_not_name():

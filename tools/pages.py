@@ -15,20 +15,19 @@ from statistics import mean, median, stdev
 
 import jinja2
 
-from claims import CLAIMS, TRIED, Claim
+from claims import CLAIMS, I2T, PAIR, PAPER, T2I, TRIED, ZERO, Claim
 from lcl import charts, peers, plots, storage, study
 from lcl.bench import Bench, load_bench
 from lcl.config import LclError
 from lcl.growth import Growth
+from lcl.races import Spread
 from lcl.results import COLUMNS, as_markdown, comparison, gains, seeds_in_words, short, summary
 from lcl.study import Gain, gain, gain_of, kept_runs, level, read_study, recall_gain, standing, values
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, TEMPLATES = ROOT / "docs", ROOT / "tools" / "pages"
-I2T, T2I, ZERO = "image_to_text_recall@1", "text_to_image_recall@1", "zero_shot_top1"
 ALL = ("clip+soft", "clip+match", "clip+mlm", "lightclip", "clip+nn", "clip+xnn", "clip-ping", "lightclip-ping")
 MAIN = ("clip", "lightclip", "clip-ping", "lightclip-ping")
-PAPER = {"image_to_text_recall@1": 10.7, "text_to_image_recall@1": 5.7, "zero_shot_top1": 5.5}  # CLIP-PING's abstract
 SPLITS = {
     "new_scenes": "new scenes", "unseen_pairs": "unseen pairs of known things", "unseen_drawings": "an unseen hand",
     "unseen_concepts": "unseen things",
@@ -37,7 +36,6 @@ BUYS = {
     I2T: "image→text", T2I: "text→image", ZERO: "zero-shot", "category_top1": "zero-shot category",
     "probe_concept": "linear probe", "probe_category": "linear probe of the category", "alignment": "pointing",
 }  # fmt: skip
-PAIR = ("clip", "clip-ping")  # what is trained with each of these sizes
 SIZES = {4096: "-4k", 16_384: "", 65_536: "-64k"}
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -55,7 +53,7 @@ def stems_of(names: Sequence[str]) -> list[str]:
     return [stem_of(name) for name in names]
 
 
-def whole(*stems: str) -> bool:
+def there(*stems: str) -> bool:
     """Are there runs of all these stems that count?"""
     seeds = read_study().seeds
     return all(stem in seeds and bool(standing(stem)[0]) for stem in stems)
@@ -81,7 +79,7 @@ class About:
             f"The study: {len(self.runs)} runs, {by}, torch {kept.torch}, {' and '.join(machines)}."
         )
         self.paragraph = (
-            f"The study: {len(self.runs)} runs, {hours:.1f} hours of one core, two runs side by side "
+            f"The study: {len(self.runs)} runs, {hours:.1f} hours of steps on one core, two runs side by side "
             f"({' and '.join(machines)}); code `{kept.code}`, {by}, data `{kept.data}`, torch {kept.torch}."
         )
 
@@ -101,11 +99,19 @@ def note(stem: str) -> str:
     """What one should know of a stem's runs, in a line."""
     runs = kept_runs(stem)
     training = runs[0]["profile"]["training"]
-    minutes = mean(map(minutes_of, runs))
-    return (
-        f"{seeds_in_words({run['seed'] for run in runs}).capitalize()}; {training['pairs']:,} pairs, {runs[0]['steps']:,} steps "
-        f"of {training['batch_size']}; {minutes:.1f} minutes of training on one core."
-    )
+    steps = f"{runs[0]['steps']:,} steps of {training['batch_size']}"
+    return f"{seeds_of(stem).capitalize()}; {training['pairs']:,} pairs, {steps}."
+
+
+def seeds_of(*names: str) -> str:
+    """ "seeds 0 to 4": those that all of some recipes have."""
+    runs = study.shared({stem: kept_runs(stem) for stem in stems_of(names)})
+    return seeds_in_words({run["seed"] for run in next(iter(runs.values()))})
+
+
+def chance(figure: str, split: str = "new_scenes") -> str:
+    """What chance gives of a figure."""
+    return f"{100 * kept_runs('clip-laptop')[0]['metrics'][split][figure]['chance']:.1f} %"
 
 
 # --- tables
@@ -123,7 +129,9 @@ def depths() -> str:
 
 def rates() -> str:
     """What other learning rates make of clip, seed 0; and how much the best of them is worth, beside the luck of a seed."""
-    found = {"0.002": [run for run in kept_runs("clip-laptop") if run["seed"] == 0]}  # the profile's
+    own = kept_runs("clip-laptop")
+    usual = f"{own[0]['profile']['training']['learning_rate']:g}"
+    found = {usual: own[:1]}
     found |= {f"{float(stem.split('-rate')[1]):g}": kept_runs(stem) for stem in read_study().seeds if "-rate" in stem}
     found = dict(sorted(found.items(), key=lambda item: float(item[0])))
     rows = [["`clip`, seed 0, learning rate", *found]]
@@ -131,10 +139,11 @@ def rates() -> str:
         rows.append([COLUMNS[figure], *(str(level(runs, "new_scenes", figure)) for runs in found.values())])
     reached = {rate: mean(map(_recall, runs)) for rate, runs in found.items()}
     best = max(reached, key=reached.__getitem__)
-    above = f"{reached[best] - reached['0.002']:.1f} points of recall@1 (mean of both ways) above the profile's 0.002"
-    told = "None of them is above the profile's 0.002" if best == "0.002" else f"The best of them, {best}, lies {above}"
-    luck = stdev(map(_recall, kept_runs("clip-laptop")))
-    return f"{as_markdown(rows)}\n\n{told}; from seed to seed that figure varies by {luck:.1f} (standard deviation)."
+    above = f"{reached[best] - reached[usual]:.1f} points of recall@1 (mean of both ways) above the profile's {usual}"
+    told = f"None of them is above the profile's {usual}" if best == usual else f"The best of them, {best}, lies {above}"
+    luck = f"from seed to seed that figure varies by {stdev(map(_recall, own)):.1f} (standard deviation)"
+    limits = "This is one seed, and the best of five is rather too high; whether recipes would gain as much at it was not tried."
+    return f"{as_markdown(rows)}\n\n{told}; {luck}. {limits}"
 
 
 def _recall(run: dict) -> float:
@@ -143,17 +152,30 @@ def _recall(run: dict) -> float:
 
 
 def bought(names: Sequence[str], splits: Sequence[str] = tuple(SPLITS), over: str = "clip") -> str:
-    """What recipes buy beyond another, in words: a row a recipe, a column a split, of figures whose interval leaves zero."""
-    rows, intervals = [["objective", *(SPLITS[split] for split in splits)]], 0
+    """What recipes buy beyond another, in words: a row a recipe, a column a split, of figures whose interval leaves zero.
+
+    Of figures that the recipe does not have by chance alone.
+    """
+    rows, intervals, alike = [["objective", *(SPLITS[split] for split in splits)]], 0, []
     for stem in stems_of(names):
         cells = []
         for split in splits:
-            measured = [figure for figure in BUYS if level(kept_runs(stem), split, figure)]
-            cells.append(in_words({BUYS[figure]: gain(stem, stem_of(over), figure, split).sign for figure in measured}))
-            intervals += len(measured)
+            found = {BUYS[figure]: gain(stem, stem_of(over), figure, split) for figure in BUYS if learned(stem, split, figure)}
+            cells.append(in_words({what: each.sign for what, each in found.items()}))
+            intervals += len(found)
+            equal = [f"{what} of {SPLITS[split]} {each.mean:+.1f}" for what, each in found.items() if each.low == each.high]
+            alike += [f"`{short(stem)}`, {each}" for each in equal]
         rows.append([f"`{short(stem)}`", *cells])
     luck = f"Were all gains none, about {0.05 * intervals:.0f} of them would leave zero by chance."
-    return f"{as_markdown(rows, words=True)}\n\nThese are {intervals} intervals. {luck}"
+    same = f" Not told for want of an interval, all seeds being equally far above: {'; '.join(alike)}." if alike else ""
+    return f"{as_markdown(rows, words=True)}\n\nThese are {intervals} intervals. {luck}{same}"
+
+
+def learned(stem: str, split: str, figure: str) -> bool:
+    """Did the runs of a stem measure a figure, and does it lie above what chance would give?"""
+    runs = kept_runs(stem)
+    found = level(runs, split, figure)
+    return found is not None and found.mean > 100 * runs[0]["metrics"][split][figure]["chance"]
 
 
 def in_words(signs: dict[str, int]) -> str:
@@ -175,22 +197,25 @@ def recall(name: str) -> Gain:
     return recall_gain(stem_of(name), "clip-laptop")
 
 
-def added_minutes(name: str, bench: Bench) -> tuple[float, float]:
+def added_minutes(name: str, bench: Bench) -> tuple[Spread, float]:
     """Minutes that a recipe takes beyond clip: in its steps, and once for a data set, for banks; as the bench measured both."""
-    clip, own = (bench.races[f"recipe-{each}"] for each in ("clip", name))
+    clip, longer = bench.races["recipe-clip"], bench.races[f"recipe-{name}"].longer
     run = kept_runs(stem_of(name))[0]
-    steps = median(clip.ours) * run["steps"] * (own.longer.middle - 1) / 60
+    each = median(clip.ours) * run["steps"] / 60
+    steps = Spread(*(each * max(ratio - 1, 0) for ratio in (longer.middle, longer.low, longer.high)))  # no step takes less
     banks = bench.races["banks"]
     rows = run["profile"]["training"]["pairs"] if run.get("teacher") else 0
     return steps, median(banks.ours) * rows / banks.amount / 60
 
 
 def per_minute(name: str, bench: Bench) -> str:
-    """Points of recall@1 gained for every added minute, banks included: mean, and at the ends of the gain's interval."""
-    here, minutes = recall(name), sum(added_minutes(name, bench))
-    if minutes < 0.1:  # a few seconds more or less are the noise of a machine
+    """Points of recall@1 gained for every added minute, banks included; and the least and the most that the gain's interval
+    and the repeats of the bench bear."""
+    here, (steps, banks) = recall(name), added_minutes(name, bench)
+    if steps.low + banks < 0.1:  # a few seconds more or less are the noise of a machine
         return "takes no time that could be told"
-    return f"{here.mean / minutes:.1f} ({here.low / minutes:.1f} to {here.high / minutes:.1f})"
+    least = here.low / (banks + (steps.high if here.low > 0 else steps.low))
+    return f"{here.mean / (banks + steps.middle):.1f} ({least:.1f} to {here.high / (banks + steps.low):.1f})"
 
 
 def costs(bench: Bench) -> str:
@@ -202,7 +227,8 @@ def costs(bench: Bench) -> str:
         held = [run["memory_gib"] for run in runs if "memory_gib" in run]
         steps = median(clip.ours) * runs[0]["steps"] / 60 * longer.middle
         banks = added_minutes(name, bench)[1]
-        cost = [f"{longer} times", f"{steps:.1f}", f"{banks:.1f}" if banks else "–", f"{mean(held):.2f}" if held else "–"]
+        took = "1" if name == "clip" else f"{longer} times"
+        cost = [took, f"{steps:.1f}", f"{banks:.1f}" if banks else "–", f"{max(held):.2f}" if held else "–"]
         buys = ["–", "–"] if name == "clip" else [str(recall(name)), per_minute(name, bench)]
         rows.append([f"`{name}`", *cost, *buys])
     return as_markdown(rows)
@@ -230,7 +256,7 @@ def change(figure: str) -> Gain:
 
 def changes() -> str:
     """Does what clip-ping gains shrink with more pairs, or hold, or grow? Figure by figure."""
-    words = {-1: "it shrinks", 0: "these seeds cannot tell whether it shrinks or holds", 1: "it grows"}
+    words = {-1: "it shrinks", 0: "these seeds cannot tell whether it shrinks, holds or grows", 1: "it grows"}
     found = {figure: change(figure) for figure in (I2T, T2I, ZERO)}
     return "; ".join(f"{COLUMNS[figure]} {each} points: {words[each.sign]}" for figure, each in found.items())
 
@@ -241,8 +267,9 @@ def races(bench: Bench) -> str:
     for race in bench.races.values():
         if not race.key.startswith("recipe-"):
             ours, peer = (race.amount / median(laps) for laps in (race.ours, race.peer))
-            rates = [f"{ours:,.0f} {race.unit}", f"{peer:,.0f} {race.unit}"]
-            rows.append([race.what, race.beside, str(race.faster), *rates, race.note])
+            rows.append([
+                race.what, race.beside, str(race.faster), f"{ours:,.0f} {race.unit}", f"{peer:,.0f} {race.unit}", race.note
+            ])  # fmt: skip
     steps = [["step of", "times as long as one of `clip`"]]
     steps += [[f"`{key.removeprefix('recipe-')}`", str(race.longer)] for key, race in bench.races.items() if "recipe-" in key]
     return as_markdown(rows) + "\n\n" + as_markdown(steps)
@@ -266,11 +293,11 @@ def beside_paper() -> str:
         where = "above" if here.low > paper else "below" if here.high < paper else "beside"
         found.setdefault(where, []).append(f"{words[figure]} ({here.mean:+.1f} to the paper's {paper:+.1f})")
     told = {
-        "above": "Altogether above the paper's lies the interval of {}.",
-        "beside": "The paper's lies within the interval of {}: these seeds cannot tell which is larger.",
-        "below": "**Below the paper's** lies the interval of {}.",
+        "above": "The whole interval lies above the paper's gain for {}.",
+        "beside": "The paper's gain lies within the interval for {}.",
+        "below": "The whole interval lies **below the paper's gain** for {}.",
     }
-    return " ".join(text.format(", ".join(found[where])) for where, text in told.items() if where in found)
+    return " ".join(text.format(" and ".join(found[where])) for where, text in told.items() if where in found)
 
 
 def measured(claim: Claim, bench: Bench) -> str:
@@ -299,7 +326,7 @@ def _or_left_out(tell: Callable[[], object]) -> object:
 
 
 def _gains_chart() -> plots.Chart:
-    names = [name for name in ALL if whole(stem_of(name))]
+    names = [name for name in ALL if there(stem_of(name))]
     panels = {
         COLUMNS[figure]: {name: gain(stem_of(name), "clip-laptop", figure) for name in names}
         for figure in (I2T, T2I, ZERO, "alignment")
@@ -348,12 +375,13 @@ def vocabulary(bench: Bench) -> dict[str, object]:
     waits = bench.facts[peers.WAITS]
     found: dict[str, object] = {
         "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
-        "judged": lambda claim: judged(claim, bench), "whole": whole,
+        "judged": lambda claim: judged(claim, bench), "there": there, "seeds": seeds_of, "chance": chance,
+        "peers": lambda: ", ".join(f"{package} {made['packages'].get(package) or 'not installed'}" for package in peers.PACKAGES),
         "note": note, "depths": depths, "costs": lambda: costs(bench),
         "sizes": sizes, "changes": changes, "rates": rates, "untouched": untouched, "bought": bought,
         "races": lambda: races(bench),
         "growths": lambda: growths(bench), "race": bench.races.__getitem__,
-        "stems": [stem for stem in read_study().seeds if whole(stem)],
+        "stems": [stem for stem in read_study().seeds if there(stem)],
         "summary": lambda stem: as_markdown(summary(kept_runs(stem))),
         "comparison": lambda names, figures, split="new_scenes": as_markdown(comparison(stems_of(names), figures, split)),
         "gains": lambda names, figures, split="new_scenes", over="clip": as_markdown(
@@ -367,7 +395,7 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "waits": lambda: f"{median(waits):.1%} ({min(waits):.1%} to {max(waits):.1%})",
         "memory": {"trainer": _limits(trainer), "readers": _limits(readers), "epochs": long["epochs"], "count": long["workers"]},
         "same_places": f"{bench.facts[peers.SAME][0]:.4%}", "search_memory": f"{bench.facts[peers.HELD][0]:,.0f}",
-        "I2T": I2T, "T2I": T2I, "ZERO": ZERO,
+        "I2T": I2T, "T2I": T2I, "ZERO": ZERO, "paper": PAPER,
     }  # fmt: skip
     return {name: _guarded(value) if callable(value) else value for name, value in found.items()}
 
@@ -393,7 +421,9 @@ def pages() -> dict[Path, bytes]:
         text = ENVIRONMENT.get_template(template.name).render(found)
         out[DOCS / template.name.removesuffix(".jinja")] = re.sub(r"\n{3,}", "\n\n", text.lstrip("\n")).encode()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = as_markdown(comparison(stems_of(MAIN), [I2T, T2I, ZERO, "alignment"]))
+    table = str(found["comparison"](MAIN, [I2T, T2I, ZERO, "alignment"]))
+    missing = [wrong for stem in stems_of(MAIN) if (wrong := standing(stem)[1])]
+    table += f"\n\n**Left out**: {'; '.join(missing)}." if missing else ""
     before, rest = readme.split(BEGIN)
     out[ROOT / "README.md"] = f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}".encode()
     return out
