@@ -183,7 +183,7 @@ def _transfer(bench: Bench) -> str:
 
 def _live(bench: Bench) -> str:
     longer = bench.races["recipe-a-clip-ping"].longer
-    return f"a step takes {longer} times one of `clip`; not trained to the end, for want of a machine that makes it cheap"
+    return f"a step takes {longer} times one of `clip`; the study has no training of it to the end"
 
 
 def _best(bench: Bench) -> str:
