@@ -50,7 +50,7 @@ notebooks-test: setup
 browser-test: setup
 	$(BIN)/pytest -p no:nbmake -n 2 --dist worksteal -rs tests/browser
 
-# Train what is missing of the study (a whole one takes seven hours on two cores), then make the pages and figures of its results.
+# Train what is missing of the study (a whole one takes some eight hours on two cores), then make the pages and figures of its results.
 # Trainings side by side, a core each; another number: make results WORKERS=4
 WORKERS ?= 2
 results: setup
@@ -61,7 +61,7 @@ results: setup
 # About half an hour, which nothing else should disturb; on the CPU. `make bench OUT=results/bench.json` replaces the course's own figures.
 OUT ?= build/bench.json
 bench: setup tools
-	CUDA_VISIBLE_DEVICES= $(BIN)/lcl bench --out $(OUT)
+	CUDA_VISIBLE_DEVICES=-1 $(BIN)/lcl bench --out $(OUT)
 
 # For those who change the course: run every notebook in the laptop profile and keep clean outputs, and what they learn.
 notebooks: setup

@@ -38,7 +38,7 @@ def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
     Raises LclError where torch sees an accelerator: ours would run on it, and some peers would not.
     """
     hidden = not torch.cuda.is_available()
-    require(hidden, "the races are run on the CPU; hide the accelerator from them: `CUDA_VISIBLE_DEVICES= lcl bench`.")
+    require(hidden, "the races are run on the CPU; hide the accelerator: set CUDA_VISIBLE_DEVICES to -1.")
     started, facts = time.perf_counter(), {}
     races: dict[str, Race] = {}
     grown: dict[str, Growth] = {}

@@ -59,7 +59,7 @@ def gains(
     papers = "; ".join(f"{title}: {name} {points:+g}" for title, row in reported.items() for name, points in row.items())
     told += f". Reported by the papers: {papers}" if papers else ""
     height = 1.1 + 0.26 * len(names) + 0.3 * bool(reported)
-    figure = Chart(9, height, f"Points above {over}, mean and 95 percent interval. {told}.")
+    figure, diamond = Chart(9, height, f"Points above {over}, mean and 95 percent interval. {told}."), None
     found = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, row) in zip(found, panels.items(), strict=True):
         for name, gain in row.items():
@@ -75,9 +75,9 @@ def gains(
         axes.grid(axis="x", alpha=0.3)
     found[0].set_yticks(range(len(names)), names, fontsize=8)
     found[0].set_ylim(len(names) - 0.5, -0.5)
-    if reported:
-        told = ["reported by the paper, of its own scale"]
-        figure.legend([diamond], told, loc="outside lower center", frameon=False, fontsize=8)
+    if diamond:
+        words = ["reported by the paper, of its own scale"]
+        figure.legend([diamond], words, loc="outside lower center", frameon=False, fontsize=8)
     return figure
 
 

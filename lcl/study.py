@@ -192,20 +192,27 @@ def gain(stem: str, over: str, figure: str, split: str = "new_scenes", without: 
 
     without: seeds that are left out. Raises LclError where either did not measure it, or they have but one seed in common.
     """
-    return gain_of(*values([stem, over], figure, split, without))
+    return gain_of(*_pair(stem, over, figure, split, without))
 
 
 def recall_gain(stem: str, over: str) -> Gain:
     """The same of recall@1 on new scenes, the mean of image→text and text→image."""
-    ways = [values([stem, over], figure) for figure in RECALL]
+    ways = [_pair(stem, over, figure) for figure in RECALL]
     return gain_of(*([mean(both) for both in zip(*each, strict=True)] for each in zip(*ways, strict=True)))
 
 
+def _pair(stem: str, over: str, *which) -> list[list[float]]:
+    """`values` of two stems, which must have two seeds in common."""
+    found = values([stem, over], *which)
+    enough = len(found[0]) >= 2
+    require(enough, f"{stem} and {over} have fewer than two seeds in common, so there is no spread to speak of.")
+    return found
+
+
 def gain_of(ours: Sequence[float], theirs: Sequence[float]) -> Gain:
-    """The same of numbers, a pair a seed. Raises LclError for fewer than two."""
+    """The same of numbers, two or more, a pair a seed."""
     from scipy.stats import ttest_rel  # takes a second to import: only those who want it wait
 
-    require(len(ours) >= 2, "fewer than two seeds in common: there is no spread to speak of.")
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     middle = mean(differences)
     if max(differences) - min(differences) < 1e-9:  # equal, but for what floats make of them

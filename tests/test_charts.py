@@ -24,6 +24,7 @@ def test_what_lies_above_zero_is_blue_what_holds_it_grey_and_what_lies_below_red
     assert [text.get_text() for text in chart.legends[0].texts] == ["reported by the paper, of its own scale"]
     assert "up +5.0 (+2.0 to +8.0)" in chart.alt and "recall: up +4.5" in chart.alt
     assert not charts.gains({"recall": GAINS}, "clip").legends
+    assert not charts.gains({"recall": GAINS}, "clip", {"zero-shot": {"up": 4.5}}).legends  # of a panel that there is not
 
 
 def test_a_recipe_that_a_panel_lacks_leaves_its_line_empty():

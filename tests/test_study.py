@@ -136,7 +136,7 @@ def test_a_gain_of_one_seed_is_a_dash_in_a_table(folder):
     keep_both(folder)
     write_study(Study("c0de", "d", "2", {"clip-laptop": [0, 1, 2], "lightclip-laptop": [1]}))
     assert gains(["lightclip-laptop"], "clip-laptop", [I2T])[1] == ["lightclip", "1", "–"]
-    with pytest.raises(LclError, match="fewer than two seeds in common"):
+    with pytest.raises(LclError, match="lightclip-laptop and clip-laptop have fewer than two seeds in common"):
         gain("lightclip-laptop", "clip-laptop", I2T)
 
 

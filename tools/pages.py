@@ -109,9 +109,9 @@ def seeds_of(*names: str) -> str:
     return seeds_in_words({run["seed"] for run in next(iter(runs.values()))})
 
 
-def chance(figure: str, split: str = "new_scenes") -> str:
-    """What chance gives of a figure."""
-    return f"{100 * kept_runs('clip-laptop')[0]['metrics'][split][figure]['chance']:.1f} %"
+def chance(stem: str, figure: str, split: str = "new_scenes") -> str:
+    """What chance gives of a figure, asked of the models of a stem."""
+    return f"{100 * kept_runs(stem)[0]['metrics'][split][figure]['chance']:.1f} %"
 
 
 # --- tables
