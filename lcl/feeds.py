@@ -7,7 +7,6 @@ makes no difference to what it is given.
 from __future__ import annotations
 
 import collections
-import contextlib
 import logging
 import os
 import traceback
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from lcl.config import LclError, TrainConfig, require
 from lcl.parallel import Team
@@ -26,6 +26,7 @@ from lcl.text import Tokenizer, Tokens
 CHUNK = 32_768  # pairs that are shuffled among each other, and in memory at a time; at 64 pixels 0.4 GB
 AHEAD = 4  # batches that a worker reads ahead
 STALL = 300  # seconds without a batch, after which the workers are taken for dead
+LOOK = 2  # seconds of waiting for a batch, after which one looks whether all workers live
 RESTARTS = 3  # of the workers, in one training
 FEW = 1000  # rows that are streamed before a share of bad ones is taken
 
@@ -166,19 +167,21 @@ def _streamed(
     while True:
         steps = (row.tolist() for share in shares(config, seed, team, first) for row in share)
         loader = DataLoader(
-            reading, None, sampler=steps, num_workers=workers, prefetch_factor=AHEAD, timeout=STALL, pin_memory=on_gpu,
+            reading, None, sampler=steps, num_workers=workers, prefetch_factor=AHEAD, timeout=LOOK, pin_memory=on_gpu,
             collate_fn=_as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
         )  # fmt: skip
         found = iter(loader)
+        # torch raises a worker's death wherever this process is, also in the midst of a step, which would end the training
+        signal_handling._remove_worker_pids(id(found))
+        found._worker_pids_set = False
         while True:
             try:
-                read = next(found, None)
-            except RuntimeError as error:  # how a DataLoader says that a worker died
+                read = _wait(found)
+            except (RuntimeError, EOFError, OSError) as error:  # one is dead, or its last message ends in the midst
                 for worker in found._workers:  # also one that hangs, or nothing would end
                     worker.kill()
-                    with contextlib.suppress(RuntimeError):  # so says whoever sees it die
-                        worker.join()
-                found, reason = None, str(error).splitlines()[0]
+                    worker.join()
+                found, reason = None, str(error).partition("\n")[0] or type(error).__name__
                 require(restarts < RESTARTS, f"the processes that read the data died {RESTARTS + 1} times ({reason}).")
                 restarts += 1
                 log.warning("a process that read the data died (%s); starting it again at step %d", reason, first + 1)
@@ -191,6 +194,17 @@ def _streamed(
             replaced = count.add(len(numbers), faults)
             yield Batch(images.to(device, non_blocking=True), tokens.to(device), numbers, replaced)
             first += 1
+
+
+def _wait(found: Iterator):
+    """What the workers read next, or None after the last batch. Raises RuntimeError when one is dead, or all are silent."""
+    for _ in range(0, STALL, LOOK):
+        try:
+            return next(found, None)
+        except RuntimeError as error:  # each time nothing came for LOOK seconds torch looks whether the workers live
+            if "timed out" not in str(error):
+                raise
+    raise RuntimeError(f"nothing was read for {STALL} seconds")
 
 
 class _Reading(Dataset):

@@ -21,6 +21,10 @@ from lcl.pictures import PACKAGES
 HERE = Path(__file__).resolve().parent
 LEARNS = ("training", "evaluation")  # what these modules and all that they import say is what a figure depends on
 
+# Code that says something else than it did, and gives the same figures to the bit: its own key, and that which it goes by. A test
+# trains the study's small cell by it, and compares every figure with the kept one.
+SAME = {"b58762542d3b6c59": "b5035f09d922b355"}  # how processes that read shards are watched; scenes have none
+
 
 def provenance() -> dict:
     """Where and with what something is made, now; JSON-able."""
@@ -75,14 +79,15 @@ def processor() -> str:
 def code_key(modules: Sequence[str] = LEARNS, folder: Path = HERE) -> str:
     """A short name of the code that a training's figures depend on: 16 hex digits.
 
-    Two checkouts with the same key learn and measure by the same statements. A commit would say too much: it changes with
-    every word of a notebook. Comments, docstrings and blank lines do not count; the rest of these modules of `folder`, and
-    of all of it that they import, does.
+    Two checkouts with the same key learn and measure by the same statements, or by such as SAME says. A commit would say too
+    much: it changes with every word of a notebook. Comments, docstrings and blank lines do not count; the rest of these modules
+    of `folder`, and of all of it that they import, does.
     """
     digest = hashlib.sha256()
     for name in sorted(imported(modules, folder)):
         digest.update(f"{name}\n{_statements((folder / f'{name}.py').read_text(encoding='utf-8'))}\n".encode())
-    return digest.hexdigest()[:16]
+    key = digest.hexdigest()[:16]
+    return SAME.get(key, key)
 
 
 def imported(modules: Sequence[str], folder: Path = HERE) -> set[str]:
