@@ -64,6 +64,7 @@ def test_sliders_are_whole_or_not_as_their_limits_are():
     assert slider("n", 0, 9, 3).value == 3 and isinstance(slider("n", 0, 9, 3).value, int)
     assert isinstance(slider("x", 0.0, 9, 3).value, float)
     assert dropdown("which", ["a", "b"]).value == "a"
+    assert dropdown("which", [8, 16], 16).value == 16
 
 
 @pytest.fixture(scope="module")
