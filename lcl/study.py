@@ -30,7 +30,7 @@ class Study:
     seeds: by the runs' stem, which is their name without "-seed…"; a whole study has a file `STEM-seedN.json` for each.
     """
 
-    code: str | None
+    code: str
     data: str
     torch: str
     seeds: dict[str, list]
