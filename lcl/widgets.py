@@ -81,10 +81,15 @@ def slider(description: str, low: float, high: float, value: float, step: float 
                 continuous_update=False, style=WIDE, layout={"width": "32em"})  # fmt: skip
 
 
-def dropdown(description: str, options: list, value: object = None) -> ipywidgets.Dropdown:
-    """A labelled choice. options: values, or (label, value) pairs. value: what is chosen at first; the first where it is None."""
-    chosen = {} if value is None else {"value": value}
-    return ipywidgets.Dropdown(options=options, description=description, style=WIDE, **chosen)
+def stops(description: str, values: list, value: object) -> ipywidgets.SelectionSlider:
+    """A labelled slider that stops at these values alone: for what has an order, but no even steps."""
+    return ipywidgets.SelectionSlider(options=values, value=value, description=description, continuous_update=False,
+                                      style=WIDE, layout={"width": "32em"})  # fmt: skip
+
+
+def dropdown(description: str, options: list) -> ipywidgets.Dropdown:
+    """A labelled choice. options: values, or (label, value) pairs. By keyboard: space, arrows, enter."""
+    return ipywidgets.Dropdown(options=options, description=description, style=WIDE)
 
 
 def _beside(name: str) -> str:

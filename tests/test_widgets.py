@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import untrained
 from PIL import Image
+from traitlets import TraitError
 
 from lcl import plots, views, widgets
 from lcl.config import LclError, get_profile
@@ -20,7 +21,7 @@ from lcl.fusion import FusedMlm
 from lcl.neighbours import nearest_neighbours
 from lcl.recipes import SoftConfig
 from lcl.training import Look, Step, Training
-from lcl.widgets import Explorer, dropdown, slider
+from lcl.widgets import Explorer, dropdown, slider, stops
 
 SCRIPTS = sorted(Path(widgets.__file__).parent.glob("*.js"))
 
@@ -64,7 +65,15 @@ def test_sliders_are_whole_or_not_as_their_limits_are():
     assert slider("n", 0, 9, 3).value == 3 and isinstance(slider("n", 0, 9, 3).value, int)
     assert isinstance(slider("x", 0.0, 9, 3).value, float)
     assert dropdown("which", ["a", "b"]).value == "a"
-    assert dropdown("which", [8, 16], 16).value == 16
+
+
+def test_a_slider_with_stops_takes_these_values_and_no_other():
+    side = stops("side", [8, 16, 32], 16)
+    assert side.value == 16 and side.index == 1
+    side.index = 2
+    assert side.value == 32
+    with pytest.raises(TraitError):
+        side.value = 24
 
 
 @pytest.fixture(scope="module")

@@ -149,19 +149,30 @@ def _curves(page: Page, exhibit: Locator) -> None:
 
 
 def explorers(page: Page) -> int:
-    """Move the first slider of every explorer: the kernel draws another picture. Returns how many there are."""
+    """Move the first slider and the first dropdown of every explorer, by keyboard: each time the kernel draws another picture.
+
+    Returns how many explorers there are. (An arrow that opens no list is JupyterLab's: it goes to the next cell.)
+    """
     found = page.locator(".jp-NotebookPanel .jp-OutputArea-output:has(.widget-slider):has(img)")
     for number in range(found.count()):
-        picture, handle = found.nth(number).locator("img").last, found.nth(number).locator(".noUi-handle").first
-        before = picture.get_attribute("src")
-        handle.focus()
-        page.keyboard.press("ArrowRight")
-        for _ in range(200):
-            if picture.get_attribute("src") != before:
-                break
-            time.sleep(0.05)
-        assert picture.get_attribute("src") != before, "the explorer's picture did not follow its slider"
+        explorer = found.nth(number)
+        _press(page, explorer.locator(".noUi-handle").first, explorer.locator("img").last, "ArrowRight")
+        if explorer.locator("select").count():
+            _press(page, explorer.locator("select").first, explorer.locator("img").last, "Space", "ArrowDown", "Enter")
     return found.count()
+
+
+def _press(page: Page, control: Locator, picture: Locator, *keys: str) -> None:
+    """Press keys on a control; the picture has to follow."""
+    before = picture.get_attribute("src")
+    control.focus()
+    for key in keys:
+        page.keyboard.press(key)
+    for _ in range(200):
+        if picture.get_attribute("src") != before:
+            break
+        time.sleep(0.05)
+    assert picture.get_attribute("src") != before, "the explorer's picture did not follow its control"
 
 
 HANDS = {
