@@ -129,6 +129,8 @@ UP, UNSURE, DOWN = Gain(2.0, 1.0, 3.0, 3), Gain(1.0, -1.0, 3.0, 3), Gain(-2.0, -
         ({"a": UP, "b": UP}, "holds here: every interval lies above zero"),
         ({"a": UP, "b": UNSURE}, "holds here for a; of the rest these seeds cannot tell"),
         ({"a": UNSURE, "b": DOWN}, "lies below zero for b; of the rest these seeds cannot tell"),
+        ({"a": DOWN, "b": UP}, "holds here for b; lies below zero for a"),
+        ({"a": DOWN}, "lies below zero for a"),
         ({"a": UNSURE}, "not shown by these seeds"),
         ({"a": Gain(2.0, 2.0, 2.0, 3)}, "not shown by these seeds"),  # equal differences make no interval
     ],
