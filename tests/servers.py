@@ -10,6 +10,13 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+class Server(ThreadingHTTPServer):
+    """Its queue holds all who knock at once: a full one, of five, lets the rest wait a second or three, past their patience."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+
 class Site:
     """What a server has, and how it misbehaves. files: by path. faults: by path, what the first so many requests get.
 
@@ -105,8 +112,7 @@ def serving():
                     time.sleep(site.silence)
             self.close_connection = bool(fault)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     site.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
