@@ -264,7 +264,7 @@ def test_where_nothing_arrived_the_next_call_tries_again(site, tool, tmp_path):
 def test_when_it_is_stopped_nothing_of_the_tool_runs_on(site, tool, tmp_path, how):
     site.silence = 60.0
     links = table(tmp_path / "links.tsv", [("slow", site.put("/slow.jpg", photo(0), "image/jpeg", ["stall"] * 9))])
-    code = f"import lcl.cc3m as c, lcl.cli; c.IDLE = {15 if how == 'idle' else 99}; c.PATIENCE = 60; lcl.cli.main()"
+    code = f"import lcl.cc3m as c, lcl.cli; c.IDLE = {30 if how == 'idle' else 99}; c.PATIENCE = 60; lcl.cli.main()"
     command = [sys.executable, "-c", code, "data", "cc3m", "--links", str(links), "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while not site.asked["/slow.jpg"]:
@@ -274,7 +274,7 @@ def test_when_it_is_stopped_nothing_of_the_tool_runs_on(site, tool, tmp_path, ho
         assert len(everyone) >= 2
         if how != "idle":
             process.send_signal(signal.Signals[how])
-        said = process.communicate(timeout=30)[0]
+        said = process.communicate(timeout=90)[0]
     assert process.returncode == {"SIGTERM": 143, "SIGINT": 130, "idle": 2}[how]
     assert "Traceback" not in said and (how != "idle" or "img2dataset finished no tar for" in said)
     assert not [one for one in psutil.wait_procs(everyone, timeout=5)[1] if one.status() != psutil.STATUS_ZOMBIE]

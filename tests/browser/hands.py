@@ -18,7 +18,7 @@ def _changes(exhibit: Locator, use: Callable[[], None], picture: bool = True, wo
     """A use changes the picture, and what is said of it; not all do both."""
     before, said = _drawn(exhibit), _says(exhibit)
     use()
-    for _ in range(40):  # a page draws when it gets to it
+    for _ in range(200):  # a page draws when it gets to it
         if (not picture or _drawn(exhibit) != before) and (not words or _says(exhibit) != said):
             return
         time.sleep(0.05)
