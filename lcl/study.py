@@ -70,8 +70,9 @@ def standing(stem: str) -> tuple[list[dict], str]:
         if path.exists():
             try:
                 run = storage.read_json(path)
-                wrong += [f"seed {seed} {each}" for each in _misfits(run, (runs or [run])[0], seed, study)]
-                runs.append(run)  # a sound one: what comes after is compared with it
+                misfits = _misfits(run, (runs or [run])[0], seed, study)
+                wrong += [f"seed {seed} {each}" for each in misfits]
+                runs += [] if misfits else [run]  # the first that fits: what comes after is compared with it
             except (LclError, KeyError, TypeError, AttributeError):
                 wrong.append(f"seed {seed} damaged, in {path.name}")
     return ([], f"{stem}: {'; '.join(wrong)}") if wrong else (runs, "")
@@ -82,8 +83,18 @@ def _misfits(run: dict, first: dict, seed: int, study: Study) -> list[str]:
     other = differences(run, study)
     found = [f"of other {' and '.join(other)}"] if other else []
     found += [f"holds a run of seed {run['seed']}"] if run["seed"] != seed else []
-    alike = all(run[key] == first[key] for key in ("profile", "recipe", "steps")) and set(run["metrics"]) == set(first["metrics"])
-    return found if alike else [*found, f"differs from seed {first['seed']} in more than the seed"]
+    here, there = _but_for_the_seed(run), _but_for_the_seed(first)
+    other = [what for what in here if here[what] != there[what]]
+    return [*found, f"differs from seed {first['seed']} in more than the seed: {' and '.join(other)}"] if other else found
+
+
+def _but_for_the_seed(run: dict) -> dict[str, object]:
+    """What the runs of a stem have in common."""
+    return {
+        "profile": run["profile"], "recipe": run["recipe"], "steps": run["steps"], "teacher": run.get("teacher"),
+        "packages": {name: version for name, version in run["provenance"]["packages"].items() if name != "torch"},
+        "figures": {split: set(figures) for split, figures in run["metrics"].items()},
+    }  # fmt: skip
 
 
 def kept_runs(stem: str) -> list[dict]:
@@ -182,7 +193,8 @@ class Gain:
         return 0 if self.low == self.high else int(self.low > 0) - int(self.high < 0)
 
     def __str__(self) -> str:
-        digits = 2 if min(abs(self.low), abs(self.high)) < 0.05 else 1  # or one could not see on which side of zero an end is
+        nearest = min((abs(end) for end in (self.low, self.high) if end), default=1.0)
+        digits = next((digits for digits in range(1, 9) if round(nearest, digits)), 9)  # on which side of zero is that end?
         mean, low, high = (f"{value:+z.{digits}f}" for value in (self.mean, self.low, self.high))
         return f"{mean} ({low} to {high})" if self.low < self.high else f"{mean} (no interval: equal differences)"
 

@@ -78,7 +78,10 @@ def test_mean_and_spread_are_those_of_the_seeds(folder):
         ({"steps": 5}, "seed 1 differs from seed 0 in more than the seed"),
         ({"provenance": {}}, "seed 1 damaged, in clip-laptop-seed1.json"),
         ({"metrics": None}, "seed 1 damaged, in clip-laptop-seed1.json"),
-        ({"metrics": {}}, "seed 1 differs from seed 0 in more than the seed"),
+        ({"metrics": {}}, "seed 1 differs from seed 0 in more than the seed: figures"),
+        ({"metrics": {"new_scenes": {}}}, "seed 1 differs from seed 0 in more than the seed: figures"),
+        ({"teacher": {"images": "other"}}, "seed 1 differs from seed 0 in more than the seed: teacher"),
+        ({"provenance": {"code": "c0de", "packages": {"torch": "2", "timm": "0"}}}, "in more than the seed: packages"),
     ],
 )
 def test_a_mixed_study_is_named_and_left_out(folder, caplog, change, reason):
@@ -178,7 +181,9 @@ def test_differences_without_spread_make_no_interval(folder):
 def test_on_which_side_of_zero_an_interval_ends_can_be_seen():
     assert str(Gain(1.6, 0.012, 3.2, 3)) == "+1.60 (+0.01 to +3.20)"
     assert str(Gain(-1.6, -3.2, -0.04, 3)) == "-1.60 (-3.20 to -0.04)"
-    assert str(Gain(4.7, -0.001, 9.3, 3)) == "+4.70 (+0.00 to +9.30)"
+    assert str(Gain(4.7, -0.001, 9.3, 3)) == "+4.700 (-0.001 to +9.300)"
+    assert str(Gain(4.7, 0.004, 9.3, 3)) == "+4.700 (+0.004 to +9.300)"
+    assert str(Gain(4.7, 0.0, 9.3, 3)) == "+4.7 (+0.0 to +9.3)"
     assert str(Gain(4.7, -0.1, 9.3, 3)) == "+4.7 (-0.1 to +9.3)"
 
 
@@ -186,6 +191,12 @@ def test_a_damaged_first_run_does_not_blame_the_others(folder):
     keep_both(folder)
     (folder / "clip-laptop-seed0.json").write_text("{}")
     assert standing("clip-laptop")[1] == "clip-laptop: seed 0 damaged, in clip-laptop-seed0.json"
+
+
+def test_a_first_run_that_does_not_fit_does_not_blame_the_others(folder):
+    keep_both(folder)
+    keep(folder, "clip-laptop", run_of(0, 0.5, code="0ther"))
+    assert standing("clip-laptop")[1] == "clip-laptop: seed 0 of other code 0ther, not c0de"
 
 
 def test_without_a_manifest_there_is_no_study(tmp_path, monkeypatch):
