@@ -90,6 +90,15 @@ def test_a_cell_is_kept_if_it_is_of_this_study_and_was_told_this(tmp_path, monke
         assert study.kept("clip-laptop-seed0", ["--seed", "0"], here) == found, change
 
 
+@pytest.mark.parametrize("damage", ['{"seed": 0, "met', "{}", "[]"])
+def test_a_damaged_cell_is_named_and_counts_as_missing(tmp_path, monkeypatch, caplog, damage):
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
+    (tmp_path / "clip-laptop-seed0.json").write_text(damage)
+    assert study.kept("clip-laptop-seed0", ["--seed", "0"], Study("c0de", "d", "2", {})) is None
+    assert "clip-laptop-seed0.json is damaged, and its cell counts as missing" in caplog.text
+    assert study.hours(["clip-laptop-seed0"], workers=1) == pytest.approx(1.1 / 6)
+
+
 def test_an_estimate_counts_steps_not_pauses(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     run = {"steps": 1000, "step_ms": 3600.0, "seconds": {"training": 1e6}}  # an hour of steps; somebody closed the lid

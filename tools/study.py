@@ -16,12 +16,14 @@ never half of one study and half of another.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -34,6 +36,7 @@ from lcl.provenance import code_key, version
 from lcl.scenes import open_world
 from lcl.study import FOLDER, Study, differences, write_study
 
+log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "study"
 MAIN = ("clip", "lightclip", "clip-ping", "lightclip-ping")  # five seeds; the others have three
@@ -93,9 +96,12 @@ def kept(name: str, options: list[str], study: Study) -> Path | None:
     """Where the cell is kept, if it is of this study and was told this."""
     for path in (FOLDER / f"{name}.json", FOLDER / NEXT / f"{name}.json"):
         if path.exists():
-            run = storage.read_json(path)
-            if not differences(run, study) and run.get("told") == options:
-                return path
+            try:
+                run = storage.read_json(path)
+                if not differences(run, study) and run.get("told") == options:
+                    return path
+            except (LclError, KeyError, TypeError, AttributeError):
+                log.warning("%s is damaged, and its cell counts as missing", path)
     return None
 
 
@@ -128,7 +134,11 @@ def train(name: str, options: list[str], study: Study, runs: Path, folder: Path)
 def hours(missing: Sequence[str], workers: int) -> float:
     """About how long these cells take: their steps as long as they took, or as others did; a tenth more to measure."""
     paths = [*FOLDER.glob("*-seed*.json"), *(FOLDER / NEXT).glob("*.json")]
-    took = {path.stem: run["step_ms"] * run["steps"] / 3.6e6 for path in paths if "step_ms" in (run := storage.read_json(path))}
+    took = {}
+    for path in paths:
+        with suppress(LclError, KeyError, TypeError):  # damaged, or of a time when steps were not timed
+            run = storage.read_json(path)
+            took[path.stem] = run["step_ms"] * run["steps"] / 3.6e6
     usual = mean(took.values()) if took else 1 / 6
     return 1.1 * sum(took.get(name, usual) for name in missing) / workers
 
