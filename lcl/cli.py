@@ -400,7 +400,7 @@ def bench(
 
     above = next(folder for folder in out.resolve().parents if folder.exists())
     writable = above.is_dir() and os.access(above, os.W_OK) and not out.is_dir()
-    require(writable, f"cannot write {out}; name another file with --out.")  # before a quarter of an hour is spent
+    require(writable, f"cannot write {out}; name another file with --out.")  # before half an hour is spent
     found = run(repeats)
     save_bench(out, found)
     print(f"{found.minutes:.0f} minutes; wrote {out}")

@@ -88,7 +88,7 @@ def growths(repeats: int) -> Iterator[Growth]:
     )  # fmt: skip
     yield grow(
         "matched_contrast", "the token objective, 8 words, 64 patches, 4 negatives", "pairs of a batch", [32, 64, 128, 256, 512],
-        _matched_contrast, 1, "a pair has as many negatives however large the batch", repeats, 1,
+        _matched_contrast, 1, "a pair has as many negatives however large the batch; they are sought among all", repeats, 1,
     )  # fmt: skip
     for solver, many, words_theory, why in (
         (exact, 64, 2, "each word may displace all others"),

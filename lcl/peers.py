@@ -1,12 +1,13 @@
 """Speed beside trusted peers: what each race compares, and how. `bench` runs them.
 
-All on the CPU: some peers know nothing else, and `bench` hides an accelerator from the others.
+All on the CPU, for some peers know nothing else: `bench` refuses a machine that shows an accelerator, `make bench` hides it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import random
 import statistics
 import subprocess
 import sys
@@ -348,14 +349,12 @@ def recipe_steps(world: World, repeats: int, steps: int = 8) -> Iterator[Race]:
     for training in trainings.values():
         training.learner.train()
         training.take_step(shown[0], 0)
-    rounds = []
-    turns = list(trainings)
+    rounds, draw = [], random.Random(0)
     for _ in range(repeats):
         laps: dict[str, list[float]] = {name: [] for name in trainings}
         for batch in shown:
-            for name in turns:
+            for name in draw.sample(list(trainings), len(trainings)):  # or one would always find another's caches
                 laps[name].append(seconds(lambda name=name, batch=batch: trainings[name].take_step(batch, 0)))
-            turns = turns[3:] + turns[:3]  # nobody always follows the same one: what it left in the caches is its own
         of_clip = statistics.median(laps["clip"])
         ratios = {name: [own / clip for own, clip in zip(times, laps["clip"], strict=True)] for name, times in laps.items()}
         rounds.append({name: of_clip * statistics.median(each) for name, each in ratios.items()})
