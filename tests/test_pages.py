@@ -4,6 +4,7 @@ import ast
 import importlib
 import io
 import re
+import statistics
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -19,7 +20,6 @@ from claims import CLAIMS, I2T, NDCG, PAPER, T2I, ZERO, verdict
 from lcl import study
 from lcl.bench import Bench
 from lcl.races import Race
-from lcl.results import COLUMNS
 from lcl.study import Gain, gain, kept_runs, level
 from refresh_notebooks import BEFORE, shows_results
 
@@ -105,19 +105,49 @@ def test_a_template_names_nothing_that_is_not_there(name):
 @pytest.mark.parametrize(
     ("few", "many", "mean", "said"),
     [
-        ((72, 73, 73), (75, 77, 75), -19 / 3, "it shrinks"),  # 12, 11, 12 points of the fewest; 5, 6, 5 of the most
-        ((72, 73, 73), (83, 82, 81), 0, "these seeds cannot tell whether it shrinks, holds or grows"),
-        ((62, 64, 63), (83, 83, 84), 11, "it grows"),
+        ((72, 73, 73), (75, 77, 75), -19 / 3, "shrinks"),  # 12, 11, 12 points of the fewest; 5, 6, 5 of the most
+        ((72, 73, 73), (83, 82, 81), 0, "cannot be told"),
+        ((62, 64, 63), (83, 83, 84), 11, "grows"),
     ],
     ids=["shrinks", "holds", "grows"],
 )
 def test_how_a_gain_changes_with_more_pairs_is_of_equal_seeds(monkeypatch, few, many, mean, said):
     kept = {"clip-laptop-4k": (60, 62, 61), "clip-laptop-64k": (70, 71, 70)}
     kept |= {"clip-ping-laptop-4k": few, "clip-ping-laptop-64k": many}
+    kept |= {f"{name}-laptop": kept[f"{name}-laptop-4k"] for name in ("clip", "clip-ping")}
     monkeypatch.setattr(pages, "values", lambda stems, figure: [kept[stem] for stem in stems])
-    found = pages.change(I2T)
+    found = pages.change(I2T, "-4k", "-64k")
     assert found.mean == pytest.approx(mean) and found.seeds == 3
-    assert pages.changes() == "; ".join(f"{COLUMNS[figure]} {found} points: {said}" for figure in (I2T, T2I, ZERO))
+    rows = pages.changes().splitlines()[2:]
+    assert rows[0] == "| 4,096 → 16,384 |" + " +0.0 (no interval: equal differences): cannot be told |" * 3
+    assert rows[1:] == [f"| {few} → 65,536 |" + f" {found}: {said} |" * 3 for few in ("16,384", "4,096")]
+
+
+def test_of_learning_rates_it_is_said_which_was_best_and_what_one_seed_is_worth():
+    usual, other = {"0.002": 60.0, "0.004": 59.0}, {"0.002": 60.0, "0.004": 63.0}
+    assert pages.best_rate(usual, "0.002", 1.25) == (
+        "In recall@1, mean of both ways, none of them is above the profile's 0.002; from seed to seed that figure varies by 1.2 "
+        "(standard deviation). This is one seed."
+    )
+    told = pages.best_rate(other, "0.002", 1.25)
+    assert "the best of them, 0.004, lies 3.0 points above the profile's 0.002" in told and "rather too high" in told
+
+
+def test_what_is_said_of_equal_time_is_so():
+    """Results in full and chapters 7, 9 and 13 say it in words."""
+    bench, times = pages.load_bench(ROOT / "results" / "bench.json"), float(pages.times_longer())
+    assert all(bench.races[f"recipe-{name}"].longer.high < times for name in pages.ALL)
+    clip = 1024 * statistics.median(bench.races["recipe-clip"].ours) / 60
+    steps, banks = pages.added_minutes("lightclip-ping", bench)
+    assert clip * times < clip + steps.middle + banks
+    beside = {name: {each: gain(f"{name}-laptop", "clip-laptop-longer", each).sign for each in (I2T, T2I, ZERO, ALIGN)}
+              for name in ("lightclip", "clip-ping", "lightclip-ping")}  # fmt: skip
+    assert beside["lightclip"][I2T] == beside["lightclip"][T2I] == 0 and beside["lightclip"][ALIGN] == 1
+    assert beside["clip-ping"] == {I2T: 0, T2I: 0, ZERO: 1, ALIGN: 0}
+    assert beside["lightclip-ping"][I2T] == beside["lightclip-ping"][ZERO] == 1
+    assert all(gain("clip-laptop-longer", "clip-laptop", each).sign == 1 for each in (I2T, T2I, ZERO))
+    share = gain("clip-laptop-longer", "clip-laptop", I2T).mean / gain("lightclip-laptop", "clip-laptop", I2T).mean
+    assert share > 0.5  # "much of what recipes gain"
 
 
 UP, UNSURE, DOWN = Gain(2.0, 1.0, 3.0, 3), Gain(1.0, -1.0, 3.0, 3), Gain(-2.0, -3.0, -1.0, 3)

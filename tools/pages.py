@@ -138,12 +138,19 @@ def rates() -> str:
     for figure in (I2T, T2I, ZERO):
         rows.append([COLUMNS[figure], *(str(level(runs, "new_scenes", figure)) for runs in found.values())])
     reached = {rate: mean(map(_recall, runs)) for rate, runs in found.items()}
+    return f"{as_markdown(rows)}\n\n{best_rate(reached, usual, stdev(map(_recall, own)))}"
+
+
+def best_rate(reached: dict[str, float], usual: str, luck: float) -> str:
+    """Which learning rate reached most recall@1, and how much that is worth beside the luck of a seed."""
     best = max(reached, key=reached.__getitem__)
-    above = f"{reached[best] - reached[usual]:.1f} points of recall@1 (mean of both ways) above the profile's {usual}"
-    told = f"None of them is above the profile's {usual}" if best == usual else f"The best of them, {best}, lies {above}"
-    luck = f"from seed to seed that figure varies by {stdev(map(_recall, own)):.1f} (standard deviation)"
-    limits = "This is one seed, and the best of five is rather too high; whether recipes would gain as much at it was not tried."
-    return f"{as_markdown(rows)}\n\n{told}; {luck}. {limits}"
+    above = f"{reached[best] - reached[usual]:.1f} points above the profile's {usual}"
+    where = f"none of them is above the profile's {usual}" if best == usual else f"the best of them, {best}, lies {above}"
+    told = f"In recall@1, mean of both ways, {where}; from seed to seed that figure varies by {luck:.1f} (standard deviation)."
+    if best == usual:
+        return f"{told} This is one seed."
+    return (f"{told} This is one seed, and the best of {len(reached)} is rather too high; "
+            "whether recipes would gain as much at it was not tried.")
 
 
 def _recall(run: dict) -> float:
@@ -220,7 +227,7 @@ def per_minute(name: str, bench: Bench) -> str:
 
 def costs(bench: Bench) -> str:
     """What every recipe costs, and what a minute of it buys."""
-    head = ["recipe", "a step takes", "minutes of steps", "banks, once", "GiB held", "points of recall@1"]
+    head = ["recipe", "a step takes", "minutes of steps", "banks, once", "GiB held", "seeds", "points of recall@1"]
     clip, rows = bench.races["recipe-clip"], [[*head, "points per added minute"]]
     for name in ("clip", *ALL):
         runs, longer = kept_runs(stem_of(name)), bench.races[f"recipe-{name}"].longer
@@ -229,7 +236,7 @@ def costs(bench: Bench) -> str:
         banks = added_minutes(name, bench)[1]
         took = "1" if name == "clip" else f"{longer} times"
         cost = [took, f"{steps:.1f}", f"{banks:.1f}" if banks else "–", f"{max(held):.2f}" if held else "–"]
-        buys = ["–", "–"] if name == "clip" else [str(recall(name)), per_minute(name, bench)]
+        buys = ["–", "–", "–"] if name == "clip" else [str(recall(name).seeds), str(recall(name)), per_minute(name, bench)]
         rows.append([f"`{name}`", *cost, *buys])
     return as_markdown(rows)
 
@@ -246,19 +253,27 @@ def sizes() -> str:
     return as_markdown(rows)
 
 
-def change(figure: str) -> Gain:
-    """By how many points clip-ping gains more over clip of the most pairs than of the fewest; of equal seeds."""
-    few, *_, many = SIZES.values()
+def change(figure: str, few: str, many: str) -> Gain:
+    """By how many points clip-ping gains more over clip of many pairs than of few; of equal seeds. Both as names end."""
     clip_few, ping_few, clip_many, ping_many = values([f"{name}-laptop{tail}" for tail in (few, many) for name in PAIR], figure)
     gained = [[b - a for a, b in zip(*pair, strict=True)] for pair in ((clip_many, ping_many), (clip_few, ping_few))]
     return gain_of(*gained)
 
 
 def changes() -> str:
-    """Does what clip-ping gains shrink with more pairs, or hold, or grow? Figure by figure."""
-    words = {-1: "it shrinks", 0: "these seeds cannot tell whether it shrinks, holds or grows", 1: "it grows"}
-    found = {figure: change(figure) for figure in (I2T, T2I, ZERO)}
-    return "; ".join(f"{COLUMNS[figure]} {each} points: {words[each.sign]}" for figure, each in found.items())
+    """Does what clip-ping gains shrink with more pairs, or hold, or grow? From each size to the next, and in all."""
+    words = {-1: "shrinks", 0: "cannot be told", 1: "grows"}
+    first, middle, last = SIZES
+    rows = [["the gain, from → to pairs", *(COLUMNS[figure] for figure in (I2T, T2I, ZERO))]]
+    for few, many in ((first, middle), (middle, last), (first, last)):
+        found = [change(figure, SIZES[few], SIZES[many]) for figure in (I2T, T2I, ZERO)]
+        rows.append([f"{few:,} → {many:,}", *(f"{each}: {words[each.sign]}" for each in found)])
+    return as_markdown(rows)
+
+
+def times_longer() -> str:
+    """How many times as many steps the longer training of clip took."""
+    return f"{kept_runs('clip-laptop-longer')[0]['steps'] / kept_runs('clip-laptop')[0]['steps']:.4g}"
 
 
 def races(bench: Bench) -> str:
@@ -378,8 +393,8 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "judged": lambda claim: judged(claim, bench), "there": there, "seeds": seeds_of, "chance": chance,
         "peers": lambda: ", ".join(f"{package} {made['packages'].get(package) or 'not installed'}" for package in peers.PACKAGES),
         "note": note, "depths": depths, "costs": lambda: costs(bench),
-        "sizes": sizes, "changes": changes, "rates": rates, "untouched": untouched, "bought": bought,
-        "races": lambda: races(bench),
+        "sizes": sizes, "change": change, "changes": changes, "times_longer": times_longer,
+        "rates": rates, "untouched": untouched, "bought": bought, "races": lambda: races(bench),
         "growths": lambda: growths(bench), "race": bench.races.__getitem__,
         "stems": [stem for stem in read_study().seeds if there(stem)],
         "summary": lambda stem: as_markdown(summary(kept_runs(stem))),
@@ -393,7 +408,8 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "bench_about": f"{made['machine']['processor']}, {made['machine']['threads']} threads, torch "
         f"{made['packages']['torch']}, commit `{commit_of(made)}`",
         "waits": lambda: f"{median(waits):.1%} ({min(waits):.1%} to {max(waits):.1%})",
-        "memory": {"trainer": _limits(trainer), "readers": _limits(readers), "epochs": long["epochs"], "count": long["workers"]},
+        "memory": {"trainer": _limits(trainer), "readers": _limits(readers), "epochs": long["epochs"], "count": long["workers"],
+            "commit": commit_of(long["provenance"])},
         "same_places": f"{bench.facts[peers.SAME][0]:.4%}", "search_memory": f"{bench.facts[peers.HELD][0]:,.0f}",
         "I2T": I2T, "T2I": T2I, "ZERO": ZERO, "paper": PAPER,
     }  # fmt: skip
