@@ -20,7 +20,7 @@ from claims import CLAIMS, I2T, NDCG, PAPER, T2I, ZERO, verdict
 from lcl import study
 from lcl.bench import Bench
 from lcl.races import Race
-from lcl.study import Gain, gain, kept_runs, level
+from lcl.study import Gain, gain, kept_runs, level, percent
 from refresh_notebooks import BEFORE, shows_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,7 +134,7 @@ def test_of_learning_rates_it_is_said_which_was_best_and_what_one_seed_is_worth(
 
 
 def test_what_is_said_of_equal_time_is_so():
-    """Results in full and chapters 7, 9 and 13 say it in words."""
+    """README, results in full and chapters 7, 9 and 13 say it in words."""
     bench, times = pages.load_bench(ROOT / "results" / "bench.json"), float(pages.times_longer())
     assert all(bench.races[f"recipe-{name}"].longer.high < times for name in pages.ALL)
     clip = 1024 * statistics.median(bench.races["recipe-clip"].ours) / 60
@@ -148,6 +148,16 @@ def test_what_is_said_of_equal_time_is_so():
     assert all(gain("clip-laptop-longer", "clip-laptop", each).sign == 1 for each in (I2T, T2I, ZERO))
     share = gain("clip-laptop-longer", "clip-laptop", I2T).mean / gain("lightclip-laptop", "clip-laptop", I2T).mean
     assert share > 0.5  # "much of what recipes gain"
+    assert beside["lightclip"][ZERO] == -1 and beside["lightclip-ping"][ALIGN] == 1 and beside["lightclip-ping"][T2I] == 0
+    assert bench.races["recipe-lightclip"].longer.middle == pytest.approx(1.5, abs=0.1)  # "about one and a half times"
+    for path in ("README.md", *(f"notebooks/{name}.ipynb" for name in ("07_lightclip", "09_clip_ping", "13_capstone"))):
+        assert f"{times:g} times as many steps" in " ".join((ROOT / path).read_text(encoding="utf-8").split()), path
+
+
+def test_chapter_13_hands_over_what_the_seeds_of_the_study_reached():
+    said = re.search(r"with (\d+) seeds, reached ([\d.]+)% to ([\d.]+)%", (ROOT / "notebooks/13_capstone.ipynb").read_text("utf-8"))
+    found = percent(kept_runs("lightclip-ping-laptop"), "new_scenes", I2T)
+    assert said and said.groups() == (str(len(found)), f"{min(found):.1f}", f"{max(found):.1f}")
 
 
 UP, UNSURE, DOWN = Gain(2.0, 1.0, 3.0, 3), Gain(1.0, -1.0, 3.0, 3), Gain(-2.0, -3.0, -1.0, 3)
