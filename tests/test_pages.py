@@ -155,7 +155,8 @@ def test_what_is_said_of_equal_time_is_so():
 
 
 def test_chapter_13_hands_over_what_the_seeds_of_the_study_reached():
-    said = re.search(r"with (\d+) seeds, reached ([\d.]+)% to ([\d.]+)%", (ROOT / "notebooks/13_capstone.ipynb").read_text("utf-8"))
+    text = (ROOT / "notebooks" / "13_capstone.ipynb").read_text(encoding="utf-8")
+    said = re.search(r"with (\d+) seeds, reached ([\d.]+)% to ([\d.]+)%", text)
     found = percent(kept_runs("lightclip-ping-laptop"), "new_scenes", I2T)
     assert said and said.groups() == (str(len(found)), f"{min(found):.1f}", f"{max(found):.1f}")
 
