@@ -123,6 +123,16 @@ def test_single_precision_costs_no_more_than_double(seed, m, n, price):
     torch.testing.assert_close(total_cost(single, cost, words, price), best, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_matched_as_the_same_numbers_in_double(dtype):
+    """numpy knows no bfloat16; and what is solved leaves the caller's costs as they were."""
+    cost, words = problems(0, 50, 6, 8, None)
+    half = cost.to(dtype)
+    before = half.clone()
+    assert torch.equal(exact(half, words, 0.5).patch, exact(half.double(), words, 0.5).patch)
+    assert torch.equal(half, before)
+
+
 def test_with_more_words_than_patches_the_dearest_are_left_over():
     cost = torch.tensor([[[0.1], [0.3], [0.2]]])
     matching = exact(cost, torch.ones(1, 3, dtype=torch.bool))
