@@ -28,7 +28,7 @@ from lcl.feeds import AHEAD, batches, one_thread
 from lcl.matching import SOLVERS, exact
 from lcl.model import Clip
 from lcl.neighbours import BLOCK, KEPT, nearest_neighbours
-from lcl.races import Race, race, seconds
+from lcl.races import Race, race, seconds, turns
 from lcl.recipes import RECIPES, get_recipe
 from lcl.scenes import World, open_world
 from lcl.shards import open_shards, scene_samples, write_shards
@@ -146,10 +146,11 @@ def training_step(world: World, repeats: int) -> Iterator[Race]:
     many = tokenizer.encode([world.scene("train", row).caption for row in range(16 * BATCH)], context)
     rows = of_median_length(many, BATCH)
     even_images, even = world.pairs("train", rows).images, many[rows]
-    own, alike = "training step, each padded as it pads", "training step, both padded to the longest of the batch"
+    own, alike = "training step, each with its own padding", "training step, captions padded to the longest of the batch"
     none = f"training step, captions of {even.ids.shape[1]} tokens each, so that nobody pads"
-    wide = f"the peer's text tower takes one length alone, {context} tokens; ours leaves out padding"
-    leaves, token = "ours leaves out padding", "the peer's ViT has a class token more"
+    token = "the peer's ViT has a class token more"
+    leaves = f"ours leaves out padding; {token}"
+    wide = f"the peer's text tower takes one length alone, {context} tokens; {leaves}"
     for key, what, name, make, images, our_tokens, theirs, note in (
         ("step-open_clip", own, "open_clip", open_clip_step, pairs.images, tokens, padded(tokens, context), wide),
         ("step-open_clip-alike", alike, "open_clip", open_clip_step, pairs.images, tokens, tokens, leaves),
@@ -173,7 +174,8 @@ def losses(repeats: int, number: int = 1024, width: int = 256) -> Iterator[Race]
     def ours() -> None:
         info_nce(v, t, scale)["info_nce"].backward()
 
-    peers = [("open_clip", open_clip.ClipLoss(), lambda loss: loss(v, t, scale).backward(), "")]
+    once = "ours multiplies once, and transposes; open_clip's multiplies for each way anew"
+    peers = [("open_clip", open_clip.ClipLoss(), lambda loss: loss(v, t, scale).backward(), once)]
     if importlib.util.find_spec("lightly"):
         from lightly.loss import NTXentLoss
 
@@ -244,10 +246,11 @@ def matching(repeats: int) -> Iterator[Race]:
 def bank_building(world: World, repeats: int, number: int = 512) -> Iterator[Race]:
     """Both banks of some scenes beside a plain loop: the same models as they come, in float32, batches of 64 in order.
 
-    And captions beside the library's own `encode` as it is by default, which ours calls with other batches.
+    And captions beside the library's own `encode` as it is by default, which ours calls with other batches; and with its own.
     """
     pairs = world.pairs("train", range(number))
-    images, texts = ImageEncoder(), TextEncoder()
+    images, texts, alike = ImageEncoder(), TextEncoder(), TextEncoder()
+    alike.batch_size = 32  # as `encode` has it by default
     plain, sentences = load_image_model(images.name, images.size), load_text_model(texts.name, "cpu")
 
     @torch.inference_mode()
@@ -260,21 +263,24 @@ def bank_building(world: World, repeats: int, number: int = 512) -> Iterator[Rac
         for start in range(0, len(pairs), 64):
             sentences(sentences.preprocess(pairs.captions[start : start + 64]))["sentence_embedding"]
 
+    def encode() -> None:
+        sentences.encode(pairs.captions, show_progress_bar=False)
+
     def both() -> None:
         images(pairs.images)
         texts(pairs.captions)
 
-    loop = "a plain loop over the encoder"
-    for key, what, beside, ours, peer in (
-        ("bank-images", "bank of images", loop, lambda: images(pairs.images), plain_images),
-        ("bank-captions", "bank of captions", loop, lambda: texts(pairs.captions), plain_texts),
-        (
-            "bank-captions-encode", "bank of captions", "sentence-transformers' encode",
-            lambda: texts(pairs.captions), lambda: sentences.encode(pairs.captions, show_progress_bar=False),
-        ),
-        ("banks", "both banks", loop, both, lambda: (plain_images(), plain_texts())),
-    ):  # fmt: skip
-        yield race(key, what, beside, "rows/s", len(pairs), ours, peer, repeats, times=1)
+    loop, library = "a plain loop over the encoder", "sentence-transformers' encode"
+    folds = "ours folds batch norms into convolutions, has channels last, and batches of 16, which stay in the cache"
+    sorts = "ours puts captions of about a length together, so that little is padded"
+    for key, what, beside, ours, peer, note in (
+        ("bank-images", "bank of images", loop, lambda: images(pairs.images), plain_images, folds),
+        ("bank-captions", "bank of captions", loop, lambda: texts(pairs.captions), plain_texts, sorts),
+        ("bank-captions-encode", "bank of captions", library, lambda: texts(pairs.captions), encode, "16 at a time, the peer 32"),
+        ("bank-captions-alike", "bank of captions", library, lambda: alike(pairs.captions), encode, "both 32 at a time"),
+        ("banks", "both banks", loop, both, lambda: (plain_images(), plain_texts()), "one after the other"),
+    ):
+        yield race(key, what, beside, "rows/s", len(pairs), ours, peer, repeats, times=1, note=note)
 
 
 def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: int = 384) -> Iterator[Race]:
@@ -301,9 +307,10 @@ def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: i
                 torch.mm(rows, columns.T, out=memory[: len(rows), : len(columns)])
 
     ours(), flat(), bare()  # a round that does not count
-    laps = [(seconds(ours), seconds(flat), seconds(bare)) for _ in range(repeats)]
+    draw = random.Random(0)
+    laps = [turns((ours, flat, bare), 1, draw) for _ in range(repeats)]
     own, *others = map(tuple, zip(*laps, strict=True))
-    what = f"{KEPT} neighbours of each of {number:,} x {width}"
+    what = f"{KEPT} neighbours of each of {number:,} x {width} (random directions)"
     half = "ours works out half of the product: a block of similarities serves its rows and its columns"
     for key, beside, peer in zip(("faiss", "product"), ("FAISS's flat index", "the bare product"), others, strict=True):
         yield Race(f"neighbours-{key}", what, beside, "rows/s", number, own, peer, half)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -71,6 +72,19 @@ def seconds(work: Callable[[], object], times: int = 1) -> float:
     return statistics.median(laps)
 
 
+def turns(works: Sequence[Callable[[], object]], times: int, draw: random.Random) -> list[float]:
+    """Seconds for each of some works, the median of several: `times` rounds, in each of which all have one turn.
+
+    A machine that is slow for a while is then slow for all of them. Who goes first is drawn, or one would always find another's
+    caches.
+    """
+    laps: list[list[float]] = [[] for _ in works]
+    for _ in range(times):
+        for number in draw.sample(range(len(works)), len(works)):
+            laps[number].append(seconds(works[number]))
+    return [statistics.median(each) for each in laps]
+
+
 def race(
     key: str,
     what: str,
@@ -83,10 +97,11 @@ def race(
     times: int = 5,
     note: str = "",
 ) -> Race:
-    """Let ours and the peer take turns, `repeats` times, after a round of each that does not count.
+    """Let ours and the peer take turns, in `repeats` repeats, after a round of each that does not count.
 
-    times: so often the work is done in one repeat, of which the median counts. The others as in `Race`.
+    times: so many turns each has in one repeat, of which the median counts. The others as in `Race`.
     """
     ours(), peer()
-    laps = [(seconds(ours, times), seconds(peer, times)) for _ in range(repeats)]
+    draw = random.Random(0)
+    laps = [turns((ours, peer), times, draw) for _ in range(repeats)]
     return Race(key, what, beside, unit, amount, *map(tuple, zip(*laps, strict=True)), note)
