@@ -25,7 +25,7 @@ export default exhibit("board", ({ data, body, say, guard }) => {
   }
 
   function curves() {
-    sheet.replaceChildren(h("div", { class: "lcl-row" }, curve("InfoNCE on new pairs", 1), curve("recall@1, image to text (%)", 2, 1), curve("recall@1, text to image (%)", 3, 1)));
+    sheet.replaceChildren(h("div", { class: "lcl-row" }, curve("InfoNCE on new pairs", 1), curve("recall@1 of the watched, image to text (%)", 2, 1), curve("recall@1 of the watched, text to image (%)", 3, 1)));
     const last = (run) => run.looks.at(-1);
     say(both().map((run) => last(run) ? `${run.name}: InfoNCE ${last(run)[1].toFixed(2)}, recall@1 ${percent(last(run)[2])} and ${percent(last(run)[3])} at its last look` : `${run.name} looked at nothing`).join("; ") + ".");
   }

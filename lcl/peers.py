@@ -201,7 +201,7 @@ def rendering(world: World, repeats: int) -> Iterator[Race]:
             world.render([scene])
 
     what = f"rendering scenes of 64 pixels, {BATCH} at a time"
-    yield race("render", what, "one by one", "scenes/s", len(scenes), batched, single, repeats, times=2)
+    yield race("render", what, "one by one", "scenes/s", len(scenes), batched, single, repeats, 2, "a batch is drawn in one go")
 
 
 def matching(repeats: int) -> Iterator[Race]:
@@ -441,4 +441,5 @@ def reading(pairs: Collection, repeats: int, facts: Facts) -> Race:
         took.append([statistics.median(step.seconds for step in steps) for steps in (streamed, held)])
     facts[WAITS] = waited
     what = "laptop steps while two processes read 256-pixel JPEGs for them"
-    return Race("reading", what, "pairs in memory", "pairs/s", settings.batch_size, *map(tuple, zip(*took, strict=True)))
+    laps, why = map(tuple, zip(*took, strict=True)), "who reads takes processors from the steps"
+    return Race("reading", what, "pairs in memory", "pairs/s", settings.batch_size, *laps, why)
