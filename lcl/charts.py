@@ -11,7 +11,7 @@ from lcl.plots import BLUE, CYCLE, GREY, ORANGE, RED, Chart
 from lcl.study import Gain
 from lcl.training import Event, Look, Step
 
-MARKERS = "os^Dv<>P"
+MARKERS = "os^Dv<>PX"
 
 
 def planned_steps(curve: Sequence[Event]) -> int:
@@ -34,7 +34,8 @@ def two_runs(curves: Mapping[str, Sequence[Event]], figures: Mapping[str, Mappin
         mean = [50 * (look.image_to_text + look.text_to_image) for look in looks]
         left.plot([100 * look.step / total for look in looks], mean, color=colour, ls=style, label=name)
     left.set(xlabel="percent of the training", ylabel="recall@1, mean of both ways (%)", xlim=(0, 102), ylim=(0, 100))
-    left.legend(frameon=False, fontsize=8)
+    left.set_title("as they learned, among the few watched pairs", fontsize=9)
+    left.legend(frameon=False, fontsize=8, loc="lower right")
     for row, title in enumerate(titles):
         pair = [each[title] for each in figures.values() if title in each]
         right.plot([min(pair), max(pair)], [row, row], color=GREY, lw=1, zorder=1)
@@ -42,7 +43,8 @@ def two_runs(curves: Mapping[str, Sequence[Event]], figures: Mapping[str, Mappin
             if title in each:
                 right.scatter(each[title], row, color=colour, marker=marker, s=22, zorder=2)
     right.set_yticks(range(len(titles)), titles, fontsize=7)
-    right.set(xlabel="percent", title=split, ylim=(len(titles) - 0.4, -0.6), xlim=(0, 100))
+    right.set(xlabel="percent", ylim=(len(titles) - 0.4, -0.6), xlim=(0, 100))
+    right.set_title(f"as they are measured, on {split}", fontsize=9)
     right.grid(axis="x", alpha=0.3)
     return figure
 
@@ -73,8 +75,9 @@ def gains(
         axes.set(title=title, xlabel="points")
         axes.title.set_fontsize(9)
         axes.grid(axis="x", alpha=0.3)
-    found[0].set_yticks(range(len(names)), names, fontsize=8)
-    found[0].set_ylim(len(names) - 0.5, -0.5)
+    seeds = {name: gain.seeds for row in panels.values() for name, gain in row.items()}
+    found[0].set_yticks(range(len(names)), [f"{name} ({seeds[name]})" for name in names], fontsize=8)
+    found[0].set(ylim=(len(names) - 0.5, -0.5), ylabel="recipe (number of seeds)")
     if diamond:
         words = ["reported by the paper, of its own scale"]
         figure.legend([diamond], words, loc="outside lower center", frameon=False, fontsize=8)
@@ -108,14 +111,16 @@ def by_size(lines: Mapping[str, Mapping[int, Sequence[float]]], gap: Mapping[int
     return figure
 
 
-def prices(points: Mapping[str, tuple[float, float]], xlabel: str, ylabel: str) -> Chart:
-    """What recipes buy by what they cost: a point a recipe, {recipe: (cost, gain)}."""
-    told = ", ".join(f"{name} {gain:+.1f} for {cost:.2f}" for name, (cost, gain) in points.items())
-    figure = Chart(7, 3.4, f"{ylabel} by {xlabel}: {told}.")
+def prices(points: Mapping[str, tuple[float, Gain]], xlabel: str, ylabel: str) -> Chart:
+    """What recipes buy by what they cost: a point a recipe, {recipe: (cost, gain)}; the gain's 95 % interval as a bar."""
+    told = ", ".join(f"{name} {gain} for {cost:.2f}" for name, (cost, gain) in points.items())
+    figure = Chart(9, 4.2, f"{ylabel}, mean and 95 percent interval, by {xlabel}: {told}.")
     axes = figure.add_subplot()
     for number, (name, (cost, gain)) in enumerate(points.items()):
-        axes.scatter(cost, gain, color=CYCLE[number % len(CYCLE)], marker=MARKERS[number % len(MARKERS)], s=34, zorder=3)
-        axes.annotate(name, (cost, gain), textcoords="offset points", xytext=(7, -3), fontsize=8)
+        colour = CYCLE[number % len(CYCLE)]
+        axes.plot([cost, cost], [gain.low, gain.high], color=colour, lw=1.2, alpha=0.6)
+        axes.scatter(cost, gain.mean, color=colour, marker=MARKERS[number % len(MARKERS)], s=34, zorder=3)
+        axes.annotate(name, (cost, gain.mean), textcoords="offset points", xytext=(7, -3), fontsize=8)
     axes.axhline(0, color="#000", lw=0.8)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.margins(x=0.18, y=0.12)

@@ -469,8 +469,11 @@ def word_guesses(
     return figure
 
 
+SMOOTH = 49  # steps
+
+
 def parts_curve(curve: Sequence[Event], guesses: Mapping[str, float]) -> Chart:
-    """Every part of the loss by step, a panel each, smoothed; the last panel is recall@1 on new pairs.
+    """Every part of the loss by step, a panel each, and smoothed (mean of SMOOTH steps); the last panel is recall@1 on new pairs.
 
     guesses: what a part would be for a model that knows nothing, by its name: a dashed line.
     """
@@ -478,18 +481,19 @@ def parts_curve(curve: Sequence[Event], guesses: Mapping[str, float]) -> Chart:
     looks = [event for event in curve if isinstance(event, Look)]
     names = list(steps[-1].losses) if steps else ["loss"]
     alt = f"The parts of the loss by step ({', '.join(names)}; dashed: a guess), and recall@1. {_tell(curve)}"
-    figure = Chart(9, 2.8, alt)
-    *panels, last = figure.subplots(1, len(names) + 1)
+    rows = 1 if len(names) < 5 else 2  # six in a row are too narrow to read
+    figure = Chart(9, 2.8 * rows, alt)
+    *panels, last = figure.subplots(rows, -(-(len(names) + 1) // rows), squeeze=False).flatten()[: len(names) + 1]
     for axes, name in zip(panels, names, strict=True):
         values = np.array([event.losses[name] for event in steps])
-        axes.plot([event.step for event in steps], values, color=SKY, lw=0.5)
-        if len(values) > 50:
-            smooth = np.convolve(values, np.ones(49) / 49, "valid")
-            axes.plot([event.step for event in steps[24:-24]], smooth, color=BLUE)
+        axes.plot([event.step for event in steps], values, color=SKY, lw=0.5, label="each step")
+        if len(values) > SMOOTH:
+            smooth, half = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid"), SMOOTH // 2
+            axes.plot([event.step for event in steps[half:-half]], smooth, color=BLUE, label=f"mean of {SMOOTH}")
         if name in guesses:
             axes.axhline(guesses[name], color=GREY, ls="--", lw=1)
-            axes.text(0.98, guesses[name], f"a guess: {guesses[name]:.2f}", color=GREY, fontsize=7, ha="right", va="top",
-                      transform=axes.get_yaxis_transform())  # fmt: skip
+            axes.annotate(f"a guess: {guesses[name]:.2f}", (0.98, guesses[name]), (0, -2), axes.get_yaxis_transform(),
+                          "offset points", color=GREY, fontsize=7, ha="right", va="top")  # fmt: skip
         axes.set(title=name, xlabel="step", ylabel="nats", ylim=(0, None))
         axes.title.set_fontsize(9)
     for name, colour, marker in (("image_to_text", BLUE, "o"), ("text_to_image", ORANGE, "s")):
@@ -497,8 +501,10 @@ def parts_curve(curve: Sequence[Event], guesses: Mapping[str, float]) -> Chart:
         last.plot([e.step for e in looks], values, color=colour, marker=marker, ms=3, label=name.replace("_", " "))
     last.set(title="recall@1, new pairs", xlabel="step", ylabel="percent", ylim=(0, 100))
     last.title.set_fontsize(9)
+    if steps:
+        panels[0].legend(frameon=False, fontsize=7, loc="center right")
     if looks:
-        last.legend(frameon=False, fontsize=7)
+        last.legend(frameon=False, fontsize=7, loc="lower right")
     return figure
 
 
@@ -531,15 +537,27 @@ def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Cha
     return figure
 
 
-def embedding_map(coordinates: Mapping[str, torch.Tensor], names: Sequence[str], group: torch.Tensor, what: str) -> Chart:
-    """Points of an embedding space, a panel a way of laying them out. coordinates: {way: (N, 2)}. group: (N,), of `names`."""
+def embedding_map(
+    coordinates: Mapping[str, torch.Tensor], names: Sequence[str], group: torch.Tensor, what: str, images: int | None = None
+) -> Chart:
+    """Points of an embedding space, a panel a way of laying them out. coordinates: {way: (N, 2)}. group: (N,), of `names`.
+
+    images: so many points, the first ones, are images, and round; those after them are captions, and square. All round if None.
+    """
     shares = ", ".join(f"{name} {int((group == number).sum())}" for number, name in enumerate(names))
     figure = Chart(9, 4.4, f"{len(group)} points by {' and '.join(coordinates)}, coloured by {what}: {shares}.")
     panels = figure.subplots(1, len(coordinates), squeeze=False)[0]
+    first = torch.arange(len(group)) < (len(group) if images is None else images)
+    rarest_last = sorted(range(len(names)), key=lambda number: -int((group == number).sum()))  # or the others would hide it
     for axes, (way, points) in zip(panels, coordinates.items(), strict=True):
-        for number, name in enumerate(names):
-            x, y = points[group == number].T
-            axes.scatter(x, -y, s=3, color=CYCLE[number % len(CYCLE)], label=name, linewidths=0, alpha=0.7)
+        for number in rarest_last:
+            rare = (group == number).double().mean() < 0.02
+            for marker, which, size in (("o", first, 24 if rare else 6), ("s", ~first, 16 if rare else 4)):
+                x, y = points[(group == number) & which].T
+                label = names[number] if marker == "o" else None
+                axes.scatter(x, -y, s=size, color=CYCLE[number % len(CYCLE)], marker=marker, label=label, linewidths=0, alpha=0.7)
         axes.set(title=way, xticks=[], yticks=[], aspect="equal")
-    panels[0].legend(frameon=False, fontsize=7, markerscale=3, title=what)
+    dots, labels = panels[0].get_legend_handles_labels()
+    title = what if images is None else f"{what} (images round, captions square)"
+    figure.legend(dots, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8, markerscale=2.5, title=title)
     return figure

@@ -103,7 +103,7 @@ def kept_runs(stem: str) -> list[dict]:
     Raises LclError, with the reason, unless all of them are there and fit together.
     """
     runs, wrong = standing(stem)
-    require(not wrong, f"half a study is averaged with nothing: {wrong}. {AGAIN[0].upper() + AGAIN[1:]}.")
+    require(not wrong, f"only whole sets of runs are averaged: {wrong}. {AGAIN[0].upper() + AGAIN[1:]}.")
     return runs
 
 
@@ -119,7 +119,7 @@ def whole(stems: Sequence[str]) -> dict[str, list[dict]]:
             wrong.append(reason)
         else:
             found[stem] = runs
-    require(bool(found), f"half a study is averaged with nothing: {' / '.join(wrong)}. {AGAIN[0].upper() + AGAIN[1:]}.")
+    require(bool(found), f"only whole sets of runs are averaged: {' / '.join(wrong)}. {AGAIN[0].upper() + AGAIN[1:]}.")
     for reason in wrong:
         log.warning("left out, %s", reason)
     return found

@@ -311,7 +311,7 @@ class EmbeddingMap(Exhibit):
                 for what, (names, of) in colours.items()
             ],
         }  # fmt: skip
-        still = plots.embedding_map(coordinates, *next(iter(colours.values())), next(iter(colours)))
+        still = plots.embedding_map(coordinates, *next(iter(colours.values())), next(iter(colours)), number)
         super().__init__(f"Embedding map of {number} images and their captions.", data, still)
 
 

@@ -18,7 +18,7 @@ def test_what_lies_above_zero_is_blue_what_holds_it_grey_and_what_lies_below_red
     bars = [line for line in axes.lines if len(set(line.get_ydata())) == 1 and line.get_linewidth() == 2]
     assert [tuple(map(float, bar.get_xdata())) for bar in bars] == [(gain.low, gain.high) for gain in GAINS.values()]
     assert [to_hex(bar.get_color()).upper() for bar in bars] == [plots.BLUE, plots.GREY, plots.RED]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [*GAINS]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"{name} (3)" for name in GAINS]
     (diamond,) = (dots for dots in axes.collections if not len(dots.get_facecolors()))
     assert diamond.get_offsets().tolist() == [[4.5, 0.0]]
     assert [text.get_text() for text in chart.legends[0].texts] == ["reported by the paper, of its own scale"]
@@ -30,7 +30,7 @@ def test_what_lies_above_zero_is_blue_what_holds_it_grey_and_what_lies_below_red
 def test_a_recipe_that_a_panel_lacks_leaves_its_line_empty():
     few = {name: GAINS[name] for name in ("unsure", "down")}
     chart = charts.gains({"recall": few, "zero-shot": GAINS}, "clip", {"zero-shot": {"up": 4.0, "down": 1.0}})
-    assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == ["unsure", "down", "up"]
+    assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == ["unsure (3)", "down (3)", "up (3)"]
     for axes, row in zip(chart.axes, (few, GAINS), strict=True):
         dots = {tuple(point) for each in axes.collections if len(each.get_facecolors()) for point in each.get_offsets().tolist()}
         assert dots == {(gain.mean, ["unsure", "down", "up"].index(name)) for name, gain in row.items()}
@@ -58,8 +58,11 @@ def test_sizes_have_a_dot_a_seed_and_the_gain_its_interval():
 
 
 def test_a_price_has_a_point_and_a_name_a_recipe():
-    chart = charts.prices({"a": (1.0, 2.0), "b": (1.7, 13.5)}, "time", "points")
-    assert [text.get_text() for text in chart.axes[0].texts] == ["a", "b"] and "b +13.5 for 1.70" in chart.alt
+    chart = charts.prices({"a": (1.0, GAINS["unsure"]), "b": (1.7, GAINS["up"])}, "time", "points")
+    axes = chart.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["a", "b"] and "b +5.0 (+2.0 to +8.0) for 1.70" in chart.alt
+    assert [dots.get_offsets().tolist() for dots in axes.collections] == [[[1.0, 1.0]], [[1.7, 5.0]]]
+    assert [list(map(float, bar.get_ydata())) for bar in axes.lines[:2]] == [[-2.0, 4.0], [2.0, 8.0]]
 
 
 def test_growth_is_logarithmic_and_theory_dashed_through_the_last_point():

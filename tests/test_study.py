@@ -89,7 +89,7 @@ def test_a_mixed_study_is_named_and_left_out(folder, caplog, change, reason):
     keep(folder, "clip-laptop", run_of(1, 0.7, **change))
     runs, wrong = standing("clip-laptop")
     assert runs == [] and wrong.startswith("clip-laptop: ") and reason in wrong
-    with pytest.raises(LclError, match="half a study is averaged with nothing: clip-laptop: .*`make results`"):
+    with pytest.raises(LclError, match="only whole sets of runs are averaged: clip-laptop: .*`make results`"):
         kept_runs("clip-laptop")
     with caplog.at_level(logging.WARNING):
         assert [*whole(["clip-laptop", "lightclip-laptop"])] == ["lightclip-laptop"]
