@@ -1,17 +1,20 @@
 """What the kept runs say, which the pages repeat: who is above whom, and by more than luck; and tables made of runs."""
 
 import re
+import sys
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import pytest
 
-from claims import I2T, NDCG, PAPER, PROBES, T2I, ZERO
-from lcl import results
+import memory
+from claims import I2T, NDCG, PAPER, PROBES, T2I, ZERO, bank_minutes, clip_minutes
+from lcl import plots, results
 from lcl.bench import load_bench
 from lcl.config import LclError, VisionConfig, get_profile
 from lcl.language import make_language
 from lcl.results import as_markdown, as_text, comparison
+from lcl.scenes import open_world
 from lcl.storage import read_json
 from lcl.study import Gain, gain, kept_runs, level
 from lcl.vision import make_vision
@@ -36,7 +39,7 @@ def test_clip_ping_gains_what_the_paper_gains_or_it_is_said(figure):
     assert named == [places[0] if here.low > paper else places[2] if here.high < paper else places[1]]
 
 
-@pytest.mark.parametrize("figure", [I2T, T2I, *NDCG])
+@pytest.mark.parametrize("figure", [I2T, T2I, *NDCG, ZERO, "alignment"])
 def test_lightclip_is_above_clip_with_intervals_above_zero(figure):
     assert above("lightclip", figure).sign == 1
 
@@ -49,9 +52,8 @@ def test_neighbours_lift_with_intervals_above_zero(name, figure):
 
 @pytest.mark.parametrize("figure", [I2T, T2I])
 def test_both_papers_at_once_are_no_worse_than_the_better_of_each(figure):
-    """As good as the better: more in the mean. Whether by more than luck, the pages say with the interval."""
     for other in ("lightclip", "clip-ping"):
-        assert above("lightclip-ping", figure, other).mean > 0
+        assert above("lightclip-ping", figure, other).sign == 1  # as the ledger says
 
 
 def test_the_depth_sweep_falls_as_it_is_said():
@@ -97,6 +99,16 @@ def test_towers_have_as_many_parameters_as_is_said():
     assert f"ViT of {millions(vit)}" in (ROOT / "tools" / "pages" / "results.md.jinja").read_text(encoding="utf-8")
 
 
+def test_captions_that_several_scenes_have_bound_recall_as_is_said():
+    """Of scenes with one caption at most one is found by it."""
+    laptop = get_profile("laptop")
+    world, number = open_world(laptop.scenes), laptop.evaluation.retrieval
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    for split in kept_runs("clip-laptop")[0]["metrics"]:
+        captions = {world.scene(split, row).caption for row in range(number)}
+        assert f"{100 * len(captions) / number:.1f} % on `{split}`" in page
+
+
 def test_neighbours_lift_zero_shot_most():
     others = (I2T, T2I, *NDCG, *PROBES, "alignment")
     measured = [figure for figure in others if level(kept_runs("clip-ping-laptop"), "new_scenes", figure)]
@@ -113,8 +125,7 @@ def test_a_wrong_image_makes_guesses_no_better_than_chance():
 def test_what_clip_ping_costs_is_the_banks_and_what_lightclip_costs_its_steps():
     """Of the minutes of a first training."""
     bench = load_bench(ROOT / "results" / "bench.json")
-    banks, steps = bench.races["banks"], median(bench.races["recipe-clip"].ours) * kept_runs("clip-laptop")[0]["steps"]
-    once = median(banks.ours) * 16_384 / banks.amount
+    once, steps = bank_minutes(bench).middle, clip_minutes(bench)
     longer = {name: bench.races[f"recipe-{name}"].longer.middle for name in ("clip-ping", "lightclip", "lightclip-ping")}
     assert once > 4 * steps * abs(longer["clip-ping"] - 1) and longer["clip-ping"] < 1.15
     assert min(longer["lightclip"], longer["lightclip-ping"]) > 1.2
@@ -142,8 +153,17 @@ def test_a_comparison_says_what_was_not_measured(monkeypatch):
 
 
 def test_the_memory_of_a_long_training_is_flat():
-    rows = [row for row in read_json(ROOT / "results" / "memory.json")["rows"] if row[0] >= 500]
-    half = len(rows) // 2
-    for column in (1, 2):  # trainer, readers: the later half holds no more than the earlier, but for a fiftieth
-        held = [row[column] for row in rows]
-        assert mean(held[half:]) < 1.02 * mean(held[:half])
+    """The last third holds no more than the third before it, but for a hundredth: what grows step by step would."""
+    kept = read_json(ROOT / "results" / "memory.json")
+    third = kept["steps"] // 3  # two epochs
+    for column in (1, 2):  # trainer, readers
+        before, last = (
+            mean(row[column] for row in kept["rows"] if start <= row[0] < start + third) for start in (third, 2 * third)
+        )
+        assert last < 1.01 * before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another kind of machine smooths edges in other ways")
+def test_the_figure_of_memory_is_that_of_its_numbers():
+    kept = read_json(ROOT / "results" / "memory.json")
+    assert plots.to_png(memory.draw(kept)) == (ROOT / "docs" / "memory.png").read_bytes(), "draw it again: tools/memory.py"

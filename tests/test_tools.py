@@ -15,7 +15,7 @@ from lcl.config import LclError, get_profile
 from lcl.provenance import code_key, processor, version
 from lcl.scenes import open_world
 from lcl.storage import read_json
-from lcl.study import FOLDER, Study
+from lcl.study import FOLDER, Study, read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -66,7 +66,7 @@ def test_every_cell_is_something_that_can_be_trained():
     assert len({tuple(options) for options in told.values()}) == len(told)
     seeds = study.planned().seeds
     assert all(seeds[f"{recipe}-laptop"] == [0, 1, 2, 3, 4] for recipe in study.MAIN)
-    assert all(seeds[f"{recipe}-laptop"] == [0, 1, 2] for recipe in study.PARTS)
+    assert all(seeds[f"{recipe}-laptop"] == [0, 1, 2] for recipe in (*study.PARTS, study.LIVE))
     assert {f"clip-laptop{of}" for of in ("-vit", "-4k", "-64k", "-depth12", "-rate4e-3")} <= set(seeds)
     import typer
 
@@ -74,6 +74,11 @@ def test_every_cell_is_something_that_can_be_trained():
 
     known = {name for parameter in typer.main.get_command(app).commands["train"].params for name in parameter.opts}
     assert {word for options in told.values() for word in [*options, *study.CHECKPOINTS] if word.startswith("--")} <= known
+
+
+def test_the_kept_study_is_the_one_that_is_planned_and_the_bench_is_of_its_code():
+    assert read_study() == study.planned(), "`make results` trains what is missing"
+    assert read_json(FOLDER / "bench.json")["provenance"]["code"] == read_study().code, "`make bench OUT=results/bench.json`"
 
 
 def test_a_cell_is_kept_if_it_is_of_this_study_and_was_told_this(tmp_path, monkeypatch):

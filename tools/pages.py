@@ -15,14 +15,14 @@ from statistics import mean, median, stdev
 
 import jinja2
 
-from claims import CLAIMS, I2T, PAIR, PAPER, T2I, TRIED, ZERO, Claim
-from lcl import charts, peers, plots, storage, study
+from claims import CLAIMS, I2T, PAIR, PAPER, T2I, TRIED, ZERO, Claim, bank_minutes, clip_minutes, times_longer
+from lcl import charts, peers, plots, scenes, storage, study
 from lcl.bench import Bench, load_bench
 from lcl.config import LclError
 from lcl.growth import Growth
 from lcl.races import Spread
 from lcl.results import COLUMNS, as_markdown, comparison, gains, seeds_in_words, short, summary
-from lcl.study import Gain, gain, gain_of, kept_runs, level, read_study, recall_gain, standing, values
+from lcl.study import Gain, Level, gain, gain_of, kept_runs, level, percent, read_study, recall_gain, standing, values
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, TEMPLATES = ROOT / "docs", ROOT / "tools" / "pages"
@@ -34,8 +34,10 @@ SPLITS = {
 }  # fmt: skip
 BUYS = {
     I2T: "image→text", T2I: "text→image", ZERO: "zero-shot", "category_top1": "zero-shot category",
-    "probe_concept": "linear probe", "probe_category": "linear probe of the category", "alignment": "pointing",
+    "probe_concept": "concept probe", "probe_category": "category probe", "alignment": "pointing",
 }  # fmt: skip
+PLAINER = ("render", "reading", "bank-images", "bank-captions", "banks", "neighbours-product")  # races beside no library
+LONGER = "clip-laptop-longer"  # clip, with more steps
 SIZES = {4096: "-4k", 16_384: "", 65_536: "-64k"}
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -117,6 +119,19 @@ def chance(stem: str, figure: str, split: str = "new_scenes") -> str:
 # --- tables
 
 
+def by_seed(stems: Sequence[str], figures: Sequence[str] = (I2T, T2I, ZERO, "alignment")) -> str:
+    """Every run on new scenes: a row a run, a column a figure, in percent."""
+    rows = [["run", "seed", *(COLUMNS[figure] for figure in figures)]]
+    for stem in stems:
+        runs = kept_runs(stem)
+        columns = [percent(runs, "new_scenes", figure) for figure in figures]
+        rows += [
+            [f"`{stem}`", str(run["seed"]), *(f"{column[row]:.1f}" if column else "–" for column in columns)]
+            for row, run in enumerate(runs)
+        ]
+    return as_markdown(rows)
+
+
 def depths() -> str:
     """What layers of the text tower buy."""
     layers = (1, 2, 4, 8, 12)
@@ -163,7 +178,7 @@ def bought(names: Sequence[str], splits: Sequence[str] = tuple(SPLITS), over: st
 
     Of figures that the recipe does not have by chance alone.
     """
-    rows, intervals, alike = [["objective", *(SPLITS[split] for split in splits)]], 0, []
+    rows, intervals, alike = [[f"recipe, above `{short(stem_of(over))}`", *(SPLITS[split] for split in splits)]], 0, []
     for stem in stems_of(names):
         cells = []
         for split in splits:
@@ -174,8 +189,14 @@ def bought(names: Sequence[str], splits: Sequence[str] = tuple(SPLITS), over: st
             alike += [f"`{short(stem)}`, {each}" for each in equal]
         rows.append([f"`{short(stem)}`", *cells])
     luck = f"Were all gains none, about {0.05 * intervals:.0f} of them would leave zero by chance."
-    same = f" Not told for want of an interval, all seeds being equally far above: {'; '.join(alike)}." if alike else ""
+    same = f" No interval, and so not in the table, where all seeds gain the same: {'; '.join(alike)}." if alike else ""
     return f"{as_markdown(rows, words=True)}\n\nThese are {intervals} intervals. {luck}{same}"
+
+
+def every_gain(names: Sequence[str], split: str = "new_scenes", over: str = "clip") -> str:
+    """Gains of all figures that `bought` puts into words, as far as they are measured on a split."""
+    figures = [figure for figure in BUYS if level(kept_runs(stem_of(over)), split, figure)]
+    return as_markdown(gains(stems_of(names), stem_of(over), figures, split))
 
 
 def learned(stem: str, split: str, figure: str) -> bool:
@@ -204,52 +225,60 @@ def recall(name: str) -> Gain:
     return recall_gain(stem_of(name), "clip-laptop")
 
 
-def added_minutes(name: str, bench: Bench) -> tuple[Spread, float]:
+def step_time(name: str, bench: Bench) -> Spread:
+    """How many times as long as clip's steps those of a recipe take, as the bench measured it; or those of clip, longer."""
+    if name == LONGER:
+        return Spread(*3 * [float(times_longer())])
+    return bench.races[f"recipe-{name}"].longer
+
+
+def added_minutes(name: str, bench: Bench) -> tuple[Spread, Spread]:
     """Minutes that a recipe takes beyond clip: in its steps, and once for a data set, for banks; as the bench measured both."""
-    clip, longer = bench.races["recipe-clip"], bench.races[f"recipe-{name}"].longer
-    run = kept_runs(stem_of(name))[0]
-    each = median(clip.ours) * run["steps"] / 60
-    steps = Spread(*(each * max(ratio - 1, 0) for ratio in (longer.middle, longer.low, longer.high)))  # no step takes less
-    banks = bench.races["banks"]
-    rows = run["profile"]["training"]["pairs"] if run.get("teacher") else 0
-    return steps, median(banks.ours) * rows / banks.amount / 60
+    longer, minutes = step_time(name, bench), clip_minutes(bench)
+    steps = Spread(*(minutes * max(ratio - 1, 0) for ratio in (longer.middle, longer.low, longer.high)))  # no step takes less
+    return steps, bank_minutes(bench) if kept_runs(stem_of(name))[0].get("teacher") else Spread(0, 0, 0)
 
 
 def per_minute(name: str, bench: Bench) -> str:
     """Points of recall@1 gained for every added minute, banks included; and the least and the most that the gain's interval
     and the repeats of the bench bear."""
     here, (steps, banks) = recall(name), added_minutes(name, bench)
-    if steps.low + banks < 0.1:  # a few seconds more or less are the noise of a machine
+    middle, low, high = (getattr(steps, which) + getattr(banks, which) for which in ("middle", "low", "high"))
+    if low < 0.1:  # a few seconds more or less are the noise of a machine
         return "takes no time that could be told"
-    least = here.low / (banks + (steps.high if here.low > 0 else steps.low))
-    return f"{here.mean / (banks + steps.middle):.1f} ({least:.1f} to {here.high / (banks + steps.low):.1f})"
+    return f"{here.mean / middle:.1f} ({here.low / (high if here.low > 0 else low):.1f} to {here.high / low:.1f})"
 
 
 def costs(bench: Bench) -> str:
     """What every recipe costs, and what a minute of it buys."""
     head = ["recipe", "a step takes", "minutes of steps", "banks, once", "GiB held", "seeds", "points of recall@1"]
-    clip, rows = bench.races["recipe-clip"], [[*head, "points per added minute"]]
-    for name in ("clip", *ALL):
-        runs, longer = kept_runs(stem_of(name)), bench.races[f"recipe-{name}"].longer
-        held = [run["memory_gib"] for run in runs if "memory_gib" in run]
-        steps = median(clip.ours) * runs[0]["steps"] / 60 * longer.middle
-        banks = added_minutes(name, bench)[1]
-        took = "1" if name == "clip" else f"{longer} times"
-        cost = [took, f"{steps:.1f}", f"{banks:.1f}" if banks else "–", f"{max(held):.2f}" if held else "–"]
+    rows = [[*head, "points per added minute"]]
+    for name in ("clip", *([LONGER] if there(LONGER) else []), *ALL):
+        held = [run["memory_gib"] for run in kept_runs(stem_of(name)) if "memory_gib" in run]
+        longer, banks = step_time(name, bench), added_minutes(name, bench)[1].middle
+        took = "1" if name in ("clip", LONGER) else f"{longer} times"
+        minutes = f"{clip_minutes(bench) * longer.middle:.1f}"
+        cost = [took, minutes, f"{banks:.1f}" if banks else "–", f"{max(held):.2f}" if held else "–"]
         buys = ["–", "–", "–"] if name == "clip" else [str(recall(name).seeds), str(recall(name)), per_minute(name, bench)]
-        rows.append([f"`{name}`", *cost, *buys])
+        rows.append([f"`{short(stem_of(name))}`", *cost, *buys])
     return as_markdown(rows)
+
+
+def by_size(figure: str) -> dict[str, dict[int, list[float]]]:
+    """A figure of clip and clip-ping in percent, by recipe and number of pairs: of the seeds that all sizes have."""
+    found = iter(values([f"{name}-laptop{tail}" for name in PAIR for tail in SIZES.values()], figure))
+    return {name: {pairs: next(found) for pairs in SIZES} for name in PAIR}
 
 
 def sizes() -> str:
     """What clip-ping gains over clip, by the number of pairs."""
     rows = [["pairs", *(f"{pairs:,}" for pairs in SIZES)]]
     for figure in (I2T, T2I, ZERO):
-        for name in PAIR:
-            found = [level(kept_runs(f"{name}-laptop{tail}"), "new_scenes", figure) for tail in SIZES.values()]
-            rows.append([f"{COLUMNS[figure]}, `{name}`", *map(str, found)])
-        told = [gain(f"clip-ping-laptop{tail}", f"clip-laptop{tail}", figure) for tail in SIZES.values()]
-        rows.append([f"{COLUMNS[figure]}, gain", *map(str, told)])
+        found = by_size(figure)
+        for name, row in found.items():
+            rows.append([f"{COLUMNS[figure]}, `{name}`", *(str(Level(mean(each), stdev(each))) for each in row.values())])
+        clip, ping = (found[name].values() for name in PAIR)
+        rows.append([f"{COLUMNS[figure]}, gain", *map(str, map(gain_of, ping, clip))])
     return as_markdown(rows)
 
 
@@ -271,23 +300,20 @@ def changes() -> str:
     return as_markdown(rows)
 
 
-def times_longer() -> str:
-    """How many times as many steps the longer training of clip took."""
-    return f"{kept_runs('clip-laptop-longer')[0]['steps'] / kept_runs('clip-laptop')[0]['steps']:.4g}"
-
-
 def races(bench: Bench) -> str:
-    """Every race, a row."""
-    rows = [["what", "beside", "times as fast", "ours", "peer's", "note"]]
-    for race in bench.races.values():
-        if not race.key.startswith("recipe-"):
-            ours, peer = (race.amount / median(laps) for laps in (race.ours, race.peer))
-            rows.append([
-                race.what, race.beside, str(race.faster), f"{ours:,.0f} {race.unit}", f"{peer:,.0f} {race.unit}", race.note
-            ])  # fmt: skip
+    """Every race, a row: beside peers, beside plainer ways that are no library's, and every recipe's step."""
+    tables = []
+    for title, plain in (("beside", False), ("beside a plainer way", True)):
+        rows = [["what", title, "times as fast", "ours", "the other's", "note"]]
+        for race in bench.races.values():
+            if not race.key.startswith("recipe-") and (race.key in PLAINER) == plain:
+                ours, peer = (race.amount / median(laps) for laps in (race.ours, race.peer))
+                rates = [f"{rate:,.0f} {race.unit}" for rate in (ours, peer)]
+                rows.append([race.what, race.beside, str(race.faster), *rates, race.note])
+        tables.append(as_markdown(rows))
     steps = [["step of", "times as long as one of `clip`"]]
     steps += [[f"`{key.removeprefix('recipe-')}`", str(race.longer)] for key, race in bench.races.items() if "recipe-" in key]
-    return as_markdown(rows) + "\n\n" + as_markdown(steps)
+    return "\n\n".join([*tables, as_markdown(steps)])
 
 
 def growths(bench: Bench) -> str:
@@ -350,13 +376,14 @@ def _gains_chart() -> plots.Chart:
 
 
 def _prices_chart(bench: Bench) -> plots.Chart:
-    found = {name: (bench.races[f"recipe-{name}"].longer.middle, recall(name).mean) for name in ALL}
-    return charts.prices(found, "time of a step, relative to clip's", "points of recall@1 gained")
+    names = [*ALL, *([LONGER] if there(LONGER) else [])]
+    found = {short(stem_of(name)): (step_time(name, bench).middle, recall(name)) for name in names}
+    return charts.prices(found, "time of all steps, relative to clip's", "points of recall@1 gained")
 
 
 def _sizes_chart() -> plots.Chart:
-    lines = {name: {pairs: values([f"{name}-laptop{tail}"], I2T)[0] for pairs, tail in SIZES.items()} for name in PAIR}
-    gap = {pairs: gain(f"clip-ping-laptop{tail}", f"clip-laptop{tail}", I2T) for pairs, tail in SIZES.items()}
+    lines = by_size(I2T)
+    gap = {pairs: gain_of(lines["clip-ping"][pairs], lines["clip"][pairs]) for pairs in SIZES}
     return charts.by_size(lines, gap, "image→text R@1 (%)")
 
 
@@ -394,8 +421,9 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "peers": lambda: ", ".join(f"{package} {made['packages'].get(package) or 'not installed'}" for package in peers.PACKAGES),
         "note": note, "depths": depths, "costs": lambda: costs(bench),
         "sizes": sizes, "change": change, "changes": changes, "times_longer": times_longer,
-        "rates": rates, "untouched": untouched, "bought": bought, "races": lambda: races(bench),
-        "growths": lambda: growths(bench), "race": bench.races.__getitem__,
+        "rates": rates, "untouched": untouched, "bought": bought, "every_gain": every_gain, "splits": list(SPLITS),
+        "meanings": scenes.SPLITS,
+        "by_seed": by_seed, "races": lambda: races(bench), "growths": lambda: growths(bench), "race": bench.races.__getitem__,
         "stems": [stem for stem in read_study().seeds if there(stem)],
         "summary": lambda stem: as_markdown(summary(kept_runs(stem))),
         "comparison": lambda names, figures, split="new_scenes": as_markdown(comparison(stems_of(names), figures, split)),
