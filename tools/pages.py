@@ -431,6 +431,7 @@ def vocabulary(bench: Bench) -> dict[str, object]:
             gains(stems_of(names), stem_of(over), figures, split)
         ),
         "gain": lambda name, figure, over="clip", split="new_scenes": gain(stem_of(name), stem_of(over), figure, split),
+        "level": lambda name, figure, split="new_scenes": level(kept_runs(stem_of(name)), split, figure),
         "beside_paper": beside_paper, "per_minute": lambda name: per_minute(name, bench),
         "all_recipes": ALL, "main_recipes": MAIN, "vit_stems": [f"{name}-laptop-vit" for name in MAIN],
         "bench_about": f"{made['machine']['processor']}, {made['machine']['threads']} threads, torch "
