@@ -15,9 +15,10 @@ import pytest
 from jinja2 import meta
 from PIL import Image
 
-import claims
 import pages
-from claims import CLAIMS, I2T, NDCG, PAPER, T2I, ZERO, verdict
+import tables
+import verdicts
+from claims import CLAIMS
 from lcl import study
 from lcl.bench import Bench
 from lcl.config import get_profile
@@ -25,6 +26,7 @@ from lcl.races import Race
 from lcl.recipes import RECIPES
 from lcl.study import Gain, gain, kept_runs, level, percent
 from refresh_notebooks import BEFORE, shows_results
+from verdicts import I2T, NDCG, PAPER, T2I, ZERO, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -78,6 +80,7 @@ def test_what_is_left_out_of_a_study_is_named_in_the_pages(monkeypatch):
 
     monkeypatch.setattr(study, "standing", half)
     monkeypatch.setattr(pages, "standing", half)
+    monkeypatch.setattr(tables, "standing", half)
     made = {path.name: data.decode() for path, data in pages.pages().items() if path.suffix == ".md"}
     found = f"*left out: only whole sets of runs are averaged: {gone}: seed 1 missing."
     assert f"**Left out**, for only whole sets of runs are averaged: {gone}: seed 1 missing" in made["results.md"]
@@ -94,6 +97,7 @@ def test_readme_names_what_its_table_lacks(monkeypatch):
 
     monkeypatch.setattr(study, "standing", half)
     monkeypatch.setattr(pages, "standing", half)
+    monkeypatch.setattr(tables, "standing", half)
     assert "**Left out**: lightclip-laptop: seed 1 missing." in pages.pages()[ROOT / "README.md"].decode()
 
 
@@ -118,31 +122,31 @@ def test_how_a_gain_changes_with_more_pairs_is_of_equal_seeds(monkeypatch, few, 
     kept = {"clip-laptop-4k": (60, 62, 61), "clip-laptop-64k": (70, 71, 70)}
     kept |= {"clip-ping-laptop-4k": few, "clip-ping-laptop-64k": many}
     kept |= {f"{name}-laptop": kept[f"{name}-laptop-4k"] for name in ("clip", "clip-ping")}
-    monkeypatch.setattr(pages, "values", lambda stems, figure: [kept[stem] for stem in stems])
-    found = pages.change(I2T, "-4k", "-64k")
+    monkeypatch.setattr(tables, "values", lambda stems, figure: [kept[stem] for stem in stems])
+    found = tables.change(I2T, "-4k", "-64k")
     assert found.mean == pytest.approx(mean) and found.seeds == 3
-    rows = pages.changes().splitlines()[2:]
+    rows = tables.changes().splitlines()[2:]
     assert rows[0] == "| 4,096 → 16,384 |" + " +0.0 (no interval: equal differences): cannot be told |" * 3
     assert rows[1:] == [f"| {few} → 65,536 |" + f" {found}: {said} |" * 3 for few in ("16,384", "4,096")]
 
 
 def test_of_learning_rates_it_is_said_which_was_best_and_what_one_seed_is_worth():
     usual, other = {"0.002": 60.0, "0.004": 59.0}, {"0.002": 60.0, "0.004": 63.0}
-    assert pages.best_rate(usual, "0.002", 1.25) == (
+    assert tables.best_rate(usual, "0.002", 1.25) == (
         "In recall@1, mean of both ways, none of them is above the profile's 0.002; from seed to seed that figure varies by 1.2 "
         "(standard deviation). This is one seed."
     )
-    told = pages.best_rate(other, "0.002", 1.25)
+    told = tables.best_rate(other, "0.002", 1.25)
     assert "the best of them, 0.004, lies 3.0 points above the profile's 0.002" in told and "rather too high" in told
 
 
 def test_what_is_said_of_equal_time_is_so():
     """README, results in full and chapters 7, 9 and 13 say it in words."""
-    bench, times = pages.load_bench(ROOT / "results" / "bench.json"), float(pages.times_longer())
+    bench, times = pages.load_bench(ROOT / "results" / "bench.json"), float(verdicts.times_longer())
     slower = [name for name in RECIPES if bench.races[f"recipe-{name}"].longer.high >= times]
     assert slower == ["a-clip-ping"]  # "longer than the steps of any recipe take but …"
-    clip = claims.clip_minutes(bench)
-    steps, banks = pages.added_minutes("lightclip-ping", bench)
+    clip = verdicts.clip_minutes(bench)
+    steps, banks = tables.added_minutes("lightclip-ping", bench)
     assert clip * times < clip + steps.middle + banks.middle
     beside = {name: {each: gain(f"{name}-laptop", "clip-laptop-longer", each).sign for each in (I2T, T2I, ZERO, ALIGN)}
               for name in ("lightclip", "clip-ping", "lightclip-ping")}  # fmt: skip
@@ -163,7 +167,7 @@ def test_what_chapter_9_says_of_the_number_of_pairs_is_so():
         return [gain(f"clip-ping-laptop{few}", f"clip-laptop{many}", figure).sign for figure in (I2T, T2I, ZERO)]
 
     assert signs("-4k", "-4k")[:2] == [0, 0]  # "nothing in retrieval that three seeds could tell"
-    assert abs(pages.change(I2T, "", "-64k").mean) < 2 > abs(pages.change(T2I, "", "-64k").mean)  # "about what they gain"
+    assert abs(tables.change(I2T, "", "-64k").mean) < 2 > abs(tables.change(T2I, "", "-64k").mean)  # "about what they gain"
     assert signs("", "-64k") == [1, 0, 0] and signs("-4k", "") == [-1, -1, -1]  # a quarter of the pairs
     assert gain("clip+xnn-laptop", "clip-laptop", I2T, "unseen_concepts").mean == pytest.approx(-0.3, abs=0.05)
 
@@ -221,17 +225,17 @@ def test_a_verdict_says_what_the_intervals_bear(found, said):
 
 
 def test_what_is_said_to_be_bought_is_what_intervals_bear():
-    table, luck = pages.bought(pages.ALL).split("\n\n")
+    table, luck = tables.bought(tables.ALL).split("\n\n")
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
-    assert head == ["recipe, above `clip`", *pages.SPLITS.values()] and [row[0].strip("`") for row in rows] == list(pages.ALL)
+    assert head == ["recipe, above `clip`", *tables.SPLITS.values()] and [row[0].strip("`") for row in rows] == list(tables.ALL)
     count = 0
     for name, *cells in rows:
         stem = f"{name.strip('`')}-laptop"
-        for split, cell in zip(pages.SPLITS, cells, strict=True):
+        for split, cell in zip(tables.SPLITS, cells, strict=True):
             told = set(cell.replace("retrieval", "image→text, text→image").split(", ")) - {"nothing that could be told"}
             borne = set()
-            for figure, what in pages.BUYS.items():
-                if pages.learned(stem, split, figure):
+            for figure, what in tables.BUYS.items():
+                if tables.learned(stem, split, figure):
                     here, count = gain(stem, "clip-laptop", figure, split), count + 1
                     borne |= {what} if here.sign == 1 else {f"*less* {what}"} if here.sign == -1 else set()
             assert told == borne, (name, split)
@@ -249,7 +253,7 @@ def test_what_is_said_to_be_bought_is_what_intervals_bear():
     ids=str,
 )
 def test_signs_of_intervals_in_words(signs, said):
-    assert pages.in_words(signs) == said
+    assert tables.in_words(signs) == said
 
 
 @pytest.mark.parametrize("name", sorted({name for claim in CLAIMS for name in claim.functions}))
@@ -302,10 +306,10 @@ def test_what_is_no_better_than_chance_is_not_bought(monkeypatch):
     def run_of(value):
         return {"metrics": {"new_scenes": {"alignment": {"value": value, "chance": 0.2}}}}
 
-    monkeypatch.setattr(pages, "kept_runs", lambda stem: [run_of(0.1), run_of(0.28)])
-    assert not pages.learned("clip-laptop", "new_scenes", "alignment") and not pages.learned("clip-laptop", "new_scenes", ZERO)
-    monkeypatch.setattr(pages, "kept_runs", lambda stem: [run_of(0.13), run_of(0.28)])
-    assert pages.learned("clip-laptop", "new_scenes", "alignment")
+    monkeypatch.setattr(tables, "kept_runs", lambda stem: [run_of(0.1), run_of(0.28)])
+    assert not tables.learned("clip-laptop", "new_scenes", "alignment") and not tables.learned("clip-laptop", "new_scenes", ZERO)
+    monkeypatch.setattr(tables, "kept_runs", lambda stem: [run_of(0.13), run_of(0.28)])
+    assert tables.learned("clip-laptop", "new_scenes", "alignment")
 
 
 @pytest.mark.parametrize(
@@ -327,13 +331,13 @@ def test_points_per_minute_bear_the_spread_of_both(monkeypatch, ratios, banks, g
 
     times = {"recipe-clip": [6 * 60 / laptop.steps] * 3, "recipe-a": ratios, "banks": [60.0 * each for each in banks or (1,)]}
     found = {key: race_of(key, laps) for key, laps in times.items()}
-    monkeypatch.setattr(pages, "kept_runs", lambda stem: [{"teacher": {"widths": 1} if banks else None}])
-    monkeypatch.setattr(pages, "recall", lambda name: gained)
-    assert pages.per_minute("a", Bench(found, {}, {}, 3, 1.0, {})) == said
+    monkeypatch.setattr(tables, "kept_runs", lambda stem: [{"teacher": {"widths": 1} if banks else None}])
+    monkeypatch.setattr(tables, "recall", lambda name: gained)
+    assert tables.per_minute("a", Bench(found, {}, {}, 3, 1.0, {})) == said
 
 
 def test_the_papers_own_gains_stand_beside_ours():
-    told = pages.beside_paper()
+    told = tables.beside_paper()
     for figure, paper in PAPER.items():
         here = gain("clip-ping-laptop", "clip-laptop", figure)
         assert f"({here.mean:+.1f} to the paper's {paper:+.1f})" in told

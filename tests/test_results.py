@@ -8,7 +8,6 @@ from statistics import mean
 import pytest
 
 import memory
-from claims import I2T, NDCG, PAPER, PROBES, T2I, ZERO, bank_minutes, clip_minutes
 from lcl import plots, results
 from lcl.bench import load_bench
 from lcl.config import LclError, VisionConfig, get_profile
@@ -18,6 +17,7 @@ from lcl.scenes import open_world
 from lcl.storage import read_json
 from lcl.study import Gain, gain, kept_runs, level
 from lcl.vision import make_vision
+from verdicts import I2T, NDCG, PAPER, PROBES, T2I, ZERO, bank_minutes, clip_minutes
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,30 +1,18 @@
 """What the papers state, and what became of it here: the ledger behind docs/claims.md. Tests hold every name in it.
 
-A figure is a function of the study's kept runs or of the bench, worked out when the page is made; what a test shows to be equal
-is said in words.
+A figure is a function of the study's kept runs or of the bench (`verdicts`), worked out when the page is made; what a test shows
+to be equal is said in words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
-from lcl import study
+import verdicts
 from lcl.bench import Bench
-from lcl.config import get_profile
-from lcl.races import Spread
-from lcl.results import COLUMNS, seeds_in_words
-from lcl.study import Gain, gain, kept_runs
+from verdicts import I2T, NDCG, PAPER, T2I, ZERO, above, beside_longer, judge, judge_part, levels, points
 
-(I2T, T2I), ZERO = study.RECALL, "zero_shot_top1"
-NDCG = ("image_to_text_ndcg@10", "text_to_image_ndcg@10")
-PROBES = ("probe_concept", "probe_category")
-JUDGED = (I2T, T2I, *NDCG, ZERO, "category_top1", *PROBES, "alignment")  # on every split, the more the better
-PAIR = ("clip", "clip-ping")  # what is trained with fewer and with more pairs, too
-TRIED = (0,)  # the seed by which weights of recipes were chosen
-TRANSFER = {"unseen_drawings": "an unseen hand", "unseen_concepts": "unseen things"}  # of what no training showed: split, words
-PAPER = {ZERO: 5.5, I2T: 10.7, T2I: 5.7}  # what CLIP-PING gains over CLIP, says its abstract
 CLIP, LIGHTCLIP, PING = "CLIP (arXiv 2103.00020)", "LightCLIP (arXiv 2312.00674)", "CLIP-PING (arXiv 2412.03871)"
 
 
@@ -51,227 +39,6 @@ class Claim:
     judged: Callable[[Bench], str] = lambda bench: "built and tested"
 
 
-def above(stem: str, *figures: str, over: str = "clip", split: str = "new_scenes", tail: str = "") -> str:
-    """ "image→text R@1 +9.4 (+5.0 to +13.9), …": points above another recipe, with 95 % intervals. tail: of the other's name."""
-    return ", ".join(f"{COLUMNS[figure]} {gain(f'{stem}-laptop', f'{over}-laptop{tail}', figure, split)}" for figure in figures)
-
-
-def levels(stem: str, *figures: str, split: str = "new_scenes") -> str:
-    """ "alignment 92.6 ± 0.9, …": mean and standard deviation over the seeds, in percent."""
-    runs = kept_runs(f"{stem}-laptop")
-    return ", ".join(f"{COLUMNS[figure]} {study.level(runs, split, figure)}" for figure in figures)
-
-
-def judge(stem: str, *figures: str, longer: bool = False) -> Callable[[Bench], str]:
-    """Do intervals of gains over `clip` lie above zero?
-
-    longer: and do they above `clip` that was trained for longer?
-    """
-
-    def told(bench: Bench) -> str:
-        over_clip = gains_of(f"{stem}-laptop", "clip-laptop", figures)
-        if not longer:
-            return both_verdicts(over_clip)
-        beside = verdict(gains_of(f"{stem}-laptop", "clip-laptop-longer", figures)(()))
-        return f"{both_verdicts(over_clip)}. Above `clip` trained for {times_longer()} times as many steps: {beside}"
-
-    return told
-
-
-def judge_part(stem: str, *figures: str) -> Callable[[Bench], str]:
-    """The same where the paper states what an objective is, and whether it gains is our question."""
-    return lambda bench: f"built and tested; that it gains over `clip` {judge(stem, *figures)(bench)}"
-
-
-Measure = Callable[[Sequence[int]], dict[str, Gain]]
-"""Gains by name, of all seeds but those that it is told to leave out."""
-
-
-def gains_of(stem: str, over: str, figures: Sequence[str], split: str = "new_scenes") -> Measure:
-    return lambda without: {COLUMNS[figure]: gain(stem, over, figure, split, without) for figure in figures}
-
-
-def both_verdicts(measure: Measure) -> str:
-    """What the intervals of gains say together; and without the seed that trials looked at, if three others are left."""
-    found = measure(())
-    told, seeds = verdict(found), min(each.seeds for each in found.values())
-    if seeds - len(TRIED) < 3:
-        return f"{told}; {seeds} seeds, of which seed 0 served to choose weights"
-    late = verdict(measure(TRIED))
-    return f"{told}; without seed 0, too" if told == late else f"{told}. Without seed 0: {late}"
-
-
-def verdict(found: dict[str, Gain]) -> str:
-    """What the intervals of gains say together, a name each."""
-    up, down = ([name for name, each in found.items() if each.sign == sign] for sign in (1, -1))
-    if len(up) == len(found):
-        return "holds here: every interval lies above zero"
-    words = [f"holds here for {' and '.join(up)}"] if up else []
-    words += [f"lies below zero for {' and '.join(down)}"] if down else []
-    if len(up) + len(down) < len(found):
-        words += ["of the rest these seeds cannot tell"] if up or down else ["is not shown by these seeds"]
-    return "; ".join(words)
-
-
-def not_alone(bench: Bench) -> str:
-    """The verdict where no run differs in this alone."""
-    return "built and tested; no run tells it from the rest"
-
-
-def points(text: str) -> str:
-    """A list of gains, said to be what they are."""
-    return f"points above `clip`, with 95 % intervals: {text}"
-
-
-def _first_loss(bench: Bench) -> str:
-    losses = [run["first_loss"] for run in kept_runs("clip-laptop")]
-    return f"the first loss is {min(losses):.3f} to {max(losses):.3f} nats over the seeds; a guess among 128 costs ln 128 = 4.852"
-
-
-def _masked(bench: Bench) -> str:
-    seen = levels("clip+mlm", "masked_word_true_image", "masked_word_no_image", "masked_word_wrong_image")
-    both = levels("lightclip", "masked_word_true_image", "masked_word_no_image")
-    return f"`clip+mlm`, percent: {seen}; `lightclip`: {both}; {points(above('clip+mlm', I2T, T2I, ZERO))}"
-
-
-def _depths(bench: Bench) -> str:
-    cells = ", ".join(str(study.level(kept_runs(f"clip-laptop-depth{depth}"), "new_scenes", I2T)) for depth in (1, 2, 4, 8, 12))
-    loss = gain("clip-laptop-depth12", "clip-laptop-depth1", I2T)
-    return f"image→text R@1 with 1, 2, 4, 8 and 12 layers, half the epochs: {cells}; 12 layers above 1: {loss} points"
-
-
-def _falls(bench: Bench) -> str:
-    found = [gain("clip-laptop-depth12", "clip-laptop-depth1", figure) for figure in (I2T, T2I, ZERO)]
-    if all(each.sign < 0 for each in found):
-        return "at these equal, few steps twelve layers are worse than one; not tested with many steps"
-    return "is not shown by these seeds"
-
-
-def _read(bench: Bench) -> str:
-    runs = kept_runs("clip+mlm-laptop")
-    true, none = (study.level(runs, "new_scenes", f"masked_word_{image}_image").mean for image in ("true", "no"))
-    read = "the image is read" if true > 2 * none else "the image is not read"
-    return f"{read}; that this gains over `clip` {judge('clip+mlm', I2T, T2I, ZERO)(bench)}"
-
-
-def _cheap(bench: Bench) -> str:
-    longer, once = bench.races["recipe-clip-ping"].longer, bank_minutes(bench).middle
-    cheap = "holds here" if longer.high < 1.1 else "does not hold here" if longer.middle > 1.1 else "holds here in the median"
-    return (
-        f"{cheap} for steps: one takes {longer} times as long. Banks, once for a data set, take {once:.1f} minutes: "
-        f"{100 * once / clip_minutes(bench):.0f} % more for a first training at this scale"
-    )
-
-
-QUARTERS = {"4,096 beside 16,384": ("-4k", ""), "16,384 beside 65,536": ("", "-64k")}
-"""Fewer pairs and more of them: how the runs' names end."""
-
-
-def _quarter(few: str, many: str) -> Measure:
-    """`clip-ping` with a quarter of the pairs above `clip` with all of them."""
-    return gains_of(f"clip-ping-laptop{few}", f"clip-laptop{many}", (I2T, T2I, ZERO))
-
-
-def _fewer(bench: Bench) -> str:
-    told = (f"{pairs} pairs: {both_verdicts(_quarter(*tails))}" for pairs, tails in QUARTERS.items())
-    return f"`clip-ping` with a quarter of the pairs that `clip` has. {'. '.join(told)}"
-
-
-def _no_worse(bench: Bench) -> str:
-    def measure(without: Sequence[int]) -> dict[str, Gain]:
-        return {
-            f"{COLUMNS[figure]} over `{other}`": gain("lightclip-ping-laptop", f"{other}-laptop", figure, without=without)
-            for other in ("lightclip", "clip-ping") for figure in (I2T, T2I)
-        }  # fmt: skip
-
-    return f"that it is above both papers' recipes in recall@1 {both_verdicts(measure)}"
-
-
-def _overhead(bench: Bench) -> str:
-    race = bench.races["recipe-clip-ping"]
-    return (
-        f"a step takes {race.longer} times one of `clip`, {len(race.ours)} repeats; both banks of 16,384 pairs take "
-        f"{bank_minutes(bench).middle:.1f} minutes once, reckoned from {bench.races['banks'].amount}, beside "
-        f"{clip_minutes(bench):.1f} minutes of `clip`'s steps; nothing at inference"
-    )
-
-
-def clip_minutes(bench: Bench) -> float:
-    """Minutes of all steps of `clip` in the laptop profile, where the bench ran."""
-    return median(bench.races["recipe-clip"].ours) * get_profile("laptop").training.steps / 60
-
-
-def bank_minutes(bench: Bench) -> Spread:
-    """Minutes that both banks of the laptop profile take to build there, reckoned from fewer rows."""
-    banks, pairs = bench.races["banks"], get_profile("laptop").training.pairs
-    return Spread.of([seconds * pairs / banks.amount / 60 for seconds in banks.ours])
-
-
-def _inference(bench: Bench) -> str:
-    return "the same parameters, operations and bits as CLIP's towers: equal, not nearly equal"
-
-
-def _probed(bench: Bench) -> str:
-    told = [f"{what}: {above('clip-ping', *PROBES, split=split)}" for split, what in TRANSFER.items()]
-    return points("; ".join(told))
-
-
-def _transfer(bench: Bench) -> str:
-    def measure(without: Sequence[int]) -> dict[str, Gain]:
-        return {
-            f"{COLUMNS[figure]} of {what}": gain("clip-ping-laptop", "clip-laptop", figure, split, without)
-            for split, what in TRANSFER.items() for figure in PROBES
-        }  # fmt: skip
-
-    return both_verdicts(measure)
-
-
-def beside_longer(stem: str, *figures: str) -> str:
-    """Points above `clip`, and above a training of it that takes longer than the recipe's steps."""
-    longer = above(stem, *figures, tail="-longer")
-    return f"{points(above(stem, *figures))}; above `clip` trained for {times_longer()} times as many steps: {longer}"
-
-
-def times_longer() -> str:
-    """How many times as many steps the longer training of `clip` took."""
-    steps, longer = (kept_runs(stem)[0]["steps"] for stem in ("clip-laptop", "clip-laptop-longer"))
-    return f"{longer / steps:.4g}"
-
-
-def _live(bench: Bench) -> str:
-    longer, figures = bench.races["recipe-a-clip-ping"].longer, (ZERO, I2T, T2I)
-    beside = above("a-clip-ping", *figures, over="clip-ping")
-    return f"{points(above('a-clip-ping', *figures))}; above `clip-ping`: {beside}; a step takes {longer} times one of `clip`"
-
-
-def _best(bench: Bench) -> str:
-    others = ("lightclip", "clip-ping")
-    told = [f"above `{other}` by {above('lightclip-ping', I2T, T2I, over=other)}" for other in others]
-    for other in others:
-        lost = [
-            f"{COLUMNS[figure]} on `{split}` {each}"
-            for split, figures in kept_runs(f"{other}-laptop")[0]["metrics"].items() for figure in JUDGED if figure in figures
-            if (each := gain("lightclip-ping-laptop", f"{other}-laptop", figure, split)).sign < 0
-        ]  # fmt: skip
-        told += [f"below `{other}` in {', '.join(lost)}"] if lost else []
-    return "; ".join(told)
-
-
-def _demand(bench: Bench) -> str:
-    stems = {(name, tail): f"{name}-laptop{tail}" for tail in ("-4k", "", "-64k") for name in PAIR}
-    runs = study.shared({stem: kept_runs(stem) for stem in stems.values()})
-    found = {key: study.level(runs[stem], "new_scenes", I2T) for key, stem in stems.items()}
-    seeds = seeds_in_words({run["seed"] for run in next(iter(runs.values()))})
-    sizes = (("4,096", "-4k"), ("16,384", ""), ("65,536", "-64k"))
-    told = (f"of {pairs} pairs `clip-ping` {found['clip-ping', tail]}, `clip` {found['clip', tail]}" for pairs, tail in sizes)
-    quarters = {pairs: _quarter(*tails)(()).items() for pairs, tails in QUARTERS.items()}
-    above = (f"{pairs}, {', '.join(f'{name} {each}' for name, each in found)}" for pairs, found in quarters.items())
-    return (
-        f"image→text R@1, {seeds}: {'; '.join(told)}. Points of `clip-ping` with a quarter of the pairs above `clip` "
-        f"with all of them, with 95 % intervals: {'; '.join(above)}"
-    )
-
-
 SCENES = "ours are drawn scenes and towers of 1.5 million parameters: other pictures and other tests than the paper's"
 SCALE = (
     "theirs is a ViT-XS on 3 million photos of the web, asked about ImageNet and Flickr30K; ours are towers of 1.5 million "
@@ -291,7 +58,7 @@ CLAIMS = (
             "test_model.py::test_the_logit_scale_never_exceeds_100",
         ),
         ("03_contrastive", "InfoNCE, from scratch", 'info_nce(v, t, scale)["info_nce"]'),
-        _first_loss,
+        verdicts.first_loss,
     ),
     Claim(
         "Labels are softened", LIGHTCLIP,
@@ -319,7 +86,7 @@ CLAIMS = (
         ),
         ("04_soft_labels", "Watch the labels through a training", "LabelScrubber("),
         lambda bench: points(above("clip+soft", T2I, NDCG[1])),
-        judged=not_alone,
+        judged=verdicts.not_alone,
     ),
     Claim(
         "Words and patches, matched one to one", LIGHTCLIP,
@@ -334,7 +101,7 @@ CLAIMS = (
         ("05_bipartite_matching", "Three words, four patches", "by_brute_force"),
         lambda bench: f"percent of words that find their thing's patch, `clip+match`: {levels('clip+match', 'alignment')}; "
         f"{points(above('clip+match', 'alignment'))}",
-        judged=not_alone,
+        judged=verdicts.not_alone,
     ),
     Claim(
         "The objective of the token level", LIGHTCLIP,
@@ -363,9 +130,9 @@ CLAIMS = (
             "test_text.py::test_of_the_chosen_words_8_in_10_are_hidden_1_is_replaced_and_1_stays",
         ),
         ("06_fused_mlm", "Letting the image in", "my_fusion(x, p, reference)"),
-        _masked,
+        verdicts.masked,
         differs=SCENES,
-        judged=_read,
+        judged=verdicts.read,
     ),
     Claim(
         "Nothing is added at inference", LIGHTCLIP,
@@ -377,7 +144,7 @@ CLAIMS = (
             "test_recipes.py::test_only_masked_language_and_neighbours_add_modules_of_their_own",
         ),
         ("07_lightclip", "What does inference cost?", "operations(exported) == operations(plain)"),
-        _inference, "no additional cost", "they agree",
+        verdicts.inference, "no additional cost", "they agree",
         judged=lambda bench: "holds here, to the bit",
     ),
     Claim(
@@ -387,10 +154,10 @@ CLAIMS = (
         ("lcl.config.LanguageConfig", "lcl.language.TextTransformer"),
         ("test_results.py::test_the_depth_sweep_falls_as_it_is_said",),
         ("07_lightclip", "Or simply a deeper text tower?", "depths = [1, 2, 4, 8, 12]"),
-        _depths, "",
+        verdicts.depths, "",
         "ours all had the same few steps and one learning rate; what deep ones reach with more, or with a rate of their own, was "
         "not measured",
-        judged=_falls,
+        judged=verdicts.falls,
     ),
     Claim(
         "LightCLIP is above CLIP", LIGHTCLIP,
@@ -465,8 +232,8 @@ CLAIMS = (
             "test_bench.py::test_every_recipe_has_its_race",
         ),
         ("09_clip_ping", "What does it cost?", "times one of clip"),
-        _overhead,
-        judged=_cheap,
+        verdicts.overhead,
+        judged=verdicts.cheap,
     ),
     Claim(
         "Lower demand for data", PING,
@@ -478,9 +245,9 @@ CLAIMS = (
             "test_pages.py::test_how_a_gain_changes_with_more_pairs_is_of_equal_seeds",
         ),
         ("09_clip_ping", "What do NN and XNN buy?", 'tails = ("-4k"'),
-        _demand,
+        verdicts.demand,
         differs="the frozen encoders behind the banks have seen millions of pictures and sentences; that demand is met elsewhere",
-        judged=_fewer,
+        judged=verdicts.fewer,
     ),
     Claim(
         "Linear evaluation", PING,
@@ -489,9 +256,9 @@ CLAIMS = (
         ("lcl.evaluation.linear_probe",),
         ("test_evaluation.py::test_who_sees_the_concept_is_probed_to_know_it_and_of_known_ones_the_category",),
         ("09_clip_ping", "What do NN and XNN buy?", "probe_concept"),
-        _probed,
+        verdicts.probed,
         differs="theirs probes other data sets; ours unseen things and an unseen hand, of the same kind of picture",
-        judged=_transfer,
+        judged=verdicts.transfer,
     ),
     Claim(
         "Active teachers (A-CLIP-PING)", PING,
@@ -500,7 +267,7 @@ CLAIMS = (
         ("lcl.guidance.LiveGuide", "lcl.vision.augment"),
         ("test_guidance.py::test_a_live_guide_is_a_queue_of_views_first_in_first_out_where_no_row_is_its_own_neighbour",),
         ("09_clip_ping", "A-CLIP-PING: teachers that look at what the model sees", 'training_of("a-clip-ping")'),
-        _live, "",
+        verdicts.live, "",
         "the model sees views, too, and neighbours are sought among the last 4,096 rows alone: no run tells what of the "
         "difference to `clip-ping` the live teacher makes",
         judged=judge_part("a-clip-ping", ZERO, I2T, T2I),
@@ -512,8 +279,8 @@ CLAIMS = (
         ("lcl.recipes.RECIPES",),
         ("test_results.py::test_both_papers_at_once_are_no_worse_than_the_better_of_each",),
         ("13_capstone", "What do recipes buy?", "lightclip-ping"),
-        _best,
-        judged=_no_worse,
+        verdicts.best,
+        judged=verdicts.no_worse,
     ),
 )
 """The ledger, in the order of the course."""
