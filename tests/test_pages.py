@@ -172,6 +172,12 @@ def test_what_chapter_9_says_of_the_number_of_pairs_is_so():
     assert gain("clip+xnn-laptop", "clip-laptop", I2T, "unseen_concepts").mean == pytest.approx(-0.3, abs=0.05)
 
 
+def test_what_chapter_9_says_of_live_teachers_is_so():
+    found = {figure: gain("a-clip-ping-laptop", "clip-ping-laptop", figure) for figure in (I2T, T2I, ZERO)}
+    assert [each.sign for each in found.values()] == [-1, -1, 0] and abs(found[ZERO].mean) < 1  # "as much"
+    assert found[I2T].mean == pytest.approx(-5, abs=0.75) and found[T2I].mean == pytest.approx(-6, abs=0.75)
+
+
 LEVELS = [  # where, the words, and for every number in them what it is of: stem, split, figure
     (r"R@5 is (\d+) %", [("clip", "new_scenes", "image_to_text_recall@5")]),
     (r"`unseen_drawings`: (\d+) %", [("clip", "unseen_drawings", I2T)]),
