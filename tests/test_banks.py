@@ -165,6 +165,7 @@ def killed_at(event: int, rows: SceneRows, folder: Path) -> bool:
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
 
 
+@pytest.mark.slow
 @forks
 def test_a_build_killed_at_any_step_and_started_again_gives_the_same_bytes(rows, tmp_path, unbroken):
     for event in itertools.count():

@@ -135,12 +135,14 @@ def test_every_solver_has_its_race(small):
     assert found == [*(f"matching-{name}" for name in SOLVERS), "matching-torch-linear-assignment"]
 
 
+@pytest.mark.slow
 def test_every_recipe_has_its_race(small, world):
     steps = list(peers.recipe_steps(world, 1, steps=1))
     assert [each.key for each in steps] == [f"recipe-{name}" for name in RECIPES]
     assert steps[0].longer == Spread(1.0, 1.0, 1.0) and all(lap > 0 for each in steps for lap in each.ours)
 
 
+@pytest.mark.slow
 def test_who_compares_steps_pads_alike_or_not_at_all(small, world, monkeypatch):
     """Every race of a step at its smallest; the even captions are rows of one length, with pictures of their own."""
     seen = {}
@@ -198,6 +200,7 @@ def test_nobody_races_on_an_accelerator(monkeypatch):
         bench.run(1)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_search_alone():
     """A search of 20,000 rows takes some blocks, not the matrix of all similarities, which would be 1,526 MiB."""
     assert 1 < peers.peak_memory(20_000, 64) < 300

@@ -78,6 +78,7 @@ def place(name: str) -> str:
     return f"/datasets/{HUB}/resolve/{'0' * 39}1/{name}"
 
 
+@pytest.mark.slow
 def test_the_hubs_tars_arrive_through_all_that_servers_do_and_are_verified_and_trained_on(hub, fetch, tmp_path):
     names = sorted(hub.tars)
     hub.faults[place(names[0])] = ["500", "early"]

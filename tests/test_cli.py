@@ -404,6 +404,7 @@ def tiny(*arguments) -> Result:
     return lcl("train", "--profile", "smoke", "--epochs", 1, "--batch-size", 128, *arguments)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_is_resumed_by_its_name_to_the_same_figures(tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     assert tiny("--runs", runs, "--name", "whole").code == 0
@@ -518,6 +519,7 @@ def lightclip(tmp_path_factory):
     return runs, lcl("export", runs / "light", runs / "exported")
 
 
+@pytest.mark.slow
 def test_towers_go_to_onnx_in_full_or_in_int8(lightclip, small_world):
     runs, _ = lightclip
     pairs = small_world.pairs("new_scenes", range(8))

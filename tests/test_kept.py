@@ -88,6 +88,7 @@ def test_every_chapter_that_trains_for_long_has_something_kept():
     assert sum(path.stat().st_size for about in KEPT for path in about.parent.iterdir()) < 20 * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("about", KEPT, ids=lambda about: about.parent.name)
 def test_it_is_as_good_as_its_curve_says(about, world):
     """In the laptop's world, on the scenes that the last look was at."""

@@ -109,6 +109,7 @@ def large() -> tuple[torch.Tensor, Neighbours]:
     return features, nearest_neighbours(features, 2)
 
 
+@pytest.mark.slow
 def test_a_large_bank_has_the_neighbours_that_faiss_finds(large):
     faiss.omp_set_num_threads(1)
     features, found = large
@@ -123,6 +124,7 @@ def test_a_large_bank_has_the_neighbours_that_faiss_finds(large):
     assert len(row) < 40
 
 
+@pytest.mark.slow
 def test_half_precision_finds_the_same_neighbours(large):
     features, exact = large
     half = nearest_neighbours(features.half())

@@ -9,6 +9,8 @@ from lcl.config import LclError
 
 PAIRS = range(24)
 
+pytestmark = pytest.mark.slow  # every test wants towers that are written as ONNX
+
 
 @pytest.fixture(scope="module")
 def exported(small_world, tokenizer, tmp_path_factory):

@@ -57,6 +57,7 @@ def test_the_nearest_are_those_of_all_that_are_compared(photos, model, tokenizer
     assert torch.equal(gallery.images([found[0][0]], 64), images[[gallery.names.index(found[0][0])]])
 
 
+@pytest.mark.slow
 def test_who_learned_finds_scenes_by_their_captions(small_world, tmp_path):
     profile = get_profile("smoke")
     longer = dataclasses.replace(profile, training=dataclasses.replace(profile.training, epochs=4))

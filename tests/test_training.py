@@ -608,6 +608,7 @@ def test_half_precision_changes_little_and_losses_stay_in_full(small_world, teac
     assert torch.cosine_similarity(flat, roughly_flat, dim=0) > 0.97
 
 
+@pytest.mark.slow
 def test_half_precision_learns_as_well(small_world, finished):
     made = Training(with_training(precision="bfloat16"), small_world, seed=0, device="cpu")
     losses = [event.loss for event in made if isinstance(event, Step)]
@@ -615,6 +616,7 @@ def test_half_precision_learns_as_well(small_world, finished):
     assert sum(losses[-8:]) / 8 == pytest.approx(sum(whole[-8:]) / 8, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_compiled_tower_gives_the_same_gradients(small_world, monkeypatch):
     """Captured as ever, forwards and backwards, but run without the C++ that takes most of a minute to be compiled."""
     compile = torch.nn.Module.compile
