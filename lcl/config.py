@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 
+CHECKOUT = Path(__file__).resolve().parent.parent
+"""The folder around the package: of a checkout the repository, which also holds `data/` and `results/`."""
+
+
 class LclError(Exception):
     """A mistake that the user can mend. Its text is one clear sentence: what is wrong, where, and what to do."""
 
@@ -48,8 +52,7 @@ def data_folder() -> Path:
     """Where generated data lives: $LCL_DATA, else `data/` beside the library, else `data/` where you are."""
     if folder := os.environ.get("LCL_DATA"):
         return Path(folder)
-    checkout = Path(__file__).resolve().parent.parent
-    return checkout / "data" if (checkout / "pyproject.toml").exists() else Path("data")
+    return CHECKOUT / "data" if (CHECKOUT / "pyproject.toml").exists() else Path("data")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lcl import storage
-from lcl.config import LclError, data_folder, require, to_dict
+from lcl.config import CHECKOUT, LclError, data_folder, require, to_dict
 from lcl.provenance import provenance
 from lcl.runs import curve_from_dict, curve_to_dict
 from lcl.training import Event, Training
@@ -53,7 +53,7 @@ def unpack(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"  # what comes with the course
+SHIPPED = CHECKOUT / "data" / "checkpoints"  # what comes with the course
 
 
 def folder_of(name: str) -> Path:

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 
 from lcl import storage
 from lcl.banks import Bank, build_bank, check_features
-from lcl.config import LclError, Progress, require
+from lcl.config import CHECKOUT, LclError, Progress, require
 from lcl.encoders import ImageEncoder, TextEncoder
 from lcl.sources import Rows
 
 FORMAT = "lcl-neighbours-1"
 BLOCK = 2048  # rows and columns of the piece of the similarity matrix that is looked at
-SHIPPED = Path(__file__).resolve().parent.parent / "data" / "neighbours"
+SHIPPED = CHECKOUT / "data" / "neighbours"
 KEPT = 8  # neighbours that are kept of every row; objectives use the nearest, the others are to look at
 GROUP = 64  # columns of which only the largest is compared at first
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from lcl import storage
-from lcl.config import LclError, choose, from_dict, require
+from lcl.config import CHECKOUT, LclError, choose, from_dict, require
 
-FOLDER = Path(__file__).resolve().parent.parent / "results"
+FOLDER = CHECKOUT / "results"
 MANIFEST = "study.json"
 RECALL = ("image_to_text_recall@1", "text_to_image_recall@1")
 AGAIN = "`make results` trains what is missing"

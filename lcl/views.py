@@ -11,7 +11,7 @@ import torch
 
 from lcl import storage
 from lcl.captions import Box
-from lcl.config import choose, data_folder, require
+from lcl.config import CHECKOUT, choose, data_folder, require
 from lcl.evaluation import Figure, embed, ranks
 from lcl.fusion import FusedMlm
 from lcl.matching import SOLVERS
@@ -151,7 +151,7 @@ def umap(features: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(UMAP(metric="cosine", random_state=0).fit_transform(features.numpy())).float()
 
 
-SHIPPED = Path(__file__).resolve().parent.parent / "data" / "maps"  # what comes with the course
+SHIPPED = CHECKOUT / "data" / "maps"  # what comes with the course
 
 WAYS = {"PCA": pca, "UMAP": umap}
 

@@ -9,7 +9,7 @@ import pytest
 from test_structure import imported as imports_of
 
 import lcl.provenance
-from lcl.provenance import HERE, LEARNS, SAME, code_key, commit, imported, provenance
+from lcl.provenance import HERE, LEARNS, SAME, code_key, commit, imported, provenance, statements
 
 LAYERS = (
     '"""Layers."""\n\nimport math  # for pi\n\n\ndef area(r):\n    """Of a circle."""\n'
@@ -102,17 +102,28 @@ def test_code_that_goes_by_another_key_is_the_code_at_hand(monkeypatch):
 
 
 def test_what_is_left_is_still_python():
-    """Taking comments and docstrings away leaves the same statements."""
-    from lcl.provenance import _statements
-
-    for path in sorted(HERE.glob("*.py")):
+    """Taking comments and docstrings away leaves the same functions, and no word of our own imports."""
+    for path in sorted(HERE.rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         bodies = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         if any(len(node.body) == 1 and ast.get_docstring(node) for node in bodies):
             continue  # nothing is left of such a body
-        left = ast.parse(_statements(source))
-        told = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
-        assert len([node for node in ast.walk(left) if isinstance(node, ast.FunctionDef)]) == len(told), path.name
+        left = ast.parse("\n".join(statements(source)))
+        before = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+        assert len([node for node in ast.walk(left) if isinstance(node, ast.FunctionDef)]) == len(before), path.name
+        assert "lcl" not in imports_of("\n".join(statements(source)))
+
+
+def test_a_statement_may_move_to_another_module(package):
+    """Also into a folder, and out of its place in the file."""
+    before = code_key(["training"], package)
+    (package / "models").mkdir()
+    (package / "models" / "deep.py").write_text(LAYERS)
+    (package / "layers.py").write_text("from lcl.models.deep import area\n")
+    assert imported(["training"], package) == {"training", "model", "layers", "models.deep"}
+    assert code_key(["training"], package) == before
+    (package / "models" / "deep.py").write_text(LAYERS.replace("r**2", "r**3"))
+    assert code_key(["training"], package) != before
 
 
 def test_provenance_says_where_and_with_what():
