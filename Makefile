@@ -31,10 +31,11 @@ test: setup tools lint unit slow notebooks-test browser-test
 # Without them their tests are skipped.
 tools: setup
 	-$(BIN)/python -m pip install --quiet --no-deps --requirement tools/peers.txt
-	-$(BIN)/python -c "from lcl.cc3m import prepare; prepare(print)"
+	-$(BIN)/python -c "from lcl.data.cc3m import prepare; prepare(print)"
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 
 unit: setup
 	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 -m "not slow" --ignore tests/solutions --ignore tests/browser tests
@@ -55,13 +56,13 @@ browser-test: setup
 WORKERS ?= 2
 results: setup
 	$(BIN)/python tools/study.py --workers $(WORKERS)
-	$(BIN)/python tools/pages.py
+	PYTHONPATH=. $(BIN)/python tools/pages.py
 	$(BIN)/python tools/refresh_notebooks.py --results
 
 # About half an hour, which nothing else should disturb; on the CPU. `make bench OUT=results/bench.json` replaces the course's own figures.
 OUT ?= build/bench.json
 bench: setup tools
-	CUDA_VISIBLE_DEVICES=-1 $(BIN)/lcl bench --out $(OUT)
+	CUDA_VISIBLE_DEVICES=-1 $(BIN)/python -m benchmarks.run --out $(OUT)
 
 # For those who change the course: run every notebook in the laptop profile and keep clean outputs, and what they learn.
 notebooks: setup

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     """`lcl.diagnose(run)`, without loading torch for those who only ask for the version."""
     if name == "diagnose":
-        from lcl.diagnosis import diagnose
+        from lcl.train.diagnosis import diagnose
 
         return diagnose
     raise AttributeError(f"module 'lcl' has no attribute {name!r}")

@@ -1,5 +1,5 @@
 """`python -m lcl`, the same as `lcl`."""
 
-from lcl.cli import main
+from lcl.cli.main import main
 
 main()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 CHECKOUT = Path(__file__).resolve().parent.parent
 """The folder around the package: of a checkout the repository, which also holds `data/` and `results/`."""
 

@@ -16,16 +16,16 @@ import torch
 import torch.nn.functional as F
 from hypothesis import settings
 
-from lcl.banks import Bank, build_bank
 from lcl.config import LanguageConfig, ModelConfig, SceneConfig, VisionConfig, get_profile
-from lcl.guidance import Guide, LiveGuide, Teacher
-from lcl.model import Clip
-from lcl.neighbours import nearest_neighbours
-from lcl.pictures import Pictures, load_pictures
-from lcl.recipes import Recipe
-from lcl.scenes import SPLITS, Scene, SceneRows, Thing, World, open_world
-from lcl.text import Tokenizer
-from lcl.training import train_tokenizer
+from lcl.data.pictures import Pictures, load_pictures
+from lcl.data.scenes import SPLITS, Scene, SceneRows, Thing, World, open_world
+from lcl.models.clip import Clip
+from lcl.models.tokenizer import Tokenizer
+from lcl.teachers.banks import Bank, build_bank
+from lcl.teachers.search import nearest_neighbours
+from lcl.teachers.teacher import Guide, LiveGuide, Teacher
+from lcl.train.loop import train_tokenizer
+from lcl.train.recipes import Recipe
 
 torch.set_num_threads(
     1

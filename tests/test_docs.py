@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import typer
 
-from lcl.cli import app
+from lcl.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -18,13 +18,13 @@ from PIL import Image
 import pages
 import tables
 import verdicts
+from benchmarks.run import Bench
+from benchmarks.timing import Race
 from claims import CLAIMS
-from lcl import study
-from lcl.bench import Bench
 from lcl.config import get_profile
-from lcl.races import Race
-from lcl.recipes import RECIPES
-from lcl.study import Gain, gain, kept_runs, level, percent
+from lcl.course import study
+from lcl.course.study import Gain, gain, kept_runs, level, percent
+from lcl.train.recipes import RECIPES
 from refresh_notebooks import BEFORE, shows_results
 from verdicts import I2T, NDCG, PAPER, T2I, ZERO, verdict
 

@@ -10,12 +10,12 @@ import pytest
 
 import slides
 import study
-from lcl import study as study_module
 from lcl.config import LclError, get_profile
-from lcl.provenance import code_key, processor, version
-from lcl.scenes import open_world
+from lcl.course import study as study_module
+from lcl.course.study import FOLDER, Study, read_study
+from lcl.data.scenes import open_world
 from lcl.storage import read_json
-from lcl.study import FOLDER, Study, read_study
+from lcl.train.provenance import code_key, processor, version
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -70,7 +70,7 @@ def test_every_cell_is_something_that_can_be_trained():
     assert {f"clip-laptop{of}" for of in ("-vit", "-4k", "-64k", "-depth12", "-rate4e-3")} <= set(seeds)
     import typer
 
-    from lcl.cli import app
+    from lcl.cli.main import app
 
     known = {name for parameter in typer.main.get_command(app).commands["train"].params for name in parameter.opts}
     assert {word for options in told.values() for word in [*options, *study.CHECKPOINTS] if word.startswith("--")} <= known

@@ -13,13 +13,14 @@ import psutil
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from lcl import plots, storage
-from lcl.checkpoints import save_checkpoint
-from lcl.collection import Collection
+from lcl import storage
 from lcl.config import get_profile
-from lcl.provenance import provenance
-from lcl.shards import open_shards
-from lcl.training import Step, Training
+from lcl.course import plots
+from lcl.data.collection import Collection
+from lcl.data.shards import open_shards
+from lcl.train.checkpoints import save_checkpoint
+from lcl.train.loop import Step, Training
+from lcl.train.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY, WORKERS = 50, 2

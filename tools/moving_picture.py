@@ -14,11 +14,11 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from lcl.config import get_profile
-from lcl.kept import take_kept
-from lcl.scenes import open_world
-from lcl.training import Training
-from lcl.views import aligned
-from lcl.widgets import AlignmentInspector
+from lcl.course.saved import take_kept
+from lcl.course.views import aligned
+from lcl.course.widgets import AlignmentInspector
+from lcl.data.scenes import open_world
+from lcl.train.loop import Training
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "inspector.gif"
 SCENES = (1, 8, 10)  # of the dozen

@@ -16,13 +16,16 @@ from statistics import median
 import jinja2
 
 import tables
+from benchmarks import baselines
+from benchmarks.run import Bench, load_bench
+from benchmarks.scaling import Growth
 from claims import CLAIMS, Claim
-from lcl import charts, peers, plots, scenes, storage, study
-from lcl.bench import Bench, load_bench
+from lcl import storage
 from lcl.config import LclError
-from lcl.growth import Growth
-from lcl.results import COLUMNS, as_markdown, comparison, gains, seeds_in_words, short, summary
-from lcl.study import gain, gain_of, kept_runs, level, read_study, standing
+from lcl.course import charts, plots, study
+from lcl.course.results import COLUMNS, as_markdown, comparison, gains, seeds_in_words, short, summary
+from lcl.course.study import gain, gain_of, kept_runs, level, read_study, standing
+from lcl.data import scenes
 from tables import ALL, LONGER, MAIN, SIZES, SPLITS, stem_of, stems_of, there
 from verdicts import I2T, PAPER, T2I, ZERO, times_longer
 
@@ -163,11 +166,13 @@ def vocabulary(bench: Bench) -> dict[str, object]:
     made = bench.provenance
     long = storage.read_json(study.FOLDER / "memory.json")
     trainer, readers = zip(*(row[1:] for row in long["rows"] if row[0] >= 500), strict=True)
-    waits = bench.facts[peers.WAITS]
+    waits = bench.facts[baselines.WAITS]
     found: dict[str, object] = {
         "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
         "judged": lambda claim: judged(claim, bench), "there": there, "seeds": seeds_of, "chance": chance,
-        "peers": lambda: ", ".join(f"{package} {made['packages'].get(package) or 'not installed'}" for package in peers.PACKAGES),
+        "peers": lambda: ", ".join(
+            f"{package} {made['packages'].get(package) or 'not installed'}" for package in baselines.PACKAGES
+        ),
         "note": note, "depths": tables.depths, "costs": lambda: tables.costs(bench),
         "sizes": tables.sizes, "change": tables.change, "changes": tables.changes, "times_longer": times_longer,
         "rates": tables.rates, "untouched": tables.untouched, "bought": tables.bought, "every_gain": tables.every_gain,
@@ -188,7 +193,7 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "waits": lambda: f"{median(waits):.1%} ({min(waits):.1%} to {max(waits):.1%})",
         "memory": {"trainer": _limits(trainer), "readers": _limits(readers), "epochs": long["epochs"], "count": long["workers"],
             "commit": commit_of(long["provenance"])},
-        "same_places": f"{bench.facts[peers.SAME][0]:.4%}", "search_memory": f"{bench.facts[peers.HELD][0]:,.0f}",
+        "same_places": f"{bench.facts[baselines.SAME][0]:.4%}", "search_memory": f"{bench.facts[baselines.HELD][0]:,.0f}",
         "I2T": I2T, "T2I": T2I, "ZERO": ZERO, "paper": PAPER,
     }  # fmt: skip
     return {name: _guarded(value) if callable(value) else value for name, value in found.items()}

@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, CellTimeoutError, DeadKernelError
 
 from lcl import storage
-from lcl.provenance import provenance
+from lcl.train.provenance import provenance
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -27,7 +27,7 @@ KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 MEASURED = NOTEBOOKS.parent / "results" / "notebooks.json"
 
-KEEP = "from lcl.kept import folder_of, keep\n"
+KEEP = "from lcl.course.saved import folder_of, keep\n"
 KEEPS = {  # what runs after a notebook's last cell, and is not part of it
     "03_contrastive": KEEP + 'keep("03-clip", training, curve)',
     "04_soft_labels": KEEP
@@ -83,7 +83,7 @@ def refresh(path: Path, keep: bool) -> None:
 
 BEFORE = """import json, shutil, statistics, tempfile
 from pathlib import Path
-from lcl import charts, plots
+from lcl.course import charts, plots
 work = Path(tempfile.mkdtemp())"""  # what a notebook's cells with the tag "results" may take for granted
 SHOW = "%matplotlib inline\nfrom IPython.display import display\n"
 

@@ -3,9 +3,9 @@
 python tools/study.py [--workers 2] [CELL …]
 
 A cell of the study is a recipe, a seed, and what differs from the profile `laptop`. A cell is done when it is kept, made by the
-code at hand (`lcl.provenance.code_key`), on its data, with its torch, and told what it would be told now; one that was stopped
-goes on from its last checkpoint. So the study may be stopped at any time. Each worker is a process with one thread; runs stay in
-`runs/study/`, in a folder for each such circumstance.
+code at hand (`lcl.train.provenance.code_key`), on its data, with its torch, and told what it would be told now; one that was
+stopped goes on from its last checkpoint. So the study may be stopped at any time. Each worker is a process with one thread; runs
+stay in `runs/study/`, in a folder for each such circumstance.
 
 New cells wait in `results/next/` until all are there, and then take the place of the old study in one go: what is reported is
 never half of one study and half of another.
@@ -32,9 +32,9 @@ from tqdm import tqdm
 
 from lcl import storage
 from lcl.config import LclError, get_profile
-from lcl.provenance import code_key, version
-from lcl.scenes import open_world
-from lcl.study import FOLDER, Study, differences, write_study
+from lcl.course.study import FOLDER, Study, differences, write_study
+from lcl.data.scenes import open_world
+from lcl.train.provenance import code_key, version
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent

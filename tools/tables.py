@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean, median, stdev
 
-from lcl.bench import Bench
-from lcl.races import Spread
-from lcl.results import COLUMNS, as_markdown, gains, short
-from lcl.study import Gain, Level, gain, gain_of, kept_runs, level, percent, read_study, recall_gain, standing, values
+from benchmarks.run import Bench
+from benchmarks.timing import Spread
+from lcl.course.results import COLUMNS, as_markdown, gains, short
+from lcl.course.study import (
+    Gain,
+    Level,
+    gain,
+    gain_of,
+    kept_runs,
+    level,
+    percent,
+    read_study,
+    recall_gain,
+    standing,
+    values,
+)
 from verdicts import I2T, PAIR, PAPER, T2I, TRIED, ZERO, bank_minutes, clip_minutes, times_longer
 
 ALL = ("clip+soft", "clip+match", "clip+mlm", "lightclip", "clip+nn", "clip+xnn", "clip-ping", "lightclip-ping")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from lcl import study
-from lcl.bench import Bench
+from benchmarks.run import Bench
+from benchmarks.timing import Spread
 from lcl.config import get_profile
-from lcl.races import Spread
-from lcl.results import COLUMNS, seeds_in_words
-from lcl.study import Gain, gain, kept_runs
+from lcl.course import study
+from lcl.course.results import COLUMNS, seeds_in_words
+from lcl.course.study import Gain, gain, kept_runs
 
 (I2T, T2I), ZERO = study.RECALL, "zero_shot_top1"
 NDCG = ("image_to_text_ndcg@10", "text_to_image_ndcg@10")

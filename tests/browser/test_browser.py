@@ -80,7 +80,7 @@ def test_an_exercise_is_answered_by_keyboard_and_its_folded_check_answers(runnin
 def test_an_error_in_an_exhibit_is_seen(running, tmp_path):
     """Data that no exhibit can show: the page says so, where the exhibit stands."""
     broken = nbformat_with(
-        "from lcl.widgets import AlignmentInspector, Exhibit\n"
+        "from lcl.course.widgets import AlignmentInspector, Exhibit\n"
         "from lcl import plots\n"
         "class Broken(Exhibit):\n    _esm = AlignmentInspector._esm\n"
         'Broken("a broken exhibit", {"scenes": []}, plots.Chart(1, 1, "none"))'

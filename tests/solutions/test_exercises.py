@@ -14,7 +14,7 @@ VALUE = re.compile(r"^\w+ = \.\.\.  # your answer.*$", re.M)
 FUNCTION = re.compile(r"^def \w+\([^\n]*\n    return \.\.\.  # your answer[^\n]*$", re.M)
 
 WATCH = '''
-import lcl.checks as _checks
+import lcl.course.checks as _checks
 
 _proofs, _told = [], {"check": _checks.check, "check_function": _checks.check_function}
 

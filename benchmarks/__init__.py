@@ -1,0 +1,1 @@
+"""Speed next to trusted baselines, and how costs grow. Not part of the installed package."""

@@ -1,0 +1,1 @@
+"""What the notebooks show: figures, interactive figures, exercises, saved checkpoints, the study."""

@@ -1,0 +1,1 @@
+"""Pairs of image and caption: drawn scenes, and pictures from outside."""

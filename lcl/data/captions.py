@@ -1,0 +1,187 @@
+"""What a person might write under a scene: varied wording, and nothing that the picture does not show."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+from lcl.data.pictures import COLOURS, Concept
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom lie one pixel outside
+
+IRREGULAR = {
+    "burrito": "burritos", "bento": "bentos", "golf": "golfs", "leaf fluttering in wind": "leaves fluttering in wind",
+    "hammer and wrench": "hammers and wrenches", "hammer and pick": "hammers and picks", "nut and bolt": "nuts and bolts",
+    "bow and arrow": "bows and arrows", "fork and knife": "forks and knives", "couch and lamp": "couches and lamps",
+    "fork and knife with plate": "forks and knives with plate", "plate with cutlery": "plates with cutlery",
+}  # fmt: skip
+NUMBERS = {2: "two", 3: "three"}
+LEADS = ("", "", "", "a picture of ", "an image of ", "a drawing of ", "a scene with ")
+RELATIONS = {
+    "left of": ("left of", "to the left of"),
+    "right of": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+GROUNDS = {
+    "solid": ("on {a} background", "on {}", "against {a} background"),
+    "gradient": ("on {a} background", "on a shaded {} background"),
+    "stripes": ("on a striped {} background", "on {} stripes"),
+    "checks": ("on a checked {} background", "on {} checks"),
+    "dots": ("on a dotted {} background", "on {} dots"),
+    "grain": ("on a grainy {} background", "on rough {} ground"),
+}
+"""For every kind of ground, how captions speak of it; {} is its colour."""
+
+SMALL, LARGE = 0.32, 0.6  # a thing whose longer side is below or above this share of the canvas is small or large
+
+
+class Mention(NamedTuple):
+    """Several things of one concept, that a caption names together ("two dogs")."""
+
+    concept: Concept
+    boxes: tuple[Box, ...]
+    colours: tuple[str | None, ...]  # one a thing
+
+
+def compose(
+    rng: random.Random, mentions: Sequence[Mention], ground: str, ground_colour: str, size: int
+) -> tuple[str, list[tuple[int, int]]]:
+    """Write a caption. Returns it with, for every mention, the characters (start, end) that hold its name.
+
+    ground, ground_colour: keys of GROUNDS and COLOURS. size: canvas side in pixels, the measure of "small".
+    Only `rng.random()` is drawn on: its sequence is the same in every version of Python.
+    """
+    order = sorted(range(len(mentions)), key=lambda _: rng.random())
+    relation = (
+        _relation(rng, [mentions[index] for index in order]) if len(mentions) > 1 and rng.random() < 0.6 else None
+    )
+    text, spans = _pick(rng, LEADS), {}
+
+    def say(index: int) -> None:
+        nonlocal text
+        phrase, start, end = _name(rng, mentions[index], size)
+        spans[index] = (len(text) + start, len(text) + end)
+        text += phrase
+
+    if relation:
+        first, words, second = relation
+        say(order[first])
+        text += f" {_pick(rng, RELATIONS[words])} "
+        say(order[second])
+        rest = [index for position, index in enumerate(order) if position not in (first, second)]
+        joiners = [_pick(rng, (", with ", ", and "))] + [" and "] * 3
+    else:
+        say(order[0])
+        rest = order[1:]
+        joiners = [_pick(rng, (" with ", " and ", " next to ") if _near(mentions, order) else (" with ", " and "))]
+        joiners = [", "] * (len(rest) - 1) + ([" and "] if len(rest) > 1 else joiners)
+    for joiner, index in zip(joiners, rest, strict=False):
+        text += joiner
+        say(index)
+    if rng.random() < 0.3:
+        text += " " + _pick(rng, GROUNDS[ground]).format(ground_colour, a=f"{article(ground_colour)} {ground_colour}")
+    if rng.random() < 0.3:
+        text = text[0].upper() + text[1:]
+    if rng.random() < 0.3:
+        text += "."
+    return text, [spans[index] for index in range(len(mentions))]
+
+
+def _pick(rng: random.Random, options: Sequence):
+    return options[int(rng.random() * len(options))]
+
+
+def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, int]:
+    """A noun phrase such as "a small red apple", and where in it the name ("apple") stands."""
+    concept, count = mention.concept, len(mention.boxes)
+    name = concept.name
+    if concept.synonyms and rng.random() < 0.35:
+        name = _pick(rng, concept.synonyms)
+    adjectives = []
+    share = max(max(right - left, bottom - top) for left, top, right, bottom in mention.boxes) / size
+    if count == 1 and rng.random() < 0.3 and not SMALL <= share <= LARGE:
+        adjectives.append(_pick(rng, ("small", "little") if share < SMALL else ("big", "large")))
+    colour = mention.colours[0] if len(set(mention.colours)) == 1 else None
+    if colour and rng.random() < 0.3 and not set(name.split()) & COLOURS.keys():
+        adjectives.append(colour)
+    if not concept.counted:
+        start = "some " if rng.random() < 0.4 else ""
+    elif count == 1:
+        start = article(" ".join([*adjectives, name])) + " "
+    else:
+        start, name = NUMBERS[count] + " ", plural(name)
+    start += "".join(f"{adjective} " for adjective in adjectives)
+    return start + name, len(start), len(start) + len(name)
+
+
+def one(concept: Concept) -> str:
+    """A concept as a prompt names it: "an apple", and "popcorn" where one does not count."""
+    return f"{article(concept.name)} {concept.name}" if concept.counted else concept.name
+
+
+@cache
+def _english():
+    """The rules of English; to import them takes seconds, and who writes no captions need not wait."""
+    import inflect
+
+    return inflect.engine()
+
+
+@cache
+def article(phrase: str) -> str:
+    """ "a" or "an", as the phrase is spoken: "an hourglass", "a unicorn"."""
+    return _english().a(phrase).split()[0]
+
+
+@cache
+def plural(name: str) -> str:
+    """ "wolf" → "wolves", "pair of jeans" → "pairs of jeans"."""
+    return IRREGULAR.get(name) or _english().plural_noun(name)
+
+
+def holds(relation: str, first: Sequence[Box], second: Sequence[Box]) -> bool:
+    """Is every box of `first` left of (right of, above, below) every box of `second`, and plainly so?
+
+    Plainly: the boxes do not overlap along that direction, and their centres lie further apart along it than across.
+    """
+    if relation in ("right of", "below"):
+        return holds({"right of": "left of", "below": "above"}[relation], second, first)
+    low, high = (0, 2) if relation == "left of" else (1, 3)
+    across_low, across_high = 1 - low, 5 - high
+    return all(
+        a[high] <= b[low]
+        and (b[low] + b[high]) - (a[low] + a[high])
+        >= abs((b[across_low] + b[across_high]) - (a[across_low] + a[across_high]))
+        for a in first
+        for b in second
+    )
+
+
+def _relation(rng: random.Random, mentions: Sequence[Mention]) -> tuple[int, str, int] | None:
+    """A true relation between two of the mentions, as (first, relation, second), or None."""
+    true = [
+        (first, relation, second)
+        for first in range(len(mentions))
+        for second in range(len(mentions))
+        for relation in RELATIONS
+        if first != second and holds(relation, mentions[first].boxes, mentions[second].boxes)
+    ]
+    return _pick(rng, true) if true else None
+
+
+def next_to(a: Box, b: Box) -> bool:
+    """Side by side: the gap between the boxes is at most half the larger one's side, and their heights overlap."""
+    gap = max(a[0] - b[2], b[0] - a[2], 0)
+    reach = max(a[2] - a[0], b[2] - b[0], a[3] - a[1], b[3] - b[1]) / 2
+    return gap <= reach and min(a[3], b[3]) > max(a[1], b[1])
+
+
+def _near(mentions: Sequence[Mention], order: Sequence[int]) -> bool:
+    """May the only two mentions be said to stand next to each other?"""
+    if len(order) != 2:
+        return False
+    first, second = (mentions[index].boxes for index in order)
+    return len(first) == len(second) == 1 and next_to(first[0], second[0])

@@ -1,0 +1,144 @@
+"""A folder of shards as a data set: pairs to learn from, and some set aside that a training never sees."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from lcl.config import LclError, Profile, Progress, require
+from lcl.data import scenes
+from lcl.data.base import Source, Taken
+from lcl.data.photos import BadSample
+from lcl.data.shards import Shards, open_shards
+
+CODE = 1  # raise it when the same shards would be divided otherwise
+ASKED, WATCHED = 5000, 1024  # pairs set aside, at most, to evaluate on and to be watched …
+ASKED_SHARE, WATCHED_SHARE = 20, 40  # … but no more than one in so many
+FEWEST = 80  # pairs of a collection
+TRIES = 64  # rows that are tried in a row's place
+
+Result = TypeVar("Result")
+
+
+class ShardRows:
+    """Some rows of shards. `numbers` says which: (n,) int64."""
+
+    streamed = True
+
+    def __init__(self, shards: Shards, size: int, numbers: torch.Tensor, description: dict):
+        self.shards, self.size, self.numbers = shards, size, numbers
+        self.description = description | {"rows": len(numbers)}
+        self._stride = next(n for n in itertools.count(1 + int(0.618 * len(numbers))) if math.gcd(n, len(numbers)) == 1)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def captions(self, rows: Sequence[int]) -> list[str]:
+        """Read them, and no image."""
+        return [caption for caption, _, _ in self._all(rows, lambda shards, number: shards.caption(number))]
+
+    def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
+        """Images and captions. What cannot be read any more is replaced by another row, the same one each time, and counted.
+
+        Raises LclError when TRIES rows in a row's place cannot be read either.
+        """
+        pairs, used, reasons = zip(*self._all(rows, lambda shards, number: shards.read(number, self.size)), strict=True)
+        images, captions = zip(*pairs, strict=True)
+        faults = collections.Counter(reason for reason in reasons if reason)
+        return Taken(torch.stack(images).to(device), list(captions), list(used), dict(faults))
+
+    def _one(self, shards: Shards, row: int, read: Callable[[Shards, int], Result]) -> tuple[Result, int, str]:
+        """What is read of a row, or of another one in its place; which row that is, and what was wrong with the first."""
+        reason, place, tries = "", row, min(TRIES, len(self))
+        for _ in range(tries):
+            try:
+                return read(shards, int(self.numbers[place])), place, reason
+            except BadSample as fault:
+                reason = reason or str(fault)
+                place = (place + self._stride) % len(self)  # far away: what lies near is often bad as well
+        raise LclError(
+            f"row {row} of the shards in {self.shards.folder} cannot be read any more ({reason}), nor can {tries - 1} others "
+            f"in its place; `lcl data verify {self.shards.folder}` says what has changed."
+        )
+
+    def _all(self, rows: Sequence[int], read: Callable) -> list:
+        """`_one` of each, in order; of many some at once, for decoding lets other threads work."""
+        if len(rows) < 512 or torch.utils.data.get_worker_info():
+            return [self._one(self.shards, row, read) for row in rows]
+        threads = min(os.cpu_count() or 1, 8)
+        pieces = [rows[start : start + 256] for start in range(0, len(rows), 256)]
+
+        def piece(some: Sequence[int]) -> list:
+            own = copy.copy(self.shards)  # with files of its own: a file has one place that it reads at
+            return [self._one(own, row, read) for row in some]
+
+        with ThreadPoolExecutor(threads) as pool:
+            return [result for results in pool.map(piece, pieces) for result in results]
+
+
+class Collection:
+    """Shards, of which a twentieth is set aside for evaluation and a fortieth to be watched, drawn evenly, always the same.
+
+    What is learned from keeps the order of the tars, so that rows that are read together lie together.
+    Raises LclError for fewer than FEWEST pairs.
+    """
+
+    credits = ()
+
+    def __init__(self, shards: Shards, size: int):
+        self.shards, self.size = shards, size
+        number = len(shards)
+        require(number >= FEWEST, f"{number} pairs in {shards.folder} are too few to learn from; {FEWEST} are the fewest.")
+        shuffled = torch.randperm(number, generator=torch.Generator().manual_seed(0))
+        asked, watched = min(number // ASKED_SHARE, ASKED), min(number // WATCHED_SHARE, WATCHED)
+        self._asked, self._watched = shuffled[:asked], shuffled[asked : asked + watched]
+        self._training = shuffled[asked + watched :]
+        self.fingerprint = shards.fingerprint
+
+    def __len__(self) -> int:
+        """Pairs to learn from."""
+        return len(self._training)
+
+    def training(self, count: int) -> ShardRows:
+        """`count` of the pairs to learn from, drawn evenly. Raises LclError if there are not so many."""
+        require(
+            count <= len(self),
+            f"the shards in {self.shards.folder} have {len(self):,} pairs to learn from, not {count:,}; ask for fewer (--pairs).",
+        )
+        return self._rows(self._training[:count].sort().values, f"{count} of the training")
+
+    def watched(self, count: int) -> ShardRows:
+        """Pairs to look at during a training."""
+        return self._rows(self._watched[:count], "watched")
+
+    def asked(self, count: int) -> ShardRows:
+        """Pairs to evaluate on."""
+        return self._rows(self._asked[:count], "asked")
+
+    def _rows(self, numbers: torch.Tensor, which: str) -> ShardRows:
+        description = {"data": self.fingerprint, "division": CODE, "split": which, "pixels": self.size}
+        return ShardRows(self.shards, self.size, numbers, description)
+
+
+def open_source(
+    profile: Profile, pictures: Path | str | None = None, shards: Path | str | None = None, progress: Progress | None = None
+) -> Source:
+    """The pairs of a profile: its scenes, drawn from one's own pictures if named; or those of a folder of shards.
+
+    progress: is told the number of tars that were looked at, where that was not done before.
+    """
+    if shards is None:
+        return scenes.open_world(profile.scenes, Path(pictures) if pictures else None)
+    require(pictures is None, "drawings are for scenes; shards bring their own pictures. Name one of them.")
+    return Collection(open_shards(Path(shards), progress=progress), profile.model.vision.image_size)
+
+

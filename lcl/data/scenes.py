@@ -1,0 +1,424 @@
+"""Pairs of image and caption, as many as one likes: a scene is a function of (seed, split, index).
+
+`World.scene` says what a scene holds, in plain numbers and words; `World.render` draws a batch of scenes, with integers
+only, so that the pixels are the same in every batch, process and device. Some drawings, pairs and concepts never appear
+in the split `train`: they are what evaluation asks for.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from lcl.config import SceneConfig, choose, require
+from lcl.data import captions
+from lcl.data.base import Taken
+from lcl.data.captions import Box, Mention
+from lcl.data.pictures import COLOURS, Pictures, load_pictures
+from lcl.storage import fingerprint
+
+SPLITS = {
+    "train": "what training may see",
+    "new_scenes": "new scenes of known drawings",
+    "unseen_drawings": "known things, drawn by a hand that training never showed for them",
+    "unseen_pairs": "known things that training never showed together",
+    "unseen_concepts": 'things that training never showed, and named at most in part ("pig" in "pig nose")',
+}
+
+HELD_OUT_DRAWINGS = (
+    0.25  # share of the known concepts whose first, and another such share whose second drawing is held out
+)
+HELD_OUT_PAIRS = 0.1  # share of the pairs of known concepts
+MAX_OVERLAP = 0.1  # of the smaller box's area
+COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often 1, 2, 3, 4 things are wanted; one without room is left out
+SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, when there are 1, 2, 3, 4 things
+LEVELS = 12  # drawings are kept in so many sizes
+GAIN = (0.86, 1.09)  # a thing's brightness; `pictures.main_colour` holds over this range
+WATCHED_FROM = 1_000_000_000  # new scenes that a training looks at are counted from here, far from those of the evaluation
+TAIL = 30  # how often the concept of rank r is drawn: 1 / (r + TAIL), a long tail as on the web
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene. Pixels count from the top left corner.
+
+    concept: its number in the picture dictionary; style: whose drawing. level: which of the world's sizes.
+    left, top: where the drawing's square begins. box: the smallest rectangle around what is opaque.
+    span: the characters (start, end) of the caption that name it; two dogs share one span.
+    """
+
+    concept: int
+    style: int
+    level: int
+    left: int
+    top: int
+    flipped: bool
+    gain: int  # brightness, in 256ths
+    box: Box
+    span: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What lies behind the things. colour: a name out of COLOURS; first, second: the two shades it is made of."""
+
+    kind: str
+    colour: str
+    first: tuple[int, int, int]
+    second: tuple[int, int, int]
+    period: int  # pixels; of stripes, checks and dots
+    salt: int  # of the grain
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything there is to know about a pair but its pixels. Things are in drawing order: later ones lie on top."""
+
+    split: str
+    index: int
+    ground: Ground
+    things: tuple[Thing, ...]
+    caption: str
+
+    @property
+    def concepts(self) -> frozenset[int]:
+        """The concepts that the scene shows."""
+        return frozenset(thing.concept for thing in self.things)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scenes with their pictures. images: (N, 3, H, W) uint8."""
+
+    images: torch.Tensor
+    scenes: tuple[Scene, ...]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    @property
+    def captions(self) -> list[str]:
+        return [scene.caption for scene in self.scenes]
+
+
+class SceneRows:
+    """Scenes of a split, in order of their index: row i is scene `first + i`."""
+
+    streamed = False
+
+    def __init__(self, world: World, count: int, split: str = "train", first: int = 0):
+        self.world, self.count, self.split, self.first = world, count, split, first
+        self.description = {"data": world.fingerprint, "split": split, "order": "by index", "rows": count}
+        if first:
+            self.description["first"] = first
+
+    def __len__(self) -> int:
+        return self.count
+
+    def captions(self, rows: Sequence[int]) -> list[str]:
+        """Write them, without drawing."""
+        return [self.world.scene(self.split, self.first + row).caption for row in rows]
+
+    def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
+        """Captions, and images drawn on a device. Nothing can be wrong with a scene."""
+        pairs = self.world.pairs(self.split, [self.first + row for row in rows], device=device)
+        return Taken(pairs.images, pairs.captions, list(rows))
+
+
+class World:
+    """All the scenes that one SceneConfig and one picture dictionary make.
+
+    known: concepts of the training, the most frequent first; unseen: concepts held out. Both are numbers in
+    `pictures.concepts`. Raises LclError when the dictionary has too few concepts.
+    """
+
+    def __init__(self, config: SceneConfig, pictures: Pictures):
+        self.config, self.pictures = config, pictures
+        wanted, available = config.known + config.unseen, len(pictures.concepts)
+        require(
+            wanted <= available, f"{wanted} concepts are asked for, but the pictures hold {available}; ask for fewer."
+        )
+        self.fingerprint = fingerprint([asdict(config), pictures.fingerprint])
+
+        rng = random.Random(f"world/{config.seed}")
+        shuffled = sorted(range(available), key=lambda _: rng.random())
+        self.known, self.unseen = tuple(shuffled[: config.known]), tuple(shuffled[config.known : wanted])
+        self._hold_out(rng)
+
+        self.sizes = _sizes(config.size)
+        used = self.known + self.unseen
+        self._rows = {concept: row for row, concept in enumerate(used)}  # where a concept's drawings stand below
+        drawings = pictures.drawings[:, list(used)]
+        self._drawings = {"cpu": [_shrink(drawings, size) for size in self.sizes]}
+        self._bounds = [_bounds(drawings[:, :, 3]) for drawings in self._drawings["cpu"]]
+
+    def _hold_out(self, rng: random.Random) -> None:
+        """Decide what training never sees: `held_drawings` {(style, concept)} and `held_pairs` {{concept, concept}}."""
+        styles, quarter = len(self.pictures.styles), int(HELD_OUT_DRAWINGS * len(self.known))
+        order = sorted(self.known, key=lambda _: rng.random())
+        self.held_drawings = {
+            (style, concept)
+            for style in range(styles if styles > 1 else 0)
+            for concept in order[style * quarter : (style + 1) * quarter]
+        }
+        self.held_pairs = {
+            frozenset((first, second))
+            for position, first in enumerate(self.known)
+            for second in self.known[:position]
+            if rng.random() < HELD_OUT_PAIRS
+        }
+        self._held_pairs = sorted(map(sorted, self.held_pairs))
+        tail = list(accumulate(1 / (rank + TAIL) for rank in range(len(self.known))))
+        drawn_anew = tuple(
+            concept for concept in self.known if any((s, concept) in self.held_drawings for s in range(styles))
+        )
+        self._choices = {split: (self.known, tail) for split in ("train", "new_scenes")}
+        self._choices["unseen_pairs"] = (self.known if self.held_pairs else (), tail)
+        for split, concepts in (("unseen_drawings", drawn_anew), ("unseen_concepts", self.unseen)):
+            self._choices[split] = (concepts, list(range(1, len(concepts) + 1)))
+
+    @property
+    def size(self) -> int:
+        """Pixels a side."""
+        return self.config.size
+
+    @property
+    def credits(self) -> tuple[str, ...]:
+        """Whose drawings these are."""
+        return tuple(f"{style.credit} ({style.licence})" for style in self.pictures.styles)
+
+    def training(self, count: int) -> SceneRows:
+        """The first `count` scenes of the split `train`."""
+        return SceneRows(self, count)
+
+    def watched(self, count: int) -> SceneRows:
+        """New scenes to look at during a training, other ones than those of the evaluation."""
+        return SceneRows(self, count, "new_scenes", WATCHED_FROM)
+
+    def asked(self, count: int) -> SceneRows:
+        """The first `count` of the new scenes."""
+        return SceneRows(self, count, "new_scenes")
+
+    def concepts(self, split: str) -> tuple[int, ...]:
+        """The concepts that may appear in a split."""
+        return self._choices[choose("split", split, SPLITS)][0]
+
+    def styles(self, split: str, concept: int) -> list[int]:
+        """Whose drawings of a concept a split shows."""
+        styles = range(len(self.pictures.styles))
+        if split == "unseen_concepts":
+            return list(styles)
+        return [style for style in styles if ((style, concept) in self.held_drawings) == (split == "unseen_drawings")]
+
+    def name(self, concept: int) -> str:
+        """What a concept is called."""
+        return self.pictures.concepts[concept].name
+
+    def scene(self, split: str, index: int, single: bool = False) -> Scene:
+        """The scene number `index` (0, 1, 2, …) of a split.
+
+        single: instead, a scene of one thing alone, each concept of the split in turn: what zero-shot
+        classification looks at.
+        """
+        concepts, cumulative = self._choices[choose("split", split, SPLITS)]
+        require(len(concepts) > 0, f"this world has nothing for the split {split}: it has too few styles or concepts.")
+        rng = random.Random(f"{self.config.seed}/{split}/{index}/{single}")
+        chosen = [concepts[index % len(concepts)]] if single else self._draw_concepts(rng, split, concepts, cumulative)
+        placed = self._place(rng, split, chosen)
+        while split == "unseen_pairs" and not single and not set(chosen[:2]) <= {thing["concept"] for thing in placed}:
+            placed = self._place(rng, split, chosen)  # the pair is what this split is for: both must find room
+        ground = self._ground(rng, placed)
+        order = list(dict.fromkeys(thing["concept"] for thing in placed))
+        groups = [[thing for thing in placed if thing["concept"] == concept] for concept in order]
+        mentions = [
+            Mention(
+                self.pictures.concepts[concept],
+                tuple(thing["box"] for thing in group),
+                tuple(self.pictures.concepts[concept].colours[thing["style"]] for thing in group),
+            )
+            for concept, group in zip(order, groups, strict=True)
+        ]
+        caption, spans = captions.compose(rng, mentions, ground.kind, ground.colour, self.config.size)
+        things = tuple(Thing(**thing, span=spans[order.index(thing["concept"])]) for thing in placed)
+        return Scene(split, index, ground, things, caption)
+
+    def _draw_concepts(self, rng: random.Random, split: str, concepts: Sequence[int], cumulative: list) -> list[int]:
+        """One to four concepts that may stand together; a concept twice or thrice means as many things."""
+        total = bisect(list(accumulate(COUNTS)), rng.random()) + 1
+        pair = split == "unseen_pairs"
+        chosen = list(self._held_pairs[int(rng.random() * len(self._held_pairs))]) if pair else []
+        for _ in range(20):
+            if len(chosen) >= total:
+                break
+            drawn = min(bisect(cumulative, rng.random() * cumulative[-1]), len(concepts) - 1)
+            concept = concepts[drawn]
+            held = any(frozenset((concept, other)) in self.held_pairs for other in chosen)
+            if concept in chosen or (held and not pair):
+                continue
+            several = rng.random() < 0.2 and self.pictures.concepts[concept].counted
+            chosen += [concept] * (min(total - len(chosen), 2 + int(rng.random() * 1.3)) if several else 1)
+        return chosen
+
+    def _place(self, rng: random.Random, split: str, concepts: Sequence[int]) -> list[dict]:
+        """Give every thing a drawing, a size and a place with little overlap; one that finds no room is left out."""
+        side, placed = self.config.size, []
+        low, high = SIZES[len(concepts) - 1]
+        for concept in concepts:
+            styles = self.styles(split, concept)
+            style = styles[int(rng.random() * len(styles))]
+            wanted = (low + rng.random() * (high - low)) * side
+            level = min(range(LEVELS), key=lambda level: abs(self.sizes[level] - wanted))
+            flipped, gain = rng.random() < 0.5, round(256 * (GAIN[0] + rng.random() * (GAIN[1] - GAIN[0])))
+            for attempt in range(30):
+                if attempt % 10 == 9 and level > 0:
+                    level -= 1  # a smaller one finds room more easily
+                size = self.sizes[level]
+                left, top = (int(rng.random() * (side - size + 1)) for _ in range(2))
+                x0, y0, x1, y1 = self._bounds[level][style][self._rows[concept]]
+                if flipped:
+                    x0, x1 = size - x1, size - x0
+                box = (left + x0, top + y0, left + x1, top + y1)
+                if all(overlap(box, other["box"]) <= MAX_OVERLAP for other in placed):
+                    placed.append({"concept": concept, "style": style, "level": level, "left": left, "top": top,
+                                   "flipped": flipped, "gain": gain, "box": box})  # fmt: skip
+                    break
+        return placed
+
+    def _ground(self, rng: random.Random, placed: Sequence[dict]) -> Ground:
+        """A ground whose colour is none of the things', so that they stand out."""
+        taken = {self.pictures.concepts[thing["concept"]].colours[thing["style"]] for thing in placed}
+        names = [name for name in COLOURS if name not in taken and name != "black"]
+        colour = names[int(rng.random() * len(names))]
+        kinds = list(captions.GROUNDS)
+        first = tuple(min(255, max(0, value + round((rng.random() - 0.5) * 16))) for value in COLOURS[colour])
+        shade = 0.84 + 0.06 * rng.random()
+        second = tuple(int(value * shade) for value in first)
+        period = max(4, int(self.config.size * (0.08 + 0.12 * rng.random())))
+        return Ground(kinds[int(rng.random() * len(kinds))], colour, first, second, period, int(rng.random() * 2**20))
+
+    def render(self, scenes: Sequence[Scene], device: torch.device | str = "cpu") -> torch.Tensor:
+        """Draw scenes, all at once: (B, 3, H, W) uint8 on `device`. Integers only: the same pixels everywhere."""
+        side, device = self.config.size, str(device)
+        if device not in self._drawings:
+            self._drawings[device] = [drawings.to(device) for drawings in self._drawings["cpu"]]
+        if not scenes:
+            return torch.empty(0, 3, side, side, dtype=torch.uint8, device=device)
+        canvas = _draw_grounds([scene.ground for scene in scenes], side, device)  # (B, 3, H, W) int32
+        flat = canvas.view(-1)
+        for layer in range(max((len(scene.things) for scene in scenes), default=0)):
+            by_level: dict[int, list[tuple[int, Thing]]] = {}
+            for row, scene in enumerate(scenes):
+                if layer < len(scene.things):
+                    by_level.setdefault(scene.things[layer].level, []).append((row, scene.things[layer]))
+            for level, placed in by_level.items():
+                self._paste(flat, level, placed, side, device)
+        return canvas.to(torch.uint8)
+
+    def _paste(
+        self, flat: torch.Tensor, level: int, placed: Sequence[tuple[int, Thing]], side: int, device: str
+    ) -> None:
+        """Lay g drawings of one size over their scenes. flat: the canvas (B·3·H·W) int32, changed in place."""
+        size = self.sizes[level]
+        numbers = torch.tensor(
+            [(row, t.style, self._rows[t.concept], t.left, t.top, t.flipped, t.gain) for row, t in placed],
+            device=device,
+        )  # (g, 7)
+        row, style, concept, left, top, flipped, gain = numbers.T
+        drawn = self._drawings[device][level][style, concept].int()  # (g, 4, s, s), premultiplied
+        drawn = torch.where(flipped.bool()[:, None, None, None], drawn.flip(-1), drawn)
+        steps = torch.arange(size, device=device)
+        inside = steps[:, None] * side + steps  # (s, s)
+        channels = torch.arange(3, device=device)[:, None, None] * side * side
+        where = (row * 3 * side * side + top * side + left)[:, None, None, None] + channels + inside  # (g, 3, s, s)
+        colour, opacity = drawn[:, :3] * gain.int()[:, None, None, None] >> 8, drawn[:, 3:]
+        colour = torch.minimum(colour, opacity)  # as bright as its opacity allows
+        behind = flat[where]
+        flat[where] = colour + (behind * (255 - opacity) + 127) // 255
+
+    def pairs(
+        self, split: str, indices: Iterable[int], single: bool = False, device: torch.device | str = "cpu"
+    ) -> Pairs:
+        """The scenes of the given indices with their pictures, drawn and kept on `device`."""
+        scenes = tuple(self.scene(split, index, single) for index in indices)
+        parts = [self.render(scenes[start : start + 256], device) for start in range(0, max(len(scenes), 1), 256)]
+        return Pairs(torch.cat(parts), scenes)
+
+
+def open_world(config: SceneConfig, pictures_folder: Path | None = None) -> World:
+    """The world of a config, with the installed pictures or those of a folder."""
+    return World(config, load_pictures(config.size, pictures_folder))
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Area that two boxes share, as a part of the smaller one's area: 0 to 1."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return max(width, 0) * max(height, 0) / smaller
+
+
+def _sizes(side: int) -> list[int]:
+    """LEVELS sizes from the smallest to the largest of SIZES, each the same factor above the last. Pixels."""
+    low, high = SIZES[-1][0] * side, SIZES[0][1] * side
+    return [round(low * (high / low) ** (level / (LEVELS - 1))) for level in range(LEVELS)]
+
+
+def _shrink(drawings: torch.Tensor, size: int) -> torch.Tensor:
+    """Drawings at another size, colours premultiplied by opacity. (style, concept, 4, S, S) uint8 → (…, size, size)."""
+    styles, concepts = drawings.shape[:2]
+    flat = drawings.flatten(0, 1).int()
+    opacity = flat[:, 3:]
+    flat = torch.cat([(flat[:, :3] * opacity + 127) // 255, opacity], dim=1).to(torch.uint8)
+    small = F.interpolate(flat, size=(size, size), mode="bilinear", antialias=True)  # (style·concept, 4, size, size)
+    small[:, :3] = torch.minimum(
+        small[:, :3], small[:, 3:]
+    )  # rounding must not make a colour brighter than its opacity
+    return small.unflatten(0, (styles, concepts))
+
+
+def _bounds(opacity: torch.Tensor) -> list[list[Box]]:
+    """The smallest box around what is opaque (over half). (style, concept, s, s) uint8 → [style][concept] boxes."""
+    most = opacity.amax((-2, -1), keepdim=True)  # of a hair-thin drawing, shrunk, nothing is over half opaque
+    opaque = opacity > torch.where(most > 127, 127, most // 2)
+
+    def ends(lines: torch.Tensor) -> torch.Tensor:  # (style, concept, s) bool → first and last + 1: (style, concept, 2)
+        size = lines.shape[-1]
+        first = lines.int().argmax(-1)
+        last = size - lines.flip(-1).int().argmax(-1)
+        return torch.stack([first, last], dim=-1)
+
+    columns, rows = ends(opaque.any(-2)), ends(opaque.any(-1))
+    boxes = torch.stack([columns[..., 0], rows[..., 0], columns[..., 1], rows[..., 1]], dim=-1)
+    return [[tuple(box) for box in style] for style in boxes.tolist()]
+
+
+def _draw_grounds(grounds: Sequence[Ground], side: int, device: str) -> torch.Tensor:
+    """(B, 3, H, W) int32: for every pixel a mixture of the ground's two shades."""
+    numbers = torch.tensor([(*g.first, *g.second, g.period, g.salt) for g in grounds], dtype=torch.int32, device=device)
+    first, second, period, salt = numbers.split([3, 3, 1, 1], dim=1)
+    steps = torch.arange(side, dtype=torch.int32, device=device)
+    y, x = steps[None, :, None], steps[None, None, :]  # (1, H, 1), (1, 1, W)
+    mixture = torch.zeros(len(grounds), side, side, dtype=torch.int32, device=device)  # 0: first, 256: second
+    for kind in {ground.kind for ground in grounds} - {"solid"}:
+        rows = torch.tensor([row for row, ground in enumerate(grounds) if ground.kind == kind], device=device)
+        p, s = period[rows][:, :, None], salt[rows][:, :, None]  # (g, 1, 1)
+        if kind == "gradient":
+            pattern = ((x + y) * 128 // side).expand(len(rows), -1, -1)
+        elif kind == "stripes":
+            pattern = (x + y) // p % 2 * 256
+        elif kind == "checks":
+            pattern = (x // p + y // p) % 2 * 256
+        elif kind == "dots":
+            pattern = (((x % p) * 2 - p) ** 2 + ((y % p) * 2 - p) ** 2 < p * p // 2) * 256
+        else:  # grain: a hash of place and salt
+            mixed = (x // 2 * 374761 + y // 2 * 668265 + s * 7919) & 0xFFFFFF
+            pattern = (mixed ^ (mixed >> 7) ^ (mixed >> 13)) & 255
+        mixture[rows] = pattern.int()
+    mixture = mixture[:, None]  # (B, 1, H, W)
+    return (first[:, :, None, None] * (256 - mixture) + second[:, :, None, None] * mixture) >> 8

@@ -1,0 +1,1 @@
+"""A trained model in use: opened by a path, exported, searched with."""

@@ -1,0 +1,1 @@
+"""What a model has learned: metrics beside their chance levels, and where words point."""

@@ -1,0 +1,135 @@
+"""Do words find their things? Matched patches against known boxes, and masked words guessed with and without the image."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import torch
+
+from lcl.config import choose, require
+from lcl.data.captions import Box, plural
+from lcl.data.scenes import Pairs, World
+from lcl.losses.masked_lm import FusedMlm
+from lcl.losses.matching import FREE, SOLVERS
+from lcl.models.clip import Clip
+from lcl.models.tokenizer import MASK, SPECIAL, Tokenizer, Tokens, words_of_span
+
+Figure = dict[str, float]
+"""{"value": …, "chance": …}, both from 0 to 1."""
+
+
+@torch.no_grad()
+def align(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact") -> list[torch.Tensor]:
+    """For every pair the patch that each word of its caption is matched to: N tensors (words,) int64.
+
+    Without a dustbin, so that every model has to point at something; -1 only where words outnumber patches.
+    """
+    model.eval()
+    device, context, found = model.tau.device, model.config.language.context_length, []
+    for start in range(0, len(pairs), 256):
+        chosen = slice(start, start + 256)
+        tokens = tokenizer.encode(pairs.captions[chosen], context).to(device)
+        patches = model.embed_patches(model.vision(pairs.images[chosen].to(device)))
+        words, real = model.embed_words(model.language(tokens), tokens)
+        patch = SOLVERS[choose("solver", solver, SOLVERS)](1 - words @ patches.mT, real, FREE).patch
+        found += [row[mask].cpu() for row, mask in zip(patch, real, strict=True)]
+    return found
+
+
+def patches_in_box(box: Box, side: int, patches: int) -> list[int]:
+    """The numbers of the patches whose centre lies in a box. side: of the image, pixels; patches: n, a square number."""
+    rows = math.isqrt(patches)
+    step = side / rows
+    centres = [(number + 0.5) * step for number in range(rows)]
+    left, top, right, bottom = box
+    return [
+        row * rows + column
+        for row, y in enumerate(centres) if top <= y < bottom
+        for column, x in enumerate(centres) if left <= x < right
+    ]  # fmt: skip
+
+
+def alignment(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact") -> Figure:
+    """Share of the object words whose matched patch has its centre in the box of (one of) the things they name.
+
+    An object word is a word of a thing's name; a word cut off at the context's end counts as missed. Chance: the share of
+    all patches that would be right, mean over the words.
+    """
+    rows = align(model, tokenizer, pairs, solver)
+    side = pairs.images.shape[-1]
+    with torch.no_grad():
+        number = model.vision(pairs.images[:1].to(model.tau.device)).patch_tokens.shape[1]
+    spans = tokenizer.encode(pairs.captions, 1_000_000).spans  # of the whole captions, nothing cut off
+    hits, chances = [], []
+    for scene, patch, words in zip(pairs.scenes, rows, spans, strict=True):
+        for span in {thing.span for thing in scene.things}:
+            boxes = [thing.box for thing in scene.things if thing.span == span]
+            right = {n for box in boxes for n in patches_in_box(box, side, number)}
+            for word in words_of_span(words, span):
+                hits.append(word < len(patch) and int(patch[word]) in right)
+                chances.append(len(right) / number)
+    return {"value": sum(hits) / len(hits), "chance": sum(chances) / len(chances)}
+
+
+def mask_names(tokenizer: Tokenizer, pairs: Pairs, context_length: int) -> tuple[Tokens, torch.Tensor, list[int]]:
+    """Captions with one name masked, where the name is a single word (the rest of a longer name would give it away).
+
+    Scenes without such a name are left as they are. Returns the tokens; where they are masked (N, L) bool; and for every
+    scene the concept whose name is masked, -1 where none is.
+    """
+    tokens = tokenizer.encode(pairs.captions, context_length)
+    where, concepts = torch.zeros_like(tokens.mask), []
+    for row, scene in enumerate(pairs.scenes):
+        first = row % len(scene.things)  # not always the thing that is drawn first
+        single = [
+            (words, thing.concept)
+            for thing in (*scene.things[first:], *scene.things[:first])
+            if len(words := words_of_span(tokens.spans[row], thing.span)) == 1
+            and scene.caption[slice(*thing.span)].isalpha()
+        ]
+        concepts.append(single[0][1] if single else -1)
+        if single:
+            where[row] = tokens.words[row] == single[0][0][0]
+    ids = torch.where(where, SPECIAL.index(MASK), tokens.ids)
+    return Tokens(ids, tokens.mask, tokens.words, tokens.spans), where, concepts
+
+
+@torch.no_grad()
+def masked_words(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, world: World, pairs: Pairs) -> dict[str, Figure]:
+    """Share of masked object words that are guessed right: with the true image, without one, and with a wrong one.
+
+    What is masked: see `mask_names`. A guess is right if it names the thing, by this or another of its names, and in any
+    number. The wrong image is the next scene's that does not show the thing. Chance: what the best constant answer gets.
+    """
+    model.eval()
+    mlm.eval()
+    device = model.tau.device
+    masked, where, concepts = mask_names(tokenizer, pairs, model.config.language.context_length)
+    asked = [row for row, concept in enumerate(concepts) if concept >= 0]
+    require(len(asked) > 0, "no caption names a thing in a single word, so none can be guessed; use more scenes.")
+    wrong = list(range(len(pairs)))
+    for row in asked:
+        others = [*range(row + 1, len(pairs)), *range(row)]
+        wrong[row] = next((o for o in others if concepts[row] not in pairs.scenes[o].concepts), row)
+
+    def names(concept: int) -> set[tuple[int, ...]]:
+        known = world.pictures.concepts[concept]
+        texts = {form for name in (known.name, *known.synonyms) for form in (name, plural(name))}
+        encoded = tokenizer.encode(sorted(texts), model.config.language.context_length)
+        return {tuple(ids[mask][1:-1].tolist()) for ids, mask in zip(encoded.ids, encoded.mask, strict=True)}
+
+    right_names = {concept: names(concept) for concept in set(concepts) - {-1}}
+    shown = [concepts[row] for row in asked]
+    figures, chance = {}, Counter(shown).most_common(1)[0][1] / len(shown)
+    for how, images in (("true_image", range(len(pairs))), ("no_image", None), ("wrong_image", wrong)):
+        hits = 0
+        for rows in torch.tensor(asked).split(256):
+            some = masked[rows]
+            at = where[rows, : some.ids.shape[1]]
+            image = None if images is None else model.vision(pairs.images[[images[row] for row in rows]].to(device))
+            guesses = mlm(model.language, some.to(device), image, at.to(device)).argmax(1).cpu()
+            for row, guess in zip(rows.tolist(), guesses.split(at.sum(1).tolist()), strict=True):
+                hits += tuple(guess.tolist()) in right_names[concepts[row]]
+        figures[f"masked_word_{how}"] = {"value": hits / len(asked), "chance": chance}
+    return figures

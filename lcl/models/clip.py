@@ -1,0 +1,160 @@
+"""The pair of towers: projections into one space, a temperature, and how both are kept on disk."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lcl import storage
+from lcl.config import LclError, ModelConfig, from_dict, require, to_dict
+from lcl.models.language import TextFeatures, make_language
+from lcl.models.layers import full
+from lcl.models.tokenizer import Tokenizer, Tokens
+from lcl.models.vision import ImageFeatures, make_vision
+
+FIRST_LOGIT_SCALE = 3.0  # lower than CLIP's 1/0.07: a new model has no opinions, so its first loss is close to ln B
+MAX_LOGIT_SCALE = 100.0  # the clamp of CLIP
+
+
+class Embeddings(NamedTuple):
+    """A batch, seen and read. v, t: (B, d), L2-normalised. logit_scale: scalar, exp(τ).
+
+    image, text: the towers' own outputs, for objectives that look at patches and words.
+    """
+
+    v: torch.Tensor
+    t: torch.Tensor
+    logit_scale: torch.Tensor
+    image: ImageFeatures
+    text: TextFeatures
+
+
+class Clip(nn.Module):
+    """An image tower and a text tower that meet in a space of `embed_dim` dimensions.
+
+    precision: of the towers' products in `forward`, "float32" or "bfloat16"; what it returns is float32 in any case.
+    """
+
+    precision = "float32"
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.vision, self.language = make_vision(config.vision), make_language(config.language)
+        self.image_projection = nn.Linear(self.vision.width, config.embed_dim, bias=False)
+        self.text_projection = nn.Linear(self.language.width, config.embed_dim, bias=False)
+        for projection in (self.image_projection, self.text_projection):
+            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+        self.tau = nn.Parameter(torch.tensor(math.log(FIRST_LOGIT_SCALE)))
+
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """exp(τ), at most MAX_LOGIT_SCALE. Scalar."""
+        return self.tau.exp().clamp(max=MAX_LOGIT_SCALE)
+
+    def embed_image(self, features: ImageFeatures) -> torch.Tensor:
+        """(B, d), L2-normalised."""
+        return F.normalize(self.image_projection(features.pooled), dim=-1)
+
+    def embed_text(self, features: TextFeatures) -> torch.Tensor:
+        """(B, d), L2-normalised."""
+        return F.normalize(self.text_projection(features.pooled), dim=-1)
+
+    def embed_patches(self, features: ImageFeatures) -> torch.Tensor:
+        """Patches in the shared space, through the projection of the whole image: (B, n, d), L2-normalised."""
+        return F.normalize(self.image_projection(features.patch_tokens), dim=-1)
+
+    def embed_words(self, features: TextFeatures, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """Words in the shared space, through the projection of the whole caption; a word is the mean of its tokens.
+
+        Returns (B, m, d), L2-normalised, where m is the most words of a caption, and (B, m) bool, true at words.
+        """
+        numbers = torch.arange(max(int(tokens.words.max()) + 1, 1), device=tokens.words.device)  # (m,)
+        member = tokens.words[:, None, :] == numbers[:, None]  # (B, m, L)
+        real = member.any(2)
+        member = member.to(features.token_features.dtype)
+        words = member @ features.token_features / member.sum(2, keepdim=True).clamp(min=1)
+        return F.normalize(self.text_projection(words), dim=-1) * real[..., None], real
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W), uint8 or 0 to 1, to embeddings (B, d), L2-normalised."""
+        return self.embed_image(self.vision(images))
+
+    def encode_text(self, tokens: Tokens) -> torch.Tensor:
+        """Tokens to embeddings (B, d), L2-normalised."""
+        return self.embed_text(self.language(tokens))
+
+    def mixed(self) -> torch.autocast:
+        """Where `precision` holds: within it, products are made in bfloat16 if that is asked for, and sums are not."""
+        return torch.autocast(self.tau.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def forward(self, images: torch.Tensor, tokens: Tokens) -> Embeddings:
+        with self.mixed():
+            image, text = self.vision(images), self.language(tokens)
+        image = image._replace(patch_tokens=full(image.patch_tokens), pooled=full(image.pooled))
+        text = TextFeatures(*map(full, text))
+        return Embeddings(self.embed_image(image), self.embed_text(text), self.logit_scale, image, text)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """A name for what a model has learned: equal weights, equal names."""
+    return storage.sha256(b"".join(x.cpu().contiguous().numpy().tobytes() for x in model.state_dict().values()))
+
+
+FORMAT = "lcl-model-1"
+
+
+def save_model(folder: Path, model: Clip, tokenizer: Tokenizer) -> None:
+    """Write `model.safetensors`, then `model.json` with config, tokenizer and the weights' checksum, each atomically."""
+    storage.write_tensors(folder / "model.safetensors", model.state_dict())
+    checksum = storage.file_sha256(folder / "model.safetensors")
+    description = {
+        "format": FORMAT,
+        "weights": checksum,
+        "model": to_dict(model.config),
+        "tokenizer": tokenizer.to_dict(),
+    }
+    storage.write_json(folder / "model.json", description)
+
+
+def load_model(folder: Path, data: str | None = None) -> tuple[Clip, Tokenizer]:
+    """Read what `save_model` wrote, ready to evaluate.
+
+    data: fingerprint of a data set; a model that was trained on another one is refused.
+    Raises LclError when files are missing or damaged, or the weights do not fit the config.
+    """
+    folder = Path(folder)
+    description = storage.read_json(folder / "model.json")
+    require(
+        isinstance(description, dict) and description.get("format") == FORMAT,
+        f"{folder / 'model.json'} describes no model of this library.",
+    )
+    config = from_dict(ModelConfig, description.get("model"))
+    tokenizer = Tokenizer.from_dict(description.get("tokenizer"), str(folder / "model.json"))
+    if data is not None and tokenizer.data != data:
+        raise LclError(
+            f"the model in {folder} belongs to another data set ({tokenizer.data}) than the one at hand ({data}); "
+            "evaluate it on its own, or train one on this data set."
+        )
+    require(
+        tokenizer.vocab_size <= config.language.vocab_size,
+        f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only {config.language.vocab_size}; "
+        "they are not of one training.",
+    )
+    weights = storage.read_tensors(folder / "model.safetensors")
+    model = Clip(config)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        wrong = str(error).splitlines()[1].strip()
+        raise LclError(f"the weights in {folder} are those of another model size ({wrong})") from None
+    require(
+        storage.file_sha256(folder / "model.safetensors") == description.get("weights"),
+        f"the weights in {folder} are not those that its model.json describes; copy both files from one training.",
+    )
+    return model.eval(), tokenizer

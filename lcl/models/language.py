@@ -1,0 +1,159 @@
+"""Short text towers: a pre-norm transformer from scratch and any encoder of transformers, with the same outputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from lcl.config import LanguageConfig, LclError, require
+from lcl.models.layers import Block, pack, unpack
+from lcl.models.tokenizer import BEGIN, END, PAD, SPECIAL, Tokens
+
+
+class TextFeatures(NamedTuple):
+    """What a text tower reads. token_features: (B, L, d), one a token. pooled: (B, d), one for the whole caption."""
+
+    token_features: torch.Tensor
+    pooled: torch.Tensor
+
+
+Inject = Mapping[int, Callable[[torch.Tensor], torch.Tensor]]
+"""What to do to the tokens after a block, by the block's number from 1: how an image enters the text.
+
+The tokens come packed, (T, d); see `layers.pack`."""
+
+
+class TextTransformer(nn.Module):
+    """Token and position embeddings, 1 to 12 pre-norm blocks; `pooled` is the mean over all tokens but padding.
+
+    Attention looks both ways, and never at padding: the same blocks guess masked words in chapter 6.
+    """
+
+    def __init__(self, vocab_size: int, context_length: int, width: int, depth: int, heads: int):
+        super().__init__()
+        self.width = width
+        self.tokens = nn.Embedding(vocab_size, width)
+        self.positions = nn.Parameter(torch.empty(context_length, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.01)
+
+    def forward(self, tokens: Tokens, inject: Inject | None = None) -> TextFeatures:
+        x = self.tokens(tokens.ids) + self.positions[: tokens.ids.shape[1]]  # (B, L, d)
+        x = pack(x, tokens.mask)  # (T, d): half of a batch is padding, and need not be computed
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, tokens.mask)
+            if inject and number in inject:
+                x = inject[number](x)
+        x = unpack(self.norm(x), tokens.mask)  # (B, L, d)
+        return TextFeatures(x, mean_over(x, tokens.mask))
+
+
+class HubTower(nn.Module):
+    """Any encoder of transformers, by architecture name or local folder, reading this library's tokens.
+
+    The name of an architecture ("bert", "distilbert", "roberta", …) makes a fresh, small one of that kind; anything
+    else is loaded, as safetensors only, from a folder or from what is already downloaded. Our tokens' numbers meet
+    rows of *its* embedding table that meant something else: the table is learned anew, the blocks bring what they know.
+    Raises LclError for a model that reads no padded captions of `context_length` tokens, or needs a decoder.
+    """
+
+    def __init__(self, name: str, config: LanguageConfig):
+        super().__init__()
+        import transformers  # takes seconds to import: only those who want it wait
+
+        try:
+            if name in transformers.CONFIG_MAPPING:
+                settings = {
+                    "vocab_size": config.vocab_size,
+                    "hidden_size": config.width,
+                    "num_hidden_layers": config.depth,
+                    "num_attention_heads": config.heads,
+                    "intermediate_size": 4 * config.width,
+                    "max_position_embeddings": config.context_length + 2,  # some count from 2
+                    **{
+                        f"{name}_token_id": SPECIAL.index(token)
+                        for name, token in (("pad", PAD), ("bos", BEGIN), ("eos", END))
+                    },
+                }
+                known = transformers.CONFIG_MAPPING[name]()
+                renamed = {known.attribute_map.get(key, key): value for key, value in settings.items()}
+                if "hidden_dim" in known.to_dict():  # DistilBERT's name for the width of its MLP
+                    renamed["hidden_dim"] = settings["intermediate_size"]
+                self.body = transformers.AutoModel.from_config(type(known)(**renamed))
+            else:
+                self.body = transformers.AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
+                self.body.resize_token_embeddings(config.vocab_size)
+            require(not self.body.config.is_encoder_decoder, "it is an encoder and a decoder")
+            ids = torch.full((1, config.context_length), len(SPECIAL))  # a full caption: some find out only now
+            self.width = self.body.config.hidden_size
+            depth = self.body.config.num_hidden_layers
+            lists = [module for module in self.body.modules() if isinstance(module, nn.ModuleList)]
+            self._blocks = [next(iter(stack for stack in lists if len(stack) == depth), ())]  # in a list: not ours twice
+            with torch.no_grad():
+                self.eval()(Tokens(ids, torch.ones_like(ids, dtype=torch.bool), ids, ((),)))
+            self.train()
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AssertionError,
+            IndexError,
+            RuntimeError,
+            AttributeError,
+            LclError,
+        ) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise LclError(
+                f"transformers cannot make the text tower {name!r} ({reason}); name an architecture such as bert, "
+                "or a folder that holds a model."
+            ) from None
+
+    @property
+    def tokens(self) -> nn.Module:
+        """The table of token embeddings."""
+        return self.body.get_input_embeddings()
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks in order; empty for an architecture that keeps them in a way of its own."""
+        return self._blocks[0]
+
+    def forward(self, tokens: Tokens, inject: Inject | None = None) -> TextFeatures:
+        with contextlib.ExitStack() as hooks:  # the blocks are not ours: what is injected hangs on them for this call
+            for number, change in (inject or {}).items():
+                hooks.enter_context(_hooked(self.blocks[number - 1], change, tokens.mask))
+            x = self.body(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state  # (B, L, d)
+        return TextFeatures(x, mean_over(x, tokens.mask))
+
+
+@contextlib.contextmanager
+def _hooked(block: nn.Module, change: Callable[[torch.Tensor], torch.Tensor], mask: torch.Tensor) -> Iterator[None]:
+    def after(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> torch.Tensor | tuple:
+        x = output[0] if isinstance(output, tuple) else output  # (B, L, d)
+        x = unpack(change(pack(x, mask)), mask)
+        return (x, *output[1:]) if isinstance(output, tuple) else x
+
+    handle = block.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def mean_over(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of the rows that `mask` keeps. x: (B, L, d), mask: (B, L) bool → (B, d)"""
+    weights = mask[..., None].to(x.dtype)
+    return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def make_language(config: LanguageConfig) -> nn.Module:
+    """The tower that a config describes: a module from Tokens to TextFeatures, with a `width` and `blocks`."""
+    if config.tower == "transformer":
+        return TextTransformer(config.vocab_size, config.context_length, config.width, config.depth, config.heads)
+    return HubTower(config.tower.removeprefix("hf:"), config)

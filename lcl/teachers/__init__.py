@@ -1,0 +1,1 @@
+"""Frozen encoders, banks of their features, nearest neighbours, and the teachers made of them."""

@@ -1,0 +1,187 @@
+"""Feature banks: what a frozen encoder says of every row of a data set, computed once and kept on disk.
+
+A bank is a folder of shards, `features-00000.safetensors` and so on, half precision, and `bank.json`, which says what the
+rows are, who made them, and the checksum of every shard. It is written shard by shard, so that a killed build goes on where
+it was; it is memory-mapped when read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lcl import storage
+from lcl.config import LclError, Progress, data_folder, require
+from lcl.data.base import Rows
+from lcl.teachers.encoders import ImageEncoder, TextEncoder
+
+FORMAT = "lcl-bank-1"
+CODE = 1  # raise it when the same encoder and rows would give other features than before
+SHARD_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The features of N rows, L2-normalised, (N, d) in half precision, memory-mapped.
+
+    description: what they are of. fingerprint: of everything in it; two banks with the same one hold the same bytes.
+    """
+
+    folder: Path
+    description: dict
+    fingerprint: str
+    shards: tuple[torch.Tensor, ...]
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    @property
+    def width(self) -> int:
+        """d, the dimension of a feature."""
+        return self.shards[0].shape[1]
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        """Some rows as float32: a slice or (n,) int64 → (n, d)."""
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step != 1:
+                return self[torch.arange(start, stop, step)]
+            touched = range(start // self._step, -(-stop // self._step)) if stop > start else []
+            parts = [self.shards[n][max(start - n * self._step, 0) : stop - n * self._step] for n in touched]
+            return torch.cat(parts).float() if parts else torch.empty(0, self.width)
+        found, rows = torch.empty(len(rows), self.width), rows % len(self)  # -1 is the last row
+        which = rows // self._step
+        for number in which.unique().tolist():
+            found[which == number] = self.shards[number][rows[which == number] % self._step].float()
+        return found
+
+    @property
+    def _step(self) -> int:
+        return len(self.shards[0])
+
+
+def bank_folder(rows: Rows, encoder: ImageEncoder | TextEncoder) -> Path:
+    """Where the bank of these rows and this encoder is kept unless one says otherwise: `data/cache/banks/…`."""
+    return data_folder() / "cache" / "banks" / f"{encoder.kind}-{storage.fingerprint(describe(rows, encoder))}"
+
+
+def describe(rows: Rows, encoder: ImageEncoder | TextEncoder) -> dict:
+    """All that a bank depends on."""
+    return {
+        "format": FORMAT,
+        "code": CODE,
+        "rows": rows.description,
+        "encoder": encoder.description,
+        "width": encoder.width,
+    }
+
+
+def build_bank(
+    rows: Rows, encoder: ImageEncoder | TextEncoder, folder: Path | None = None, progress: Progress | None = None
+) -> Bank:
+    """Encode all rows, shard by shard, and return the bank; whole shards of an earlier call are kept and not done again.
+
+    folder: `bank_folder(rows, encoder)` if None. progress: is told the number of rows that are done, as they are.
+    Shards that are damaged are made again. Raises LclError if the folder holds a bank of something else.
+    """
+    folder = Path(folder or bank_folder(rows, encoder))
+    require(len(rows) >= 1, "a data set without rows has no bank.")
+    with storage.locked(folder):  # who comes second waits, and finds the work done
+        return _fill(folder, rows, encoder, progress)
+
+
+def _fill(folder: Path, rows: Rows, encoder: ImageEncoder | TextEncoder, progress: Progress | None) -> Bank:
+    description, step, checksums, shards = describe(rows, encoder), SHARD_ROWS, {}, []
+    if (folder / "bank.json").exists():
+        step, checksums = _read_manifest(folder, rows, encoder)
+    for pattern in (".features-*", ".bank.json.*"):  # of a write that was killed
+        for left_over in folder.glob(pattern):
+            left_over.unlink(missing_ok=True)
+    for number, start in enumerate(range(0, len(rows), step)):
+        name = f"features-{number:05d}.safetensors"
+        some = range(start, min(start + step, len(rows)))
+        try:
+            shards.append(_read_shard(folder / name, checksums.get(name), start))
+            if progress:
+                progress(len(some))
+        except LclError:  # not there yet, or not whole
+            inputs = rows.take(some).images if encoder.kind == "images" else rows.captions(some)
+            storage.write_tensors(folder / name, {"features": encoder(inputs, progress).half()})
+            checksums[name] = storage.file_sha256(folder / name)
+            storage.write_json(folder / "bank.json", description | {"shard_rows": step, "shards": checksums})
+            shards.append(_read_shard(folder / name, checksums[name], start))
+    return _whole_bank(folder, description, checksums, shards)
+
+
+def _read_shard(path: Path, checksum: str | None, first_row: int) -> torch.Tensor:
+    """One shard's features, memory-mapped. Raises LclError for one that is missing, changed, or without a direction."""
+    whole = path.exists() and storage.file_sha256(path) == checksum
+    require(whole, f"{path} is missing or not as it was written; `lcl banks` makes it again.")
+    features = storage.read_tensors(path)["features"]  # (n, d)
+    check_features(features, f"the bank in {path.parent}", first_row, "`lcl banks` makes it again")
+    return features
+
+
+def open_bank(folder: Path, rows: Rows | None = None, encoder: ImageEncoder | TextEncoder | None = None) -> Bank:
+    """Read a bank, every byte of it once, and compare it with its checksums; then it stays memory-mapped.
+
+    rows, encoder: what it should be of. Raises LclError, which says what differs, for a bank of anything else; for one that
+    is missing or not finished; for a shard that is missing, cut off or changed; for features that are not finite or zero.
+    """
+    folder = Path(folder)
+    require((folder / "bank.json").exists(), f"there is no bank in {folder}; `lcl banks` builds one.")
+    step, checksums = _read_manifest(folder, rows, encoder)
+    kept = storage.read_json(folder / "bank.json")
+    description = {key: value for key, value in kept.items() if key not in ("shards", "shard_rows")}
+    shards = [_read_shard(folder / name, checksums[name], number * step) for number, name in enumerate(checksums)]
+    return _whole_bank(folder, description, checksums, shards)
+
+
+def _whole_bank(folder: Path, description: dict, checksums: dict[str, str], shards: list[torch.Tensor]) -> Bank:
+    expected, there = description["rows"]["rows"], sum(len(shard) for shard in shards)
+    require(there == expected, f"the bank in {folder} has {there} of {expected} rows; call `lcl banks` again to finish it.")
+    return Bank(folder, description, storage.fingerprint([description, checksums]), tuple(shards))
+
+
+def check_features(features: torch.Tensor, what: str, first_row: int = 0, remedy: str = "look at this row") -> None:
+    """Raise LclError, with the row, where a feature is not finite or a row is zero: it would have no direction. (n, d)"""
+    norms = features.float().norm(dim=1)
+    bad = (~torch.isfinite(norms) | (norms == 0)).nonzero()[:, 0]
+    if len(bad):
+        row = int(bad[0])
+        kind = "is zero" if norms[row] == 0 else "holds values that are no finite numbers"
+        raise LclError(f"row {first_row + row} of {what} {kind}, so it has no neighbours; {remedy}.")
+
+
+def _read_manifest(
+    folder: Path, rows: Rows | None, encoder: ImageEncoder | TextEncoder | None
+) -> tuple[int, dict[str, str]]:
+    """Rows of a shard, and the checksums of the shards that are there. Raises LclError when they are not of `rows`."""
+    found = storage.read_json(folder / "bank.json")
+    shards = found.get("shards") if isinstance(found, dict) else None
+    ours = isinstance(shards, dict) and found.get("format") == FORMAT and isinstance(found.get("rows"), dict)
+    numbers = ours and all(isinstance(number, int) for number in (found["rows"].get("rows"), found.get("shard_rows")))
+    require(numbers, f"{folder / 'bank.json'} describes no bank of this library; remove that folder, or name another.")
+    require(
+        list(shards) == [f"features-{number:05d}.safetensors" for number in range(len(shards))],
+        f"{folder / 'bank.json'} names other shards than this library writes.",
+    )
+    wanted: dict = {"code": CODE}
+    wanted |= {"rows": rows.description} if rows is not None else {}
+    wanted |= {"encoder": encoder.description, "width": encoder.width} if encoder is not None else {}
+    for part, value in wanted.items():
+        if found.get(part) != value:
+            difference = _first_difference(part, value, found.get(part))
+            raise LclError(
+                f"the bank in {folder} is of something else: {difference}. Name another folder, or build it anew."
+            )
+    return found["shard_rows"], dict(shards)
+
+
+def _first_difference(part: str, wanted: object, found: object) -> str:
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        key = next(key for key in [*wanted, *found] if key not in wanted or key not in found or wanted[key] != found[key])
+        return f"in its {part}, {key} is {found.get(key)!r}, not {wanted.get(key)!r}"
+    return f"its {part} is {found!r}, not {wanted!r}"

@@ -1,0 +1,256 @@
+"""Exact nearest neighbours of every row of a bank, in blocks, so that memory stays small whatever the number of rows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from lcl import storage
+from lcl.config import CHECKOUT, LclError, Progress, require
+from lcl.data.base import Rows
+from lcl.teachers.banks import Bank, build_bank, check_features
+from lcl.teachers.encoders import ImageEncoder, TextEncoder
+
+FORMAT = "lcl-neighbours-1"
+BLOCK = 2048  # rows and columns of the piece of the similarity matrix that is looked at
+SHIPPED = CHECKOUT / "data" / "neighbours"
+KEPT = 8  # neighbours that are kept of every row; objectives use the nearest, the others are to look at
+GROUP = 64  # columns of which only the largest is compared at first
+
+Features = torch.Tensor | Bank
+"""(N, d), L2-normalised: a tensor, or a bank on disk."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """For every row the k nearest, the nearest first. indices: (N, k) int64. similarities: (N, k) float32, cosines.
+
+    bank: the fingerprint of the bank that was searched, "" for a bare tensor. description: what that bank is of.
+    """
+
+    indices: torch.Tensor
+    similarities: torch.Tensor
+    bank: str = ""
+    description: dict | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def nearest_neighbours(
+    features: Features,
+    k: int = 1,
+    queries: torch.Tensor | None = None,
+    block: int = BLOCK,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Neighbours:
+    """The k rows with the largest cosine for every row, itself excluded; or for every one of `queries`, (Q, d).
+
+    Exact: every similarity is computed. Of equally similar rows the one with the smaller index comes first. Row against row
+    the matrix is symmetric, so that only the half above its diagonal is computed and read both ways. Beside the features, it
+    needs memory for one block of block × block and for the result.
+
+    progress: is told the number of rows that are done, as they are.
+    Raises LclError for features that are zero or not finite, and for k below 1 or more than the other rows there are.
+    """
+    alone = queries is None
+    others = len(features) - alone
+    require(k >= 1, f"the number of neighbours must be 1 or more, not {k}.")
+    require(len(features) >= 1, "there are no features, so there are no neighbours.")
+    there = f"the number of {'other rows' if alone else 'rows'} is {others}"
+    require(k <= others, f"k = {k} neighbours are asked for, but {there}; ask for fewer, or use more data.")
+    if isinstance(features, torch.Tensor):
+        check_features(features, "the features")  # a bank was looked at when it was opened
+    if queries is not None:
+        check_features(queries, "the queries")
+        require(
+            queries.shape[1] == _width(features),
+            f"queries of {queries.shape[1]} and features of {_width(features)} dimensions.",
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    best = Best(len(features) if alone else len(queries), k, device)
+    rows = features if alone else queries
+    memory = torch.empty(block * block, device=device)  # of every block in turn; a new one each time takes longer
+    for i in range(0, len(rows), block):
+        own = rows[i : i + block].to(device, torch.float32)  # (b, d)
+        for j in range(i if alone else 0, len(features), block):
+            columns = features[j : j + block].to(device, torch.float32)  # (c, d)
+            s = memory[: len(own) * len(columns)].view(len(own), len(columns))
+            torch.mm(own, columns.T, out=s)  # (b, c)
+            if alone and j == i:
+                s.fill_diagonal_(-torch.inf)  # nobody is a neighbour of himself
+            best.update(i, s, j)
+            if alone and j > i:
+                best.update(j, s.T, i)
+        if progress:
+            progress(len(own))
+    name, description = (features.fingerprint, features.description) if isinstance(features, Bank) else ("", None)
+    return Neighbours(best.indices.cpu(), best.values.cpu(), name, description)
+
+
+class Best:
+    """The k best columns that every row has met so far. values: (N, k) float32. indices: (N, k) int64.
+
+    A row meets its columns in ascending order, so that a later column must be truly better to push an earlier one out.
+    """
+
+    def __init__(self, rows: int, k: int, device: str):
+        self.values = torch.full((rows, k), -torch.inf, device=device)
+        self.indices = torch.full((rows, k), -1, dtype=torch.int64, device=device)
+
+    def update(self, first_row: int, s: torch.Tensor, first_column: int) -> None:
+        """Look at the similarities s (b, c) of the rows from first_row on with the columns from first_column on.
+
+        Only few entries can be among the best, and finding out which must not cost more than one look at each: the largest
+        of every group of columns is taken, and only groups whose largest beats the row's worst so far are opened.
+        """
+        b, c = s.shape
+        values, indices = self.values[first_row : first_row + b], self.indices[first_row : first_row + b]
+        k = values.shape[1]
+        grouped = F.pad(s, (0, -c % GROUP), value=-torch.inf) if c % GROUP else s
+        grouped = grouped.unflatten(1, (-1, GROUP))  # (b, g, GROUP)
+        # The same number either way; but a reduction is fast only where it reads memory in order.
+        largest = grouped.amax(2) if s.is_contiguous() else grouped.permute(1, 2, 0).amax(1).T  # (b, g)
+        worst = values[:, -1:]  # (b, 1)
+        if (
+            first_column == 0 and largest.shape[1] >= k
+        ):  # nothing was met yet: k groups have something at least this good
+            worst = largest.topk(k, dim=1).values[:, -1:].nextafter(torch.tensor(-torch.inf, device=s.device))
+        row, group = (largest > worst).nonzero(as_tuple=True)  # (h,), in order of rows, then columns
+        opened = grouped[row, group]  # (h, GROUP)
+        hit, place = (opened > worst[row]).nonzero(as_tuple=True)  # (n,)
+        row, found = row[hit], opened[hit, place]
+        column = first_column + group[hit] * GROUP + place
+
+        rows = row.unique_consecutive()  # those that change; (r,)
+        row = torch.cat([rows.repeat_interleave(k), row])  # what they had comes before what they meet
+        found = torch.cat([values[rows].flatten(), found])
+        column = torch.cat([indices[rows].flatten(), column])
+        order = found.argsort(descending=True, stable=True)
+        order = order[row[order].argsort(stable=True)]  # by row; in a row by value; of equals the first met
+        row, found, column = row[order], found[order], column[order]
+        counts = row.unique_consecutive(return_counts=True)[1]
+        rank = torch.arange(len(row), device=s.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        kept = rank < k
+        values[row[kept], rank[kept]] = found[kept]
+        indices[row[kept], rank[kept]] = column[kept]
+
+
+def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probes: int = 16) -> Neighbours:
+    """Neighbours by FAISS's inverted lists on the CPU: for banks so large that a search of every pair takes too long.
+
+    The rows are sorted into `lists` clusters (0: about √N·4), and each row is compared with those of the `probes` nearest
+    clusters only. `recall_of_neighbours` says what that misses. Raises LclError as `nearest_neighbours` does.
+    """
+    import faiss  # here alone: on some systems it brings a second OpenMP, which those who search exactly need not meet
+
+    number, width = len(features), _width(features)
+    require(1 <= k < number, f"k = {k} neighbours are asked for, but the number of other rows is {max(number - 1, 0)}.")
+    if isinstance(features, torch.Tensor):
+        check_features(features, "the features")
+    lists = min(lists or round(4 * number**0.5), number)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed, index.cp.min_points_per_centroid = 0, 1  # few rows a list are no reason to complain
+    sample = torch.randperm(number, generator=torch.Generator().manual_seed(0))[: 64 * lists].sort().values
+    index.train(features[sample].float().numpy())
+    for start in range(0, number, 65_536):
+        index.add(features[start : start + 65_536].float().numpy())
+    index.nprobe = probes
+    indices, similarities = [], []
+    for start in range(0, number, 65_536):
+        found = index.search(features[start : start + 65_536].float().numpy(), k + 1)
+        values, columns = (
+            torch.from_numpy(array) for array in found
+        )  # (n, k + 1); -1 where the probed lists held fewer
+        others = columns != torch.arange(start, start + len(columns))[:, None]
+        others &= others.cumsum(1) <= k  # where duplicates pushed the row itself out, the last is one too many
+        indices.append(columns[others].view(-1, k))
+        similarities.append(values[others].view(-1, k))
+    name, description = (features.fingerprint, features.description) if isinstance(features, Bank) else ("", None)
+    return Neighbours(torch.cat(indices), torch.cat(similarities), name, description)
+
+
+def recall_of_neighbours(features: Features, found: Neighbours, sample: int = 1000) -> float:
+    """Share of the exact k nearest neighbours that `found` has, over a sample of rows: 0 to 1."""
+    number, k = len(features), found.indices.shape[1]
+    rows = torch.randperm(number, generator=torch.Generator().manual_seed(0))[:sample]
+    exact = nearest_neighbours(features, k + 1, queries=features[rows].float()).indices  # itself is among them
+    exact = [
+        [column for column in columns if column != row][:k]
+        for row, columns in zip(rows.tolist(), exact.tolist(), strict=True)
+    ]
+    hits = [len(set(right) & set(got)) for right, got in zip(exact, found.indices[rows].tolist(), strict=True)]
+    return sum(hits) / (k * len(hits))
+
+
+def save_neighbours(path: Path, found: Neighbours) -> None:
+    """Write indices (int32) and similarities (half precision) with the fingerprint of their bank, atomically."""
+    about = {"format": FORMAT, "bank": found.bank, "description": json.dumps(found.description)}
+    storage.write_tensors(path, {"indices": found.indices.int(), "similarities": found.similarities.half()}, about)
+
+
+def load_neighbours(path: Path, bank: Bank | None = None) -> Neighbours:
+    """Read neighbours. Raises LclError when they are damaged, or of another bank than the one given."""
+    about, tensors = storage.read_metadata(path), storage.read_tensors(path)
+    complete = {"bank", "description"} <= set(about) and {"indices", "similarities"} <= set(tensors)
+    require(about.get("format") == FORMAT and complete, f"{path} holds no neighbours of this library.")
+    if bank is not None and about["bank"] != bank.fingerprint:
+        raise LclError(
+            f"the neighbours in {path} are of another bank ({about['bank']}) than the one in {bank.folder} "
+            f"({bank.fingerprint}); `lcl neighbours` finds them anew."
+        )
+    indices = tensors["indices"].long()
+    whole = indices.ndim == 2 and indices.shape == tensors["similarities"].shape
+    require(whole and bool(((indices >= -1) & (indices < len(indices))).all()), f"{path} names rows that there are not.")
+    try:
+        description = json.loads(about["description"])
+    except ValueError:
+        raise LclError(f"{path} does not say what its neighbours are of; `lcl neighbours` finds them anew.") from None
+    return Neighbours(indices, tensors["similarities"].float(), about["bank"], description)
+
+
+def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None) -> Neighbours:
+    """The k nearest neighbours of every row of a bank: read where they are kept, beside it, or found and kept there.
+
+    Similarities are rounded to half precision. Kept ones that are damaged or of another bank are found anew.
+    """
+    path = bank.folder / "neighbours.safetensors"
+    kept = None
+    if path.exists():
+        with contextlib.suppress(LclError):
+            kept = load_neighbours(path, bank)
+    if kept is None or kept.indices.shape[1] < k:
+        save_neighbours(path, nearest_neighbours(bank, max(k, min(KEPT, len(bank) - 1)), progress=progress))
+        kept = load_neighbours(path, bank)
+    elif progress:
+        progress(len(bank))
+    return dataclasses.replace(kept, indices=kept.indices[:, :k], similarities=kept.similarities[:, :k])
+
+
+def open_neighbours(rows: Rows, progress: Progress | None = None) -> tuple[Neighbours, Neighbours]:
+    """The neighbours of a data set among its images and among its captions, by the encoders that are installed.
+
+    Those of the profile `laptop` are kept in `data/neighbours/`, so that nobody waits; others are found, and kept with their
+    banks.
+    """
+    found = []
+    for make in (ImageEncoder, TextEncoder):
+        path = SHIPPED / f"{make.kind}.safetensors"
+        shipped = load_neighbours(path) if path.exists() else None
+        if shipped is not None and shipped.description["rows"] == rows.description:
+            found.append(shipped)
+        else:
+            bank = build_bank(rows, make(), progress=progress)
+            found.append(find_neighbours(bank, min(KEPT, len(bank) - 1)))
+    return found[0], found[1]
+
+
+def _width(features: Features) -> int:
+    return features.width if isinstance(features, Bank) else features.shape[1]

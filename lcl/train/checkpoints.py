@@ -1,0 +1,134 @@
+"""Trainings that survive: everything a run needs to go on, bit for bit, as if nothing had happened.
+
+A checkpoint is a folder `step-00000500` with the tensors, and `state.json`, which is written last: what a kill leaves
+without it is no checkpoint. The position in the data is the step; see `feeds`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+
+from lcl import storage
+from lcl.config import LclError, require, to_dict
+from lcl.teachers.teacher import LiveGuide
+from lcl.train.loop import Training
+
+FORMAT = "lcl-checkpoint-1"
+TENSORS, STATE = "state.safetensors", "state.json"
+KEPT = 2
+
+
+def describe(training: Training) -> dict:
+    """What must be the same for a training to go on; JSON-able."""
+    of = {
+        "data": training.source.fingerprint,
+        "recipe": to_dict(training.recipe),
+        "profile": to_dict(training.profile),
+        "seed": training.seed,
+        "processes": training.team.size,
+        "tokenizer": storage.fingerprint(training.tokenizer.to_dict()),
+        "teacher": training.teacher.description if training.teacher else None,
+    }
+    return json.loads(json.dumps(of))  # as it will be read
+
+
+def save_checkpoint(folder: Path, training: Training, score: float | None = None, keep: int = KEPT) -> Path:
+    """Write `folder/step-…`; keep the last `keep` and the one with the best score, and remove the others.
+
+    score: what is to be large, as recall among watched pairs; None if it was not measured. Every process calls it, the
+    leader writes. Raises LclError when the disk is full; the checkpoints before are then untouched.
+    """
+    place = Path(folder) / f"step-{training.step:08d}"
+    if training.team.leads:
+        tensors = _tensors(training)
+        storage.write_tensors(place / TENSORS, tensors)
+        about = {"format": FORMAT, "step": training.step, "score": score, "of": describe(training)}
+        about["tensors"] = storage.file_sha256(place / TENSORS)
+        storage.write_json(place / STATE, about)
+        _remove_old(Path(folder), keep)
+    training.team.wait()
+    return place
+
+
+def _remove_old(folder: Path, keep: int) -> None:
+    whole = checkpoints(folder)
+    scores = {path: storage.read_json(path / STATE).get("score") for path in whole}
+    best = max((path for path in whole if scores[path] is not None), key=lambda path: scores[path], default=None)
+    for path in folder.glob("step-*"):
+        if path not in {*whole[-keep:], best}:
+            (path / STATE).unlink(missing_ok=True)  # first, so that half a folder is no checkpoint
+            shutil.rmtree(path)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a folder, the earliest first."""
+    found = Path(folder).glob("step-*")
+    return sorted(path for path in found if re.fullmatch(r"step-\d{8}", path.name) and (path / STATE).exists())
+
+
+def resume(folder: Path, training: Training) -> int:
+    """Put the last whole checkpoint of a folder into a new training, which then goes on there. Returns its step; 0 if there
+    is none.
+
+    Raises LclError, with the reason, when it is of another data set, recipe, profile, seed or number of processes.
+    """
+    for path in reversed(checkpoints(folder)):
+        state = storage.read_json(path / STATE)
+        require(isinstance(state, dict) and state.get("format") == FORMAT, f"{path / STATE} is no checkpoint of this library.")
+        difference = _difference(state.get("of"), describe(training), "")
+        require(not difference, f"the checkpoint in {path} belongs to another training: its {difference}.")
+        if storage.file_sha256(path / TENSORS) != state.get("tensors"):
+            continue  # damaged; the one before is as good, a little earlier
+        _restore(training, storage.read_tensors(path / TENSORS))
+        training.step = state["step"]
+        return training.step
+    return 0
+
+
+def _difference(kept: object, ours: object, where: str) -> str:
+    """The first thing in which two descriptions differ, in words; nothing if they do not."""
+    if isinstance(kept, dict) and isinstance(ours, dict):
+        found = (_difference(kept.get(key), ours.get(key), f"{where}.{key}".strip(".")) for key in [*ours, *kept])
+        return next((difference for difference in found if difference), "")
+    return "" if kept == ours else f"{where} is {kept!r}, not {ours!r}"
+
+
+def _tensors(training: Training) -> dict[str, torch.Tensor]:
+    """All that changes while one trains, by name."""
+    tensors = {f"learner.{name}": tensor for name, tensor in training.learner.state_dict().items()}
+    names = {id(parameter): name for name, parameter in training.learner.named_parameters()}
+    for parameter, state in training.optimizer.state.items():
+        tensors |= {f"optimizer.{key}.{names[id(parameter)]}": torch.as_tensor(value) for key, value in state.items()}
+    if isinstance(training.teacher, LiveGuide):
+        queue = training.teacher
+        tensors |= {"queue.rows": queue.rows, "queue.u": queue.u, "queue.z": queue.z}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if training.device.startswith("cuda"):
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def _restore(training: Training, tensors: dict[str, torch.Tensor]) -> None:
+    try:
+        training.learner.load_state_dict(
+            {name.removeprefix("learner."): x for name, x in tensors.items() if name.startswith("learner.")}
+        )
+        for name, parameter in training.learner.named_parameters():
+            if f"optimizer.step.{name}" in tensors:
+                state = {"step": tensors[f"optimizer.step.{name}"]}
+                for key in ("exp_avg", "exp_avg_sq"):  # laid out in memory as the parameter is: the fused step relies on it
+                    state[key] = torch.empty_like(parameter).copy_(tensors[f"optimizer.{key}.{name}"])
+                training.optimizer.state[parameter] = state
+        if isinstance(training.teacher, LiveGuide):
+            queue = training.teacher
+            queue.rows, queue.u, queue.z = (tensors[f"queue.{name}"] for name in ("rows", "u", "z"))
+        torch.set_rng_state(tensors["random.cpu"])
+        if training.device.startswith("cuda"):
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+    except (KeyError, RuntimeError) as error:
+        raise LclError(f"the checkpoint does not hold what this training needs ({error}); train anew.") from None

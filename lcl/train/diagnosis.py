@@ -1,0 +1,296 @@
+"""What went wrong with a training? Evidence is measured first, then judged: every check is a pure function of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from lcl.config import require
+from lcl.data.base import Taken
+from lcl.data.collection import open_source
+from lcl.eval.metrics import embed
+from lcl.losses.contrastive import both_ways, own_column
+from lcl.models.clip import Clip
+from lcl.models.tokenizer import Tokenizer
+from lcl.teachers.encoders import ImageEncoder, TextEncoder
+from lcl.teachers.search import nearest_neighbours
+from lcl.teachers.teacher import Guide, Teacher
+from lcl.train.loop import WATCHED, Event, Look, Step, Training
+from lcl.train.recipes import Moment, Recipe
+from lcl.train.runs import load_run
+
+PAIRS = 256  # of the training, that are looked at
+COLLAPSED = 0.9  # mean cosine of two different images, or captions; of healthy trainings 0.01 to 0.16, of a collapsed one 1.00
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured. A value is None where it could not be.
+
+    lengths: smallest and largest norm of an embedding. alike: mean cosine of two images, and of two captions.
+    company: smallest cosine between a caption's embedding alone and in a batch. words: how many words the model counts in
+    some captions, and how many there are. quiz: the contrastive loss as the recipe tells it, and cross-entropy along the
+    rows and along the columns, of one batch. losses: the contrastive part, by step. from_start: is the first step among these?
+    scales: logit_scale, by step.
+    watched: the last loss on pairs never trained on. recall: the mean of both ways there, beside `chance`.
+    own: share of the rows that are their own neighbour. kin: standard errors by which captions of similar images are more
+    similar than any two (by frozen encoders).
+    """
+
+    batch_size: int
+    lengths: tuple[float, float]
+    alike: tuple[float, float]
+    company: float
+    words: tuple[int, int]
+    quiz: tuple[float, float, float] | None
+    losses: tuple[float, ...]
+    from_start: bool
+    scales: tuple[float, ...]
+    watched: float | None
+    recall: float | None
+    chance: float
+    own: float | None
+    kin: float | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check and its verdict. says: the measured value in words; mend: what to look at, "" where all is well."""
+
+    check: str
+    says: str
+    mend: str = ""
+
+    @property
+    def well(self) -> bool:
+        return not self.mend
+
+
+class Diagnosis(tuple):
+    """Findings, one a check; printed, a line each."""
+
+    @property
+    def ailments(self) -> list[str]:
+        """The names of the checks that found something."""
+        return [finding.check for finding in self if not finding.well]
+
+    @property
+    def ill(self) -> Diagnosis:
+        """The findings that name a mend."""
+        return Diagnosis(finding for finding in self if not finding.well)
+
+    def __repr__(self) -> str:
+        if not self:
+            return "✓ nothing was found"
+        wide = max(len(finding.check) for finding in self)
+        lines = [f"{'✓' if f.well else '✗'} {f.check:{wide}s}  {f.says}" + (f" → {f.mend}" if f.mend else "") for f in self]
+        return "\n".join(lines)
+
+
+def diagnose(run: Path | str | Training, curve: Sequence[Event] = ()) -> Diagnosis:
+    """Look at a run's folder, or at a training and the events that it yielded, and name what is wrong with it.
+
+    Some seconds: two frozen encoders look at a few hundred pairs. Raises LclError where there is no finished run.
+    """
+    return judge(gather(run, curve))
+
+
+def judge(evidence: Evidence) -> Diagnosis:
+    """Every check on what was measured."""
+    return Diagnosis(finding for check in CHECKS if (finding := check(evidence)) is not None)
+
+
+def gather(run: Path | str | Training, curve: Sequence[Event] = ()) -> Evidence:
+    """Measure what the checks need."""
+    if isinstance(run, Training):
+        require(any(isinstance(event, Step) for event in curve), "a training is judged by its events: hand them over, too.")
+        teacher, profile = run.teacher, run.profile
+        return measure(run.model, run.tokenizer, run.source, profile.training, curve, run.recipe, run.extra, teacher)
+    found = load_run(Path(run))
+    source = open_source(found.profile, found.pictures_folder, found.shards_folder)
+    # a run does not keep its teacher; what guides it is looked at when it is a Training
+    return measure(found.model, found.tokenizer, source, found.profile.training, found.curve, found.recipe, found.extra, None)
+
+
+@torch.no_grad()
+def measure(
+    model: Clip, tokenizer: Tokenizer, source, config, curve: Sequence[Event], recipe: Recipe, extra, teacher: Teacher | None
+) -> Evidence:
+    """The evidence of a trained model. Leaves it in evaluation mode."""
+    model.eval()
+    extra.eval()
+    device, context = model.tau.device, model.config.language.context_length
+    rows = source.training(min(config.pairs, PAIRS))
+    pairs = rows.take(range(len(rows)))
+    v, t = embed(model, tokenizer, pairs)
+    lengths = torch.cat([v, t]).norm(dim=1)
+
+    few = sorted(pairs.captions[:64], key=len)[:8]  # short ones, which a batch pads most
+    together = tokenizer.encode([*few, max(pairs.captions[:64], key=len)], context).to(device)
+    alone = torch.cat([model.encode_text(tokenizer.encode([caption], context).to(device)) for caption in few])
+    company = F.cosine_similarity(alone, model.encode_text(together)[: len(few)]).min().item()
+    _, real = model.embed_words(model.language(together), together)
+
+    steps = [event for event in curve if isinstance(event, Step)]
+    require(bool(steps), "a training is judged by its steps, and there are none.")
+    look = next((event for event in reversed(curve) if isinstance(event, Look)), None)
+    part = next((name for name in ("info_nce", "soft_info_nce") if steps and name in steps[0].losses), None)
+    return Evidence(
+        config.batch_size,
+        (lengths.min().item(), lengths.max().item()),
+        (_alike(v), _alike(t)),
+        company,
+        (int(real.sum()), sum(len(spans) for spans in together.spans)),
+        _quiz(model, tokenizer, pairs, config.batch_size, recipe, extra, teacher),
+        tuple(event.losses[part] if part else event.loss for event in steps),
+        steps[0].step == 1,
+        tuple(event.logit_scale for event in steps),
+        look and look.loss,
+        look and (look.image_to_text + look.text_to_image) / 2,
+        1 / max(1, len(source.watched(max(WATCHED, config.batch_size)))),
+        _own(teacher),
+        _kin(pairs),
+    )
+
+
+def _alike(x: torch.Tensor) -> float:
+    """Mean cosine of two different rows."""
+    x = F.normalize(x, dim=1)
+    return ((x.sum(0).square().sum() - len(x)) / (len(x) * (len(x) - 1))).item()
+
+
+def _quiz(
+    model: Clip, tokenizer: Tokenizer, pairs: Taken, size: int, recipe: Recipe, extra, teacher: Teacher | None
+) -> tuple[float, float, float] | None:
+    if "info_nce" not in recipe.weights or recipe.ping.live:
+        return None
+    size, device = min(size, len(pairs)), model.tau.device
+    images = pairs.images[:size].to(device)
+    tokens = tokenizer.encode(pairs.captions[:size], model.config.language.context_length).to(device)
+    seen = model(images, tokens)
+    rows, columns = (F.cross_entropy(s, own_column(s)).item() for s in
+                     (seen.logit_scale * half for half in both_ways(seen.v, seen.t)))  # fmt: skip
+    near = extra["projections"](teacher(torch.arange(size), images)) if teacher is not None else None
+    now = Moment(model, extra, seen, tokens, 1.0, torch.Generator().manual_seed(0), near)
+    _, parts = recipe.loss(now, ["info_nce"])
+    return (parts["info_nce"].item(), rows, columns) if "info_nce" in parts else None
+
+
+def _own(teacher: Teacher | None) -> float | None:
+    if not isinstance(teacher, Guide):
+        return None
+    rows = torch.arange(len(teacher.a))
+    return max((teacher.a == rows).float().mean().item(), (teacher.b == rows).float().mean().item())
+
+
+def _kin(pairs: Taken) -> float | None:
+    """Do captions of similar images resemble each other? By the frozen encoders, in standard errors above any two captions."""
+    u, z = ImageEncoder()(pairs.images), TextEncoder()(pairs.captions)
+    similarity = z @ z.T  # (N, N)
+    near = similarity[torch.arange(len(z)), nearest_neighbours(u, 1).indices[:, 0]]
+    usual = (similarity.sum(1) - similarity.diagonal()) / (len(z) - 1)
+    gain = near - usual
+    found = (gain.mean() / (gain.std() / len(gain) ** 0.5)).item()
+    return found if math.isfinite(found) else None  # one caption for all pictures: nothing can be said
+
+
+def length_one(e: Evidence) -> Finding:
+    """Embeddings of length one (CLIP, section 2.3)."""
+    low, high = e.lengths
+    mend = "normalise both embeddings before the dot product" if max(abs(low - 1), abs(high - 1)) > 0.01 else ""
+    return Finding("embeddings of length one", f"lengths from {low:.2f} to {high:.2f}", mend)
+
+
+def both_quizzes(e: Evidence) -> Finding | None:
+    """Cross-entropy along the rows and along the columns."""
+    if e.quiz is None:
+        return None
+    said, rows, columns = e.quiz
+    one_way = abs(rows - columns) > 1e-3 and min(abs(said - rows), abs(said - columns)) < 1e-4
+    mend = "the softmax runs along one axis only: let images choose captions, and captions images" if one_way else ""
+    return Finding("both quizzes", f"loss {said:.3f}; along the rows {rows:.3f}, along the columns {columns:.3f}", mend)
+
+
+def temperature_moves(e: Evidence) -> Finding | None:
+    """A learned logit_scale."""
+    if len(e.scales) < 20:
+        return None
+    low, high = min(e.scales), max(e.scales)
+    frozen = high - low < 1e-4 * high and high < 99
+    mend = "let the optimiser have the temperature, and no weight decay on it" if frozen else ""
+    return Finding("temperature", f"logit_scale from {low:.2f} to {high:.2f}", mend)
+
+
+def enough_negatives(e: Evidence) -> Finding:
+    """A first loss of ln B: below it, pairs are compared with fewer than the batch."""
+    first, guess = e.losses[0], math.log(max(e.batch_size, 1))
+    said = f"first loss {first:.2f}, a guess among {e.batch_size} costs {guess:.2f}"
+    if e.batch_size < 2 or max(map(abs, e.losses)) < 1e-6:
+        return Finding("negatives", said, "a batch of one has no negatives: its loss is 0, and nothing can be learned")
+    fewer = e.from_start and first < 0.8 * guess
+    mend = f"it looks like a guess among {math.exp(first):.0f}: contrast the whole batch" if fewer else ""
+    return Finding("negatives", said, mend)
+
+
+def no_peeking(e: Evidence) -> Finding | None:
+    """A training loss that the embeddings deserve. Of embeddings that have collapsed nothing can be said here."""
+    if e.quiz is None or max(e.alike) > COLLAPSED:
+        return None
+    said, rows, columns = e.quiz
+    honest, guess = (rows + columns) / 2, math.log(max(e.batch_size, 2))
+    leaks = said < honest - 0.25 * guess and max(map(abs, e.losses)) > 1e-6
+    mend = "the objective sees its answer: no image may reach a caption's embedding" if leaks else ""
+    return Finding("no peeking", f"loss {said:.3f}, while the embeddings are worth {honest:.3f}", mend)
+
+
+def not_collapsed(e: Evidence) -> Finding:
+    """Different things, different embeddings."""
+    mend = "everything lies in one place: something pulls, and nothing pushes apart" if max(e.alike) > COLLAPSED else ""
+    return Finding("spread", f"cosine of two images {e.alike[0]:.2f}, of two captions {e.alike[1]:.2f}", mend)
+
+
+def padding_is_nothing(e: Evidence) -> Finding:
+    """Padding that neither is looked at nor counts as a word."""
+    counted, there = e.words
+    said = f"a caption alone and in a batch: cosine {e.company:.4f}; {counted} words counted of {there}"
+    if counted != there:
+        return Finding("padding", said, "padding is matched as if it were words: mask it")
+    return Finding("padding", said, "a caption depends on the batch it is in: mask the padding" if e.company < 0.999 else "")
+
+
+def others_as_neighbours(e: Evidence) -> Finding | None:
+    """Neighbours other than oneself."""
+    if e.own is None:
+        return None
+    mend = "exclude the diagonal from the search: who is his own neighbour learns nothing from him" if e.own > 0.01 else ""
+    return Finding("neighbours", f"{e.own:.0%} of the rows are their own neighbour", mend)
+
+
+def captions_belong(e: Evidence) -> Finding | None:
+    """Captions that go with their images."""
+    if e.kin is None:
+        return None
+    mend = "captions are shuffled against the images: look at a dozen pairs" if e.kin < 3 else ""
+    return Finding("pairing", f"captions of similar images are {e.kin:.1f} standard errors more alike than any two", mend)
+
+
+def learns(e: Evidence) -> Finding | None:
+    """Something is learned that holds for new pairs."""
+    if e.watched is None or e.recall is None or e.chance > 0.1:  # among ten pairs or fewer luck decides
+        return None
+    last = sum(e.losses[-10:]) / len(e.losses[-10:])
+    said = f"loss {last:.2f} in training, {e.watched:.2f} on new pairs; recall@1 there {e.recall:.1%} (chance {e.chance:.1%})"
+    mend = "nothing is learned that holds for new pairs: see the other lines, the learning rate, the number of steps"
+    return Finding("learning", said, mend if e.recall < 3 * e.chance else "")
+
+
+CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
+    length_one, both_quizzes, temperature_moves, enough_negatives, no_peeking, not_collapsed, padding_is_nothing,
+    others_as_neighbours, captions_belong, learns,
+)  # fmt: skip
+"""All checks, in the order in which they are told."""

@@ -1,0 +1,263 @@
+"""A run's folder: metrics.json, the checkpoint and the curve, and where and with what they were made."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from lcl import storage
+from lcl.config import LclError, Profile, from_dict, require, to_dict
+from lcl.eval.metrics import Figure
+from lcl.models.clip import Clip, load_model, save_model
+from lcl.models.tokenizer import Tokenizer
+from lcl.train.loop import Event, Look, Step, Training
+from lcl.train.provenance import provenance
+from lcl.train.recipes import Recipe
+
+FORMAT = "lcl-run-2"
+EXTRA = "training_only.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run as read from its folder. See `save_run` for what is in it.
+
+    extra: the recipe's modules that exist in training only, by objective.
+    """
+
+    folder: Path
+    profile: Profile
+    seed: int
+    pictures_folder: str | None
+    shards_folder: str | None
+    metrics: dict[str, dict[str, Figure]]
+    curve: list[Event]
+    provenance: dict
+    model: Clip
+    tokenizer: Tokenizer
+    recipe: Recipe
+    extra: torch.nn.ModuleDict
+
+
+@contextlib.contextmanager
+def new_run(runs: Path, name: str) -> Iterator[Path]:
+    """Make the folder `runs/name` and lend it; if the work inside fails and left it empty, take it away again.
+
+    Raises LclError if the folder exists already, or the name is no plain file name.
+    """
+    require(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", name) is not None,
+        f"{name!r} is no name for a run; use up to 64 letters, digits, dots, dashes and underscores.",
+    )
+    folder = Path(runs) / name
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise LclError(f"{folder} exists already and is never overwritten; choose another name or remove it.") from None
+    except OSError as error:
+        raise LclError(f"cannot make the folder {folder}: {error.strerror}; choose another place.") from None
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+def free_name(runs: Path, stem: str) -> str:
+    """The first of stem, stem-2, stem-3, … that names no run yet."""
+    number, name = 1, stem
+    while (Path(runs) / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+PLAN = "training.json"  # what a run set out to do, written before it begins
+LOG = "log.jsonl"  # its events, a line each, as they happen
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run sets out to do. pictures, shards: the folder of the drawings, or of the pairs, where it is one's own.
+
+    checkpoint_every: steps, 0 for none; keep: how many of the checkpoints.
+    """
+
+    profile: Profile
+    seed: int
+    pictures: str | None
+    checkpoint_every: int
+    keep: int
+    shards: str | None = None
+    tensorboard: bool = False
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Note it, so that the run can be resumed by its name."""
+    storage.write_json(folder / PLAN, {"format": FORMAT} | to_dict(plan))
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a run that was begun. Raises LclError if there is none, or it is finished."""
+    folder = Path(folder)
+    require(
+        (folder / PLAN).exists(),
+        f"there is no training to resume in {folder}; `lcl train --name NAME --checkpoint-every STEPS` begins one.",
+    )
+    require(not (folder / "metrics.json").exists(), f"the training in {folder} is finished; there is nothing to resume.")
+    found = storage.read_json(folder / PLAN)
+    ours = isinstance(found, dict) and found.pop("format", None) == FORMAT
+    require(ours, f"{folder / PLAN} is no plan of this library.")
+    return from_dict(Plan, found)
+
+
+class EventLog:
+    """A run's events on disk, a line of JSON each, written as they happen: what was told survives who told it."""
+
+    def __init__(self, folder: Path, until: int = 0, tensorboard: bool = False):
+        """Open the log of a run that goes on after step `until`: what was told of later steps is told again.
+
+        tensorboard: also write one that TensorBoard shows, to `folder/tensorboard`.
+        """
+        self.path = Path(folder) / LOG
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self.before = [event for event in map(_event, lines) if event is not None and event.step <= until]
+        storage.write_bytes(self.path, "".join(map(_line, self.before)).encode())
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import: only those who want it wait
+
+            self.board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=until + 1)
+
+    def write(self, event: Event) -> None:
+        """Add an event."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(event))
+        if self.board:
+            told = dataclasses.asdict(event)
+            step, parts = told.pop("step"), told.pop("losses", {})
+            group = "training" if isinstance(event, Step) else "watched"
+            for name, value in (told | {f"losses/{name}": value for name, value in parts.items()}).items():
+                self.board.add_scalar(f"{group}/{name}", value, step)
+            if group == "watched":
+                self.board.flush()
+
+
+def _line(event: Event) -> str:
+    return json.dumps({"event": type(event).__name__} | dataclasses.asdict(event)) + "\n"
+
+
+def _event(line: str) -> Event | None:
+    """An event of the log; None for half a line, as a kill leaves it."""
+    try:
+        found = json.loads(line)
+        return {"Step": Step, "Look": Look}[found.pop("event")](**found)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def save_run(
+    folder: Path,
+    training: Training,
+    curve: Sequence[Event],
+    metrics: dict[str, dict[str, Figure]],
+    seconds: dict[str, float],
+    pictures_folder: Path | None = None,
+    shards_folder: Path | None = None,
+) -> None:
+    """Write the checkpoint, then metrics.json, which says that the run is complete.
+
+    The pair of towers and what exists in training only are two files: the first alone is what one uses.
+
+    metrics.json: `metrics` are functions of profile, seed and machine, the same bits each time; `seconds` (how long
+    each part took since the run began or was resumed), `step_ms` (the median step), `memory_gib` (the most that was held)
+    and `provenance` are not. Raises LclError for a training without a step.
+    """
+    steps = [event for event in curve if isinstance(event, Step)]
+    require(bool(steps), "nothing was learned, not one step: there is no run to write down.")
+    save_model(folder, training.model, training.tokenizer)
+    if len(training.extra):
+        storage.write_tensors(folder / EXTRA, training.extra.state_dict())
+    extra = storage.file_sha256(folder / EXTRA) if len(training.extra) else None
+    written = curve_to_dict(curve)
+    storage.write_json(folder / "curve.json", written)
+    losses = written["steps"]
+    storage.write_json(
+        folder / "metrics.json",
+        {
+            "format": FORMAT,
+            "seed": training.seed,
+            "steps": len(losses),
+            "first_loss": losses[0][1],
+            "last_loss": losses[-1][1],
+            "metrics": metrics,
+            "profile": to_dict(training.profile),
+            "recipe": to_dict(training.recipe),
+            "training_only": extra,
+            "teacher": training.teacher.description if training.teacher else None,
+            "data": training.source.fingerprint,
+            "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
+            "shards": str(Path(shards_folder).resolve()) if shards_folder else None,
+            "seconds": {part: round(value, 1) for part, value in seconds.items()},
+            "step_ms": round(1000 * median(step.seconds for step in steps), 1),
+            "memory_gib": round(max(step.memory for step in steps), 3),
+            "provenance": provenance(),
+        },
+    )
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run. Raises LclError when the folder holds none, or one that did not finish."""
+    folder = Path(folder)
+    require(folder.is_dir(), f"there is no run in {folder}; `lcl train --name NAME` makes one.")
+    require(
+        (folder / "metrics.json").exists(),
+        f"{folder} has no metrics.json: its training did not finish. Train again under another name.",
+    )
+    found = storage.read_json(folder / "metrics.json")
+    require(
+        isinstance(found, dict) and found.get("format") == FORMAT, f"{folder / 'metrics.json'} is not of this library."
+    )
+    try:
+        folders = found["pictures"], found.get("shards")  # where one's own pictures or pairs are
+        require(all(isinstance(name, str | None) for name in folders), f"{folder / 'metrics.json'} names no folder of pictures.")
+        model, tokenizer = load_model(folder, data=found["data"])
+        profile = from_dict(Profile, found["profile"])
+        curve = curve_from_dict(storage.read_json(folder / "curve.json"), profile)
+        recipe = from_dict(Recipe, found["recipe"])
+        widths = ()
+        if recipe.guided:
+            image_width, text_width = found["teacher"]["widths"]
+            widths = image_width, text_width
+        extra = recipe.make_extra(model, widths).eval()
+        if len(extra):
+            extra.load_state_dict(storage.read_tensors(folder / EXTRA))
+            same = storage.file_sha256(folder / EXTRA) == found["training_only"]
+            require(same, f"{folder / EXTRA} is not of the training that {folder / 'metrics.json'} describes.")
+        return Run(
+            folder, profile, found["seed"], *folders, found["metrics"], curve,
+            found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer, recipe, extra,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise LclError(f"the run in {folder} is damaged ({error!r} is missing or wrong); train again.") from None
+
+
+def curve_to_dict(curve: Sequence[Event]) -> dict:
+    """What is kept of a curve, JSON-able: the loss, logit_scale and the parts of every step, and every look."""
+    steps = [[event.step, event.loss, event.logit_scale, event.losses] for event in curve if isinstance(event, Step)]
+    return {"steps": steps, "looks": [dataclasses.astuple(event) for event in curve if isinstance(event, Look)]}
+
+
+def curve_from_dict(kept: dict, profile: Profile) -> list[Event]:
+    """Steps, then looks; what was not kept of a step is 0."""
+    total = profile.training.steps
+    steps = [Step(step, total, loss, dict(parts), 0.0, 0.0, scale, 0.0, 0.0) for step, loss, scale, parts in kept["steps"]]
+    return [*steps, *(Look(*look) for look in kept["looks"])]

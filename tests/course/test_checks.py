@@ -1,0 +1,85 @@
+"""Exercises check themselves: right, open, a known mistake, a strange answer; whatever comes, nothing raises."""
+
+import pytest
+import torch
+
+from lcl.course.checks import OPEN, RIGHT, WRONG, check, check_function
+
+
+def test_an_open_exercise_says_so():
+    assert check(..., 1.0) == check_function(lambda x: ..., [(1.0,)], abs) == OPEN
+
+
+def test_none_is_no_open_exercise_but_a_forgotten_result():
+    assert check(None, 1.0).startswith(WRONG) and "printed" in check(None, 1.0)
+    assert "is there a `return`" in check_function(lambda x: None, [(1.0,)], abs)
+
+
+def double(x):
+    return 2 * x
+
+
+def test_a_function_is_right_or_hears_its_mistake():
+    cases = [(torch.ones(2),), (torch.tensor([3.0, -1.0]),)]
+    assert check_function(lambda x: x + x, cases, double) == RIGHT
+    assert check_function(lambda x: x, cases, double, {"doubled?": lambda x: x}) == f"{WRONG}doubled?"
+    assert "differ by up to" in check_function(lambda x: 3 * x, cases, double)
+
+
+def test_what_a_function_does_to_its_arguments_stays_its_own():
+    shared = torch.ones(2)
+
+    def in_place(x, factor):
+        x *= factor
+        return x
+
+    assert check_function(in_place, [(shared, 2.0), (shared, 3.0)], lambda x, factor: x * factor) == RIGHT
+    assert shared.tolist() == [1.0, 1.0]
+
+
+def test_an_exception_of_the_learner_becomes_a_sentence():
+    told = check_function(lambda x: x.nothing, [(torch.ones(2, 3),)], double)
+    assert told.startswith(f"{WRONG}your function raised AttributeError") and "a tensor of shape (2, 3)" in told
+    assert "a function is asked for, not an int" in check_function(7, [(1,)], double)
+
+
+def test_not_a_number_is_a_wrong_answer_that_can_be_a_known_mistake():
+    nan = torch.tensor([torch.nan])
+    assert check(nan, torch.ones(1), {"a softmax of nothing": nan}) == f"{WRONG}a softmax of nothing"
+
+
+@pytest.mark.parametrize("answer", [torch.ones(2).to_sparse(), 10**400, torch.ones(2, requires_grad=True), type, NotImplemented])
+def test_strange_answers_get_a_sentence(answer):
+    for right in (torch.zeros(2), 1.0, "text"):
+        assert check(answer, right).startswith(WRONG)
+
+
+@pytest.mark.parametrize("right", [3, 0.25, "cat", torch.eye(3), [1, 2]])
+def test_the_right_answer_is_right(right):
+    assert check(right, right) == RIGHT
+
+
+def test_a_number_may_be_a_tensor():
+    assert check(torch.tensor(0.25), 0.25) == RIGHT
+
+
+def test_a_typical_mistake_hears_its_cause():
+    assert check(50, 0.125, {"divide by the smaller area.": 50}) == WRONG + "divide by the smaller area."
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (torch.zeros(2, 2), "shape"),
+        ([0.0], "tensor"),
+        (torch.tensor([0.0, torch.nan]), "finite"),
+        (torch.zeros(2), "differ"),
+    ],
+)
+def test_a_wrong_tensor_hears_what_is_wrong_with_it(answer, word):
+    assert word in check(answer, torch.ones(2))
+
+
+@pytest.mark.parametrize("answer", ["one", object(), [1, 2], torch.ones(3), float("nan"), {}, print])
+def test_nothing_raises(answer):
+    assert check(answer, 1.0).startswith(WRONG)

@@ -1,0 +1,115 @@
+"""What the course's trainings learned: small, checked against its description, and as good as it was."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lcl import storage
+from lcl.config import LclError, get_profile
+from lcl.course import saved
+from lcl.eval.metrics import embed, recall_at_k
+from lcl.train.loop import Look, Step, Training
+
+KEPT = sorted((saved.data_folder() / "checkpoints").glob("*/about.json"))
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.floats(1e-6, 1e4), st.integers(0, 2**31))
+def test_a_weight_is_wrong_by_at_most_half_a_factor(rows, columns, size, seed):
+    weights = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * size
+    whole, scale = saved.to_int8(weights)
+    assert whole.dtype == torch.int8 and whole.shape == weights.shape and scale.shape == (rows,)
+    assert ((saved.from_int8(whole, scale) - weights).abs() <= scale[:, None] * 0.5001).all()
+    assert (whole.abs().amax(1) == 127).all() or not weights.any()
+
+
+def test_a_matrix_of_zeros_comes_back():
+    assert torch.equal(saved.from_int8(*saved.to_int8(torch.zeros(2, 3, 1, 1))), torch.zeros(2, 3, 1, 1))
+
+
+def test_vectors_and_whole_numbers_stay_as_they_are():
+    state = {"norm": torch.rand(4), "tau": torch.tensor(1.5), "count": torch.tensor([[3]]), "w": torch.rand(3, 4)}
+    back = saved.unpack(saved.pack(state))
+    assert list(back) == list(state) and all(torch.equal(back[name], state[name]) for name in ("norm", "tau", "count"))
+
+
+@pytest.fixture
+def trained(small_world, monkeypatch, tmp_path):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+    profile = get_profile("smoke")
+    profile = dataclasses.replace(profile, training=dataclasses.replace(profile.training, pairs=256, epochs=1))
+    training = Training(profile, small_world)
+    curve = list(training)
+    saved.keep("mine", training, curve, {"note": [1, 2]})
+    return training, curve
+
+
+def test_what_is_kept_takes_the_place_of_training(trained, small_world):
+    training, curve = trained
+    fresh = Training(training.profile, small_world)
+    told, notes = saved.take_kept("mine", fresh)
+    assert notes == {"note": [1, 2]} and list(fresh) == []  # nothing is left to train
+    assert [(type(e), e.step) for e in told if isinstance(e, Look)] == [(Look, e.step) for e in curve if isinstance(e, Look)]
+    losses = [[event.loss for event in events if isinstance(event, Step)] for events in (told, curve)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    pairs = small_world.pairs("new_scenes", range(8))
+    embedded = [embed(each.model, each.tokenizer, pairs) for each in (fresh, training)]
+    for mine, theirs in zip(*embedded, strict=True):
+        assert (mine * theirs).sum(1).min() > 0.99
+
+
+def test_another_training_is_refused_and_told_why(trained, small_world):
+    training, _ = trained
+    with pytest.raises(LclError, match=r"has another seed than this training; train here"):
+        saved.take_kept("mine", Training(training.profile, small_world, seed=1))
+    with pytest.raises(LclError, match="nothing is kept in"):
+        saved.take_kept("yours", training)
+
+
+def test_damage_is_noticed(trained, small_world):
+    training, _ = trained
+    path = saved.folder_of("mine") / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LclError, match="not the file that about.json describes"):
+        saved.take_kept("mine", Training(training.profile, small_world))
+    storage.write_json(saved.folder_of("mine") / "about.json", [])
+    with pytest.raises(LclError, match="not of this library"):
+        saved.take_kept("mine", Training(training.profile, small_world))
+
+
+def test_every_chapter_that_trains_for_long_has_something_kept():
+    names = {path.parent.name for path in KEPT}
+    assert names == {
+        "03-clip", "04-clip+soft", "05-clip", "05-clip+match", "06-clip+mlm", "07-lightclip", "09-clip-ping", "13-lightclip-ping"
+    }  # fmt: skip
+    assert sum(path.stat().st_size for about in KEPT for path in about.parent.iterdir()) < 20 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("about", KEPT, ids=lambda about: about.parent.name)
+def test_it_is_as_good_as_its_curve_says(about, world):
+    """In the laptop's world, on the scenes that the last look was at."""
+    found = storage.read_json(about)
+    profile = get_profile("laptop")
+    settings = {name: found["of"]["profile"]["training"][name] for name in ("recipe", "epochs", "evaluate_every")}
+    chosen = dataclasses.replace(profile, training=dataclasses.replace(profile.training, **settings))
+    teacher = StandIn(found["of"]["teacher"], {"rows": world.training(16_384).description}) if found["of"]["teacher"] else None
+    training = Training(chosen, world, teacher=teacher)
+    curve, _ = saved.take_kept(about.parent.name, training)
+    look = [event for event in curve if isinstance(event, Look)][-1]
+    watched = world.watched(256).take(range(256))
+    v, t = embed(training.model, training.tokenizer, watched)
+    assert recall_at_k(v @ t.T, 1) == pytest.approx(look.image_to_text, abs=0.03)
+    assert recall_at_k(t @ v.T, 1) == pytest.approx(look.text_to_image, abs=0.03)
+
+
+class StandIn:
+    """A teacher that is only described: what is kept of a guided training is looked at without its banks."""
+
+    def __init__(self, widths, rows):
+        self.description = rows | {"images": "of another machine"}
+        self.widths = tuple(widths)

@@ -1,0 +1,208 @@
+"""Explorers follow their controls; exhibits carry all they show, need no network, and leave a still picture with words."""
+
+import base64
+import dataclasses
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import untrained
+from PIL import Image
+from traitlets import TraitError
+
+from lcl.config import LclError, get_profile
+from lcl.course import plots, views, widgets
+from lcl.course.widgets import Explorer, dropdown, slider, stops
+from lcl.losses.masked_lm import FusedMlm
+from lcl.teachers.search import nearest_neighbours
+from lcl.train.loop import Look, Step, Training
+from lcl.train.recipes import SoftConfig
+
+SCRIPTS = sorted(Path(widgets.__file__).parent.glob("*.js"))
+
+
+def bar(height):
+    chart = plots.Chart(2, 1, f"A <bar> of {height}.")
+    chart.add_subplot().bar([0], [1 / height])
+    return chart
+
+
+def explorer():
+    height = slider("height", 0, 5, 1)
+    return height, Explorer(bar, height=height)
+
+
+def test_the_picture_follows_the_control_and_comes_back():
+    height, shown = explorer()
+    first = shown.picture.value
+    height.value = 2
+    assert shown.picture.value != first
+    height.value = 1
+    assert shown.picture.value == first
+
+
+def test_an_error_is_seen_and_goes_away():
+    height, shown = explorer()
+    height.value = 0
+    assert "division by zero" in shown.problem.value
+    height.value = 3
+    assert shown.problem.value == ""
+
+
+def test_the_picture_has_words_for_those_who_do_not_see_it_and_they_follow():
+    height, shown = explorer()
+    assert 'alt="A &lt;bar&gt; of 1."' in shown.picture.value
+    height.value = 2
+    assert 'alt="A &lt;bar&gt; of 2."' in shown.picture.value
+
+
+def test_sliders_are_whole_or_not_as_their_limits_are():
+    assert slider("n", 0, 9, 3).value == 3 and isinstance(slider("n", 0, 9, 3).value, int)
+    assert isinstance(slider("x", 0.0, 9, 3).value, float)
+    assert dropdown("which", ["a", "b"]).value == "a"
+
+
+def test_a_slider_with_stops_takes_these_values_and_no_other():
+    side = stops("side", [8, 16, 32], 16)
+    assert side.value == 16 and side.index == 1
+    side.index = 2
+    assert side.value == 32
+    with pytest.raises(TraitError):
+        side.value = 24
+
+
+@pytest.fixture(scope="module")
+def pairs(few_world):
+    return few_world.pairs("new_scenes", range(6))
+
+
+@pytest.fixture(scope="module")
+def exhibits(few_world, small_world, tokenizer, pairs):
+    """One of each, of an untrained model."""
+    model = untrained(0)
+    mlm = FusedMlm(model.config, model.language, model.vision.width)
+    aligned = {name: {s: views.aligned(model, tokenizer, pairs, s) for s in ("exact", "nearest")} for name in ("a", "b")}
+    v, t = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    points = {way: torch.rand(12, 2) for way in ("PCA", "UMAP")}
+    live = widgets.LiveCurves(Training(get_profile("smoke"), small_world))
+    for event in CURVE:
+        live.add(event)
+    live.close()
+    figures = {"new_scenes": {"zero_shot_top1": {"value": 0.5, "chance": 0.1}}}
+    contender = views.contender(model, tokenizer, pairs, CURVE, figures)
+    return {
+        "alignment": widgets.AlignmentInspector(pairs, aligned),
+        "labels": widgets.LabelScrubber(pairs, {0: torch.eye(6), 5: torch.rand(6, 6)}, 10, SoftConfig()),
+        "guesser": widgets.WordGuesser(pairs, views.blanks(model, mlm, tokenizer, pairs)),
+        "neighbours": widgets.NeighbourBrowser(
+            few_world, pairs.scenes, [0, 2], nearest_neighbours(v, 3), nearest_neighbours(t, 3), k=3
+        ),
+        "map": widgets.EmbeddingMap(pairs.images, pairs.captions, points, {"error": (views.FOUND, torch.arange(12) % 3)}),
+        "board": widgets.RunBoard(pairs, {"one": contender, "other": dataclasses.replace(contender, curve=tuple(CURVE[:-1]))}),
+        "curves": live,
+    }
+
+
+CURVE = [
+    *(Step(step, 32, 4 / step, {"info_nce": 4 / step}, 1e-3, 1.0, 14.0, 100.0, 1.0) for step in range(1, 33)),
+    Look(32, 1.0, 0.3, 0.4),
+]
+KINDS = ("alignment", "labels", "guesser", "neighbours", "map", "board", "curves")
+
+
+@pytest.fixture(params=KINDS)
+def exhibit(request, exhibits):
+    return exhibits[request.param]
+
+
+def test_every_kind_of_exhibit_is_tried_here(exhibits):
+    scripts = {path.stem for path in SCRIPTS} - {"common"}
+    assert set(exhibits) == set(KINDS) == scripts
+
+
+def test_where_no_kernel_runs_there_is_a_still_picture_with_words(exhibit):
+    bundle, metadata = exhibit._repr_mimebundle_()
+    picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert picture.width > 300 and picture.height > 100
+    assert len(metadata["image/png"]["alt"]) > 30 and bundle["text/plain"] == metadata["image/png"]["alt"]
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_it_is_labelled_and_carries_all_that_it_shows(exhibit):
+    assert len(exhibit.label) > 20
+    told = json.dumps(exhibit.data, allow_nan=False)
+    assert json.dumps(json.loads(told)) == told
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_asks_for_nothing_from_outside(path):
+    script = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?:|\bimport\b|\bfetch\(|XMLHttpRequest|WebSocket|innerHTML|eval\(", script)
+    assert path.stem == "common" or f'export default exhibit("{path.stem}"' in script
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.skipif(shutil.which("node") is None, reason="node, which reads scripts without a browser, is not installed")
+def test_a_script_is_read_without_an_error(kind, tmp_path):
+    path = tmp_path / f"{kind}.mjs"
+    path.write_text(widgets._script(kind), encoding="utf-8")
+    done = subprocess.run(["node", "--check", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_does_not_fit_together_is_refused(pairs, few_world):
+    with pytest.raises(LclError, match="every checkpoint needs every solver"):
+        widgets.AlignmentInspector(pairs, {"a": {"exact": []}})
+    with pytest.raises(LclError, match="guesses for 0 scenes"):
+        widgets.WordGuesser(pairs, [])
+    with pytest.raises(LclError, match="need 12 points"):
+        widgets.EmbeddingMap(pairs.images, pairs.captions, {"PCA": torch.rand(6, 2)}, {})
+
+
+def test_a_board_needs_two_runs_that_were_asked_the_same(pairs):
+    one = views.Contender((), {}, {"image to text": (0,) * 6, "text to image": (0,) * 6})
+    with pytest.raises(LclError, match="needs two runs"):
+        widgets.RunBoard(pairs, {"one": one})
+    with pytest.raises(LclError, match="asked about all 6 pairs"):
+        widgets.RunBoard(pairs, {"one": one, "other": dataclasses.replace(one, answers={"image to text": (0,) * 5})})
+
+
+def test_an_atlas_holds_every_image_in_its_place():
+    images = torch.arange(5, dtype=torch.uint8).mul(50)[:, None, None, None].expand(5, 3, 8, 8)
+    made = widgets.atlas(images)
+    sheet = Image.open(io.BytesIO(base64.b64decode(made["src"].split(",")[1])))
+    assert made["columns"] == 3 and sheet.size == (24, 16)
+    for number in range(5):
+        x, y = number % 3 * 8 + 4, number // 3 * 8 + 4
+        assert abs(sheet.getpixel((x, y))[0] - 50 * number) < 8
+
+
+def test_the_scrubber_tells_alpha_as_the_recipe_has_it(exhibits):
+    data = exhibits["labels"].data
+    assert data["alphas"][0] == 0 and data["alphas"][1] == pytest.approx(0.05)  # half-way along half a cosine
+
+
+def test_live_curves_keep_what_they_were_told(exhibits):
+    data = exhibits["curves"].data
+    assert data["steps"][-1] == 32 and data["message"] == "Done." and data["looks"] == [[32, 1.0, 0.3, 0.4]]
+    assert data["losses"]["info_nce"][1] == 2.0
+
+
+def test_a_long_training_sends_no_more_than_can_be_seen(exhibits):
+    live = exhibits["curves"]
+    steps = [dataclasses.replace(CURVE[0], step=step) for step in range(1, 5001)]
+    live.close(steps)
+    assert len(live.data["steps"]) < 700 and live.data["steps"][-1] == 5000
+    live.close(CURVE)
+
+
+def test_the_guesser_begins_with_the_name_of_a_thing(exhibits, pairs):
+    for told, scene in zip(exhibits["guesser"].data["scenes"], pairs.scenes, strict=True):
+        names = {scene.caption[slice(*thing.span)] for thing in scene.things}
+        single = names & {word["text"] for word in told["words"]}
+        assert not single or told["words"][told["start"]]["text"] in names

@@ -1,0 +1,275 @@
+"""Captions are true: what they say is checked against boxes and pixels, never against the code that wrote them."""
+
+import random
+import re
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lcl.data import captions
+from lcl.data.captions import Mention, article, compose, holds, next_to, plural
+from lcl.data.pictures import COLOURS, colour_name
+from lcl.data.scenes import SPLITS, Scene, Thing
+
+# --- relations between boxes
+
+sides = st.tuples(st.integers(0, 60), st.integers(1, 30)).map(lambda side: (side[0], side[0] + side[1]))
+boxes = st.tuples(sides, sides).map(lambda box: (box[0][0], box[1][0], box[0][1], box[1][1]))
+groups = st.lists(boxes, min_size=1, max_size=3)
+
+
+def mirrored(group):
+    return [(-right, top, -left, bottom) for left, top, right, bottom in group]
+
+
+def turned(group):
+    return [(top, left, bottom, right) for left, top, right, bottom in group]
+
+
+@given(groups, groups)
+def test_left_and_right_are_inverse_and_never_both_hold(a, b):
+    for one, other in (("left of", "right of"), ("above", "below")):
+        assert holds(one, a, b) == holds(other, b, a)
+        assert not (holds(one, a, b) and holds(other, a, b))
+
+
+@given(groups, groups)
+def test_a_mirror_swaps_left_and_right_and_a_turn_swaps_left_and_above(a, b):
+    assert holds("left of", a, b) == holds("right of", mirrored(a), mirrored(b))
+    assert holds("above", a, b) == holds("above", mirrored(a), mirrored(b))
+    assert holds("left of", a, b) == holds("above", turned(a), turned(b))
+
+
+@given(boxes, boxes)
+def test_left_means_apart_and_more_across_than_down(a, b):
+    across = (b[0] + b[2]) / 2 - (a[0] + a[2]) / 2
+    down = (b[1] + b[3]) / 2 - (a[1] + a[3]) / 2
+    assert holds("left of", [a], [b]) == (a[2] <= b[0] and across >= abs(down))
+
+
+@given(groups, groups)
+def test_a_group_stands_where_all_of_it_stands(a, b):
+    for relation in captions.RELATIONS:
+        assert holds(relation, a, b) == all(holds(relation, [one], [other]) for one in a for other in b)
+
+
+@given(boxes, boxes)
+def test_next_to_is_mutual_and_never_above(a, b):
+    assert next_to(a, b) == next_to(b, a) == next_to(*mirrored([a, b]))
+    assume(a[3] <= b[1])
+    assert not next_to(a, b)
+
+
+# --- words
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [("wolf", "wolves"), ("pair of jeans", "pairs of jeans"), ("box of french fries", "boxes of french fries")]
+    + [("cherry blossom", "cherry blossoms"), ("mouse", "mice"), ("computer mouse", "computer mice"), ("bus", "buses")]
+    + [("snowman", "snowmen"), ("goose", "geese"), ("knife", "knives"), ("nest with eggs", "nests with eggs")]
+    + [("burrito", "burritos"), ("kimono", "kimonos"), ("leaf fluttering in wind", "leaves fluttering in wind")]
+    + [("hammer and wrench", "hammers and wrenches"), ("fork and knife", "forks and knives"), ("t-rex", "t-rexes")],
+)
+def test_plurals(one, many):
+    assert plural(one) == many
+
+
+@pytest.mark.parametrize(
+    ("phrase", "word"),
+    [("hourglass", "an"), ("apple", "an"), ("red apple", "a"), ("orange car", "an"), ("unicorn", "a"), ("ewe", "a")]
+    + [("x-ray", "an"), ("euro banknote", "a"), ("european castle", "a"), ("umbrella", "an"), ("house", "a")],
+)
+def test_articles(phrase, word):
+    assert article(phrase) == word
+
+
+def countable(world):
+    return [name for c in world.pictures.concepts if c.counted for name in (c.name, *c.synonyms)]
+
+
+def test_what_is_counted_has_a_name_in_the_singular(world):
+    assert [name for name in countable(world) if re.search(r"ss$", plural(name)) and not name.endswith("ss")] == []
+
+
+def test_two_names_never_share_a_plural_and_a_plural_is_no_name(world):
+    plurals = [plural(name) for name in countable(world)]
+    assert len(set(plurals)) == len(plurals)
+    unchanged = {"moose", "deer", "sheep", "fish", "tropical fish", "blowfish", "jellyfish"}
+    assert set(plurals) & {name for c in world.pictures.concepts for name in (c.name, *c.synonyms)} <= unchanged
+
+
+# --- what captions say, read back
+
+DETERMINERS = {"a": 1, "an": 1, "some": 1, "": 1, "two": 2, "three": 3, "four": 4}
+PHRASE = (
+    r"(?:(?P<count>an?|some|two|three|four) )?"
+    rf"(?:(?P<size>small|little|big|large) )?(?:(?P<colour>{'|'.join(COLOURS)}) )?"
+)
+RELATIONS = "(?:to the )?left of|(?:to the )?right of|above|over|below|under|next to"
+BEFORE_FIRST = re.compile(rf"(?:(?:a picture of|an image of|a drawing of|a scene with) )?{PHRASE}")
+BETWEEN = re.compile(rf"(?: (?P<relation>{RELATIONS})|,? with|,? and|,) {PHRASE}")
+AFTER_LAST = re.compile(r"(?: (?:on|against) (?P<ground>[a-z ]+))?\.?")
+
+
+@dataclass
+class Said:
+    """One naming: the things it is about, and what stands before the name."""
+
+    scene: Scene
+    things: tuple[Thing, ...]
+    name: str
+    count: str
+    size: str | None
+    colour: str | None
+    relation: str | None  # to the one named just before
+
+
+def read(scene):
+    """A caption's namings in order, and what it says of the ground. Fails where the caption is no such sentence."""
+    text = scene.caption[0].lower() + scene.caption[1:]
+    spans, said, at = sorted({thing.span for thing in scene.things}), [], 0
+    for start, end in spans:
+        words = (BETWEEN if said else BEFORE_FIRST).fullmatch(text[at:start])
+        assert words, f"{text[at:start]!r} in {scene.caption!r}"
+        things = tuple(thing for thing in scene.things if thing.span == (start, end))
+        words = words.groupdict() | {"count": words["count"] or ""}
+        said.append(Said(scene, things, text[start:end], **{"relation": None} | words))
+        at = end
+    tail = AFTER_LAST.fullmatch(text[at:])
+    assert tail, f"{text[at:]!r} in {scene.caption!r}"
+    return said, tail["ground"]
+
+
+@pytest.fixture(scope="module")
+def many(world):
+    """Two thousand scenes, all splits, and what their captions say."""
+    scenes = [world.scene(split, index) for split in SPLITS for index in range(400)]
+    return [(scene, *read(scene)) for scene in scenes]
+
+
+@pytest.fixture(scope="module")
+def sayings(many):
+    return [naming for _, said, _ in many for naming in said]
+
+
+def test_every_span_holds_the_name_of_its_things(world, sayings):
+    for naming in sayings:
+        (number,) = {thing.concept for thing in naming.things}
+        concept = world.pictures.concepts[number]
+        names = [concept.name, *concept.synonyms]
+        assert naming.name in (names if len(naming.things) == 1 else [plural(name) for name in names])
+
+
+def test_every_concept_is_named_once(many):
+    for scene, said, _ in many:
+        assert len(said) == len(scene.concepts)
+
+
+def test_number_words_count_what_is_there(world, sayings):
+    assert {naming.count for naming in sayings} >= DETERMINERS.keys() - {"four"}
+    for naming in sayings:
+        assert len(naming.things) == DETERMINERS[naming.count]
+        assert (naming.count in ("", "some")) == (not world.pictures.concepts[naming.things[0].concept].counted)
+
+
+def test_an_stands_before_a_vowel_that_is_spoken(many):
+    spoken = re.compile(r"(?!uni|eu|ewe|one)[aeiou]|hourglass|x-ray")
+    for scene, _, _ in many:
+        for word, following in re.findall(r"\b(an?) (\S+)", scene.caption.lower()):
+            assert (word == "an") == bool(spoken.match(following)), scene.caption
+
+
+def test_relations_are_true_of_the_boxes(sayings):
+    told = {"left": 0, "right": 0, "above": 0, "below": 0, "next": 0}
+    for before, naming in zip(sayings, sayings[1:], strict=False):
+        if naming.relation is None:
+            continue
+        words = {"over": "above", "under": "below"}.get(naming.relation, naming.relation).replace("to the ", "")
+        word = words.split()[0]
+        told[word] += 1
+        for a in (thing.box for thing in before.things):
+            for b in (thing.box for thing in naming.things):
+                if word == "next":
+                    gap, widest = max(a[0] - b[2], b[0] - a[2]), max(a[2] - a[0], b[2] - b[0], a[3] - a[1], b[3] - b[1])
+                    assert gap <= widest / 2 and a[1] < b[3] and b[1] < a[3]
+                else:
+                    true = {"left": a[2] <= b[0], "right": b[2] <= a[0], "above": a[3] <= b[1], "below": b[3] <= a[1]}
+                    assert true[word], naming.scene
+    assert min(told.values()) >= 10
+
+
+def test_sizes_are_true_of_the_boxes(world, sayings):
+    sized = [naming for naming in sayings if naming.size]
+    for naming in sized:
+        (left, top, right, bottom) = naming.things[0].box
+        share = max(right - left, bottom - top) / world.config.size
+        assert len(naming.things) == 1
+        assert share < 1 / 3 if naming.size in ("small", "little") else share > 1 / 2
+    assert {naming.size for naming in sized} == {"small", "little", "big", "large"}
+
+
+def test_colours_are_true_of_the_pixels(sample):
+    checked = 0
+    for scene, image, opacity in zip(sample.scenes, sample.images, sample.opacity, strict=True):
+        for naming in read(scene)[0]:
+            for thing in naming.things if naming.colour else ():
+                place = scene.things.index(thing)
+                seen = opacity[place] > 250
+                for later in opacity[place + 1 :]:
+                    seen &= later == 0
+                if seen.sum() < 20:
+                    continue
+                counts = torch.bincount(colour_name(image[:, seen].T), minlength=len(COLOURS))
+                if naming.colour != "black":
+                    counts[list(COLOURS).index("black")] = 0  # outlines
+                assert list(COLOURS)[counts.argmax()] == naming.colour, scene
+                checked += 1
+    assert checked >= 60
+
+
+def test_the_ground_is_of_its_colour_and_said_to_be(sample):
+    told = 0
+    for scene, image, opacity in zip(sample.scenes, sample.images, sample.opacity, strict=True):
+        bare = torch.stack(opacity).amax(0) == 0
+        mean = image[:, bare].float().mean(1)
+        assert list(COLOURS)[colour_name(mean)] == scene.ground.colour, scene.ground
+        ground = read(scene)[1]
+        if ground is not None:
+            told += 1
+            assert set(ground.split()) & COLOURS.keys() == {scene.ground.colour}
+    assert told >= 60
+
+
+def test_patterns_are_said_only_of_grounds_that_have_them(many):
+    words = {"stripes": "strip", "checks": "check", "dots": "dot", "grain": r"grainy|rough", "gradient": "shaded"}
+    for scene, _, ground in many:
+        for kind, word in words.items():
+            if ground and re.search(word, ground):
+                assert scene.ground.kind == kind
+
+
+def test_wording_varies(many):
+    texts = [scene.caption for scene, _, _ in many]
+    assert len(set(texts)) > 0.9 * len(texts)
+    for part in ("A picture of ", "a scene with ", " left of ", " to the right of ", " under ", " next to ", ", with "):
+        assert any(part in text for text in texts), part
+    for share in (
+        sum(text.endswith(".") for text in texts) / len(texts),
+        sum(text[0].isupper() for text in texts) / len(texts),
+        sum(ground is not None for _, _, ground in many) / len(texts),
+    ):
+        assert 0.1 < share < 0.6
+
+
+def test_composing_draws_on_nothing_but_random(world):
+    first, second = world.pictures.concepts[:2]
+    mentions = [Mention(first, ((0, 0, 9, 9),), (None,)), Mention(second, ((30, 0, 60, 20),), ("red",))]
+    for seed in range(30):
+        only = SimpleNamespace(random=random.Random(seed).random)
+        written = compose(only, mentions, "dots", "blue", 64)
+        assert written == compose(random.Random(seed), mentions, "dots", "blue", 64)

@@ -1,0 +1,85 @@
+"""Towers without torch: the same answers for any batch and length, in int8 in less than half the size; damage is noticed."""
+
+import pytest
+import torch
+from conftest import untrained
+
+from lcl import storage
+from lcl.config import LclError
+from lcl.deploy import onnx
+
+PAIRS = range(24)
+
+pytestmark = pytest.mark.slow  # every test wants towers that are written as ONNX
+
+
+@pytest.fixture(scope="module")
+def exported(small_world, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    model, pairs = untrained(0).eval(), small_world.pairs("train", PAIRS)
+    furthest = onnx.export_onnx(folder, model, tokenizer, pairs.images, pairs.captions)
+    return folder, model, furthest
+
+
+@pytest.mark.parametrize("number", [1, 2, 17])
+def test_onnx_answers_as_torch_does_for_any_batch_and_length(exported, small_world, tokenizer, number):
+    folder, model, _ = exported
+    pairs = small_world.pairs("new_scenes", range(5, 5 + number))
+    tokens = tokenizer.encode(pairs.captions, 48)
+    v, t = onnx.open_towers(folder).run(pairs.images, tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(v, model.encode_image(pairs.images), rtol=0, atol=1e-4)
+        torch.testing.assert_close(t, model.encode_text(tokens), rtol=0, atol=1e-4)
+
+
+def test_padding_changes_nothing(exported, tokenizer):
+    towers = onnx.open_towers(exported[0])
+    short, long = "a cat", "a cat above a red apple, with two dogs on a striped blue background"
+    alone = towers.encode_text(tokenizer.encode([short], 48))
+    torch.testing.assert_close(towers.encode_text(tokenizer.encode([short, long], 48))[:1], alone, rtol=0, atol=1e-5)
+
+
+def test_the_longest_and_the_shortest_caption_pass(exported, tokenizer):
+    towers = onnx.open_towers(exported[0])
+    tokens = tokenizer.encode(["a " * 200, "a"], 48)
+    assert tokens.ids.shape[1] == 48 and towers.encode_text(tokens).norm(dim=1).tolist() == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_the_export_tells_how_far_it_is_from_torch(exported):
+    assert 0 <= exported[2] < 1e-5
+
+
+def test_what_differs_is_not_written(tokenizer, small_world, monkeypatch, tmp_path):
+    pairs = small_world.pairs("train", PAIRS)
+    monkeypatch.setattr(onnx, "CLOSE", -1.0)
+    with pytest.raises(LclError, match="ONNX differs from torch by"):
+        onnx.export_onnx(tmp_path, untrained(0), tokenizer, pairs.images, pairs.captions)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_takes_less_than_half_and_points_the_same_way(exported, small_world, tokenizer, tmp_path):
+    folder, model, _ = exported
+    onnx.to_int8(folder, tmp_path, small_world.pairs("train", PAIRS).images)
+    pairs = small_world.pairs("new_scenes", range(8))
+    tokens = tokenizer.encode(pairs.captions, 48)
+    small, large = (sum((at / name).stat().st_size for name in (onnx.IMAGE, onnx.TEXT)) for at in (tmp_path, folder))
+    assert small < large / 2
+    answers = [onnx.open_towers(at).run(pairs.images, tokens) for at in (tmp_path, folder)]
+    for mine, theirs in zip(*answers, strict=True):
+        assert (mine * theirs).sum(1).min() > 0.95 and not torch.equal(mine, theirs)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_damaged_and_missing_towers_are_refused(exported, tmp_path):
+    with pytest.raises(LclError):
+        onnx.open_towers(tmp_path)
+    for path in exported[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / onnx.IMAGE).write_bytes(b"not a tower")
+    with pytest.raises(LclError, match="not the file that towers.json describes"):
+        onnx.open_towers(tmp_path)
+    about = storage.read_json(tmp_path / onnx.ABOUT)
+    about["files"][onnx.IMAGE] = storage.file_sha256(tmp_path / onnx.IMAGE)
+    storage.write_json(tmp_path / onnx.ABOUT, about)
+    with pytest.raises(LclError, match="cannot be opened"):
+        onnx.open_towers(tmp_path)

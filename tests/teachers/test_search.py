@@ -1,0 +1,337 @@
+"""Neighbours: the search against brute force and FAISS, its memory, half precision, inverted lists, and what is kept."""
+
+import math
+import subprocess
+import sys
+
+import faiss
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lcl import storage
+from lcl.config import LclError
+from lcl.teachers import search
+from lcl.teachers.banks import Bank
+from lcl.teachers.search import (
+    KEPT,
+    Neighbours,
+    approximate_neighbours,
+    find_neighbours,
+    load_neighbours,
+    nearest_neighbours,
+)
+
+recall, save_neighbours = search.recall_of_neighbours, search.save_neighbours
+
+
+def random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def whole_numbers(seed: int, rows: int, width: int, largest: int) -> torch.Tensor:
+    """Features whose similarities are exact, with many ties and duplicates; no row is zero."""
+    features = torch.randint(-largest, largest + 1, (rows, width), generator=random(seed)).float()
+    features[:, 0][(features == 0).all(1)] = 1
+    return features
+
+
+def clustered(seed: int, rows: int, width: int, clusters: int = 500, noise: float = 1.0) -> torch.Tensor:
+    centres = torch.randn(clusters, width, generator=random(seed))
+    which = torch.randint(clusters, (rows,), generator=random(seed + 1))
+    return F.normalize(centres[which] + noise * torch.randn(rows, width, generator=random(seed + 2)), dim=1)
+
+
+def brute_force(features: torch.Tensor, k: int, queries: torch.Tensor | None = None) -> Neighbours:
+    """The whole matrix, sorted; of equals the first stays first."""
+    s = (features if queries is None else queries).double() @ features.double().T
+    if queries is None:
+        s.fill_diagonal_(-torch.inf)
+    values, order = s.sort(dim=1, descending=True, stable=True)
+    return Neighbours(order[:, :k], values[:, :k].float())
+
+
+def assert_same(found: Neighbours, wanted: Neighbours) -> None:
+    assert found.indices.dtype == torch.int64 and found.similarities.dtype == torch.float32
+    assert torch.equal(found.indices, wanted.indices) and torch.equal(found.similarities, wanted.similarities)
+
+
+def bank_of(folder, features: torch.Tensor, fingerprint: str = "f00d", step: int = 1000) -> Bank:
+    return Bank(folder, {"rows": {"rows": len(features)}}, fingerprint, features.half().split(step))
+
+
+# --- the exact search
+
+seeds, widths, grids = st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 3)
+
+
+def block_of(data, rows: int) -> int:
+    """Any size down to 1, but not so small that it takes long."""
+    return data.draw(st.one_of(st.integers(1 + rows // 16, rows + 99), st.sampled_from([64, 128, 2048])))
+
+
+@settings(max_examples=150)
+@given(st.data(), seeds, st.integers(2, 300), widths, grids)
+def test_the_search_is_brute_force_for_any_block_and_of_equals_the_first_comes_first(data, seed, n, d, largest):
+    features, k = whole_numbers(seed, n, d, largest), data.draw(st.integers(1, n - 1))
+    found = nearest_neighbours(features, k, block=block_of(data, n))
+    assert_same(found, brute_force(features, k))
+    assert (found.indices != torch.arange(n)[:, None]).all() and len(found) == n
+
+
+@settings(max_examples=100)
+@given(st.data(), seeds, st.integers(1, 150), st.integers(1, 150), widths, grids)
+def test_queries_are_compared_with_every_row(data, seed, n, q, d, largest):
+    features, queries = whole_numbers(seed, n, d, largest), whole_numbers(seed + 1, q, d, largest)
+    k, block = data.draw(st.integers(1, n)), block_of(data, max(n, q))
+    assert_same(nearest_neighbours(features, k, queries, block), brute_force(features, k, queries))
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 2048])
+def test_duplicates_are_each_others_neighbours_the_smallest_index_first(block):
+    found = nearest_neighbours(torch.tensor([[1.0, 0.0]]).repeat(70, 1), 3, block=block)
+    assert found.indices[[0, 1, 2, 3, 69]].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [0, 1, 2]]
+
+
+def test_a_bank_is_searched_like_its_features(tmp_path):
+    features = clustered(3, 2500, 16).half()
+    found = nearest_neighbours(bank_of(tmp_path, features, step=999), 4, block=512)
+    assert_same(Neighbours(found.indices, found.similarities), nearest_neighbours(features, 4, block=512))
+    assert (found.bank, found.description) == ("f00d", {"rows": {"rows": 2500}})
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[torch.Tensor, Neighbours]:
+    """Features of ten blocks in both directions, the last one not full, and two neighbours of each."""
+    features = clustered(5, 20_000, 384)
+    return features, nearest_neighbours(features, 2)
+
+
+@pytest.mark.slow
+def test_a_large_bank_has_the_neighbours_that_faiss_finds(large):
+    faiss.omp_set_num_threads(1)
+    features, found = large
+    peer = faiss.IndexFlatIP(384)
+    peer.add(features.numpy())
+    values, columns = (torch.from_numpy(array) for array in peer.search(features.numpy(), 3))
+    assert torch.equal(columns[:, 0], torch.arange(20_000))  # itself, then two others
+    torch.testing.assert_close(found.similarities, values[:, 1:], rtol=0, atol=1e-6)
+    row, rank = (found.indices != columns[:, 1:]).nonzero(as_tuple=True)
+    by_hand = (features[row] * features[found.indices[row, rank]]).sum(1)
+    torch.testing.assert_close(by_hand, values[row, rank + 1], rtol=0, atol=1e-6)  # only ties may be told otherwise
+    assert len(row) < 40
+
+
+@pytest.mark.slow
+def test_half_precision_finds_the_same_neighbours(large):
+    features, exact = large
+    half = nearest_neighbours(features.half())
+    assert (exact.indices[:, :1] == half.indices).float().mean() >= 0.999
+    lost = exact.similarities[:, 0] - (features * features[half.indices[:, 0]]).sum(1)
+    assert lost.max() < 1e-3
+
+
+MEMORY = """
+import torch
+from lcl.teachers.search import nearest_neighbours
+def peak():
+    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+torch.set_num_threads(1)
+features = torch.nn.functional.normalize(torch.randn(60_000, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+nearest_neighbours(features[:100])
+before = peak()
+assert len(nearest_neighbours(features)) == 60_000
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+@pytest.mark.slow
+def test_memory_stays_far_below_the_matrix_of_all_similarities():
+    """The matrix would take 14,000 MB."""
+    told = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout
+    assert float(told) < 300
+
+
+@pytest.mark.parametrize("n", [1, 2, 300, 301])
+def test_progress_is_told_every_row_once(n):
+    told = []
+    nearest_neighbours(whole_numbers(1, n + 1, 3, 2), 1, block=100, progress=told.append)
+    assert sum(told) == n + 1
+    told.clear()
+    nearest_neighbours(torch.ones(5, 3), 1, torch.ones(n, 3), block=100, progress=told.append)
+    assert sum(told) == n
+
+
+# --- what cannot be searched
+
+
+def refused(call, *words: str) -> None:
+    with pytest.raises(LclError) as error:
+        call()
+    text = str(error.value)
+    assert "\n" not in text and all(word in text for word in words), text
+
+
+@pytest.mark.parametrize("search", [nearest_neighbours, approximate_neighbours])
+def test_more_neighbours_than_others_and_none_at_all_are_refused(search):
+    refused(lambda: search(torch.ones(1, 4), 1), "k = 1 neighbours", "other rows is 0")
+    for k in (5, 6, 1000):
+        refused(lambda k=k: search(torch.ones(5, 4), k), f"k = {k} neighbours", "other rows is 4")
+    for k in (0, -1):
+        refused(lambda k=k: search(torch.ones(5, 4), k), str(k))
+
+
+def test_a_bank_without_rows_is_refused_in_words_that_make_sense():
+    with pytest.raises(LclError) as error:
+        nearest_neighbours(torch.ones(0, 4))
+    assert "-1" not in str(error.value)
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.0, "zero"), (math.nan, "finite"), (math.inf, "finite")])
+@pytest.mark.parametrize("search", [nearest_neighbours, approximate_neighbours])
+def test_rows_without_a_direction_are_refused_with_their_number(search, value, words):
+    features = torch.ones(9, 4)
+    features[6] = value
+    refused(lambda: search(features, 2), "row 6 of the features", words)
+    if search is nearest_neighbours:
+        refused(lambda: search(torch.ones(9, 4), 2, features), "row 6 of the queries", words)
+
+
+def test_queries_of_another_width_and_for_more_rows_than_there_are_are_refused():
+    refused(lambda: nearest_neighbours(torch.ones(3, 4), 4, torch.ones(1, 4)), "k = 4 neighbours", "rows is 3")
+    refused(lambda: nearest_neighbours(torch.ones(9, 4), 1, torch.ones(2, 5)), "queries of 5", "features of 4")
+
+
+# --- inverted lists
+
+
+def test_inverted_lists_find_most_neighbours_and_nobody_himself():
+    features = clustered(7, 20_000, 32, 300, noise=0.5)
+    found = approximate_neighbours(features, 5, lists=256, probes=32)
+    assert found.indices.shape == found.similarities.shape == (20_000, 5)
+    assert (found.indices != torch.arange(20_000)[:, None]).all() and (found.indices >= 0).all()
+    assert (found.similarities.diff(dim=1) <= 0).all()
+    assert recall(features, approximate_neighbours(features, 5, 256, probes=1)) < recall(features, found) <= 1
+    assert recall(features, found) > 0.9 and recall(features, nearest_neighbours(features, 5)) == 1
+
+
+def test_recall_counts_what_is_missing():
+    features = clustered(8, 400, 8)
+    exact = nearest_neighbours(features, 4)
+    half = Neighbours(exact.indices.index_fill(1, torch.tensor([1, 3]), -1), exact.similarities)
+    assert recall(features, half) == recall(features, half, sample=50) == 0.5
+
+
+@pytest.mark.parametrize("n", [2, 3, 50, 1999])
+def test_with_every_list_probed_the_inverted_lists_are_exact(n, tmp_path):
+    features = clustered(9, n, 16).half()
+    k, lists = min(n - 1, 7), min(n, 30)
+    exact = nearest_neighbours(features, k)
+    for searched in (features, bank_of(tmp_path, features, step=99)):
+        found = approximate_neighbours(searched, k, lists=lists, probes=lists)
+        assert torch.equal(found.indices, exact.indices)
+        torch.testing.assert_close(found.similarities, exact.similarities, rtol=0, atol=1e-6)
+    assert found.bank == "f00d"
+
+
+def test_inverted_lists_never_take_a_row_for_its_own_duplicate():
+    features = clustered(10, 100, 8).repeat(9, 1)  # more duplicates than neighbours: a row need not find itself
+    found = approximate_neighbours(features, 4, lists=10, probes=10)
+    assert (found.indices != torch.arange(900)[:, None]).all() and (found.similarities > 1 - 1e-5).all()
+    assert all(len(set(row)) == 4 for row in found.indices.tolist())
+
+
+# --- what is kept
+
+
+@pytest.fixture
+def bank(tmp_path) -> Bank:
+    return bank_of(tmp_path, clustered(11, 200, 8))
+
+
+def test_neighbours_come_back_as_they_went_but_for_rounding(tmp_path, bank):
+    found = nearest_neighbours(bank, 3)
+    save_neighbours(tmp_path / "n", found)
+    kept, read = storage.read_tensors(tmp_path / "n"), load_neighbours(tmp_path / "n", bank)
+    assert (kept["indices"].dtype, kept["similarities"].dtype, len(kept)) == (torch.int32, torch.float16, 2)
+    assert_same(read, Neighbours(found.indices, found.similarities.half().float()))
+    assert (read.bank, read.description) == (found.bank, found.description) == ("f00d", bank.description)
+    bare = nearest_neighbours(torch.ones(3, 2))
+    save_neighbours(tmp_path / "n", bare)
+    assert_same(load_neighbours(tmp_path / "n"), bare)
+
+
+def test_neighbours_of_another_bank_are_refused_with_both_names(tmp_path, bank):
+    save_neighbours(tmp_path / "n", nearest_neighbours(bank, 3))
+    other = bank_of(tmp_path / "elsewhere", bank[:], "beef")
+    refused(lambda: load_neighbours(tmp_path / "n", other), str(tmp_path / "n"), "f00d", "beef", "elsewhere")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_file_that_was_cut_off_is_refused(tmp_path, bank, share):
+    path = tmp_path / "n"
+    save_neighbours(path, nearest_neighbours(bank, 3))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    refused(lambda: load_neighbours(path, bank), str(path), "cut off")
+
+
+def test_what_holds_no_neighbours_is_refused(tmp_path):
+    path = tmp_path / "n"
+    refused(lambda: load_neighbours(path), str(path), "does not exist")
+    path.write_bytes(b"{} nothing of the kind" * 9)
+    refused(lambda: load_neighbours(path), str(path))
+    indices, similarities = torch.zeros(3, 2, dtype=torch.int32), torch.ones(3, 2).half()
+    ours, about = {"indices": indices, "similarities": similarities}, {"format": search.FORMAT}
+    for tensors, metadata in [(ours, None), (ours, {"format": "other"}), ({"indices": indices}, about), ({}, about)]:
+        safetensors.torch.save_file(tensors, path, metadata)
+        refused(lambda: load_neighbours(path), str(path), "no neighbours")
+
+
+@pytest.mark.parametrize("missing", [{"bank": ""}, {"description": "null"}, {"bank": "", "description": "{"}], ids=str)
+def test_neighbours_that_do_not_say_of_what_are_refused(tmp_path, missing):
+    save_neighbours(tmp_path / "n", nearest_neighbours(torch.ones(3, 2)))
+    tensors = storage.read_tensors(tmp_path / "n")
+    safetensors.torch.save_file(tensors, tmp_path / "n", {"format": search.FORMAT} | missing)
+    refused(lambda: load_neighbours(tmp_path / "n"), str(tmp_path / "n"))
+
+
+@pytest.mark.parametrize("indices", [[[1], [3]], [[1], [-2]], [[1], [2]], [1, 0], [[1], [0], [0]]], ids=str)
+def test_rows_that_there_are_not_are_refused(tmp_path, indices):
+    save_neighbours(tmp_path / "n", Neighbours(torch.tensor(indices), torch.ones(2, 1)))
+    refused(lambda: load_neighbours(tmp_path / "n"), str(tmp_path / "n"), "rows that there are not")
+
+
+def test_what_was_found_is_kept_and_not_searched_again_unless_more_is_asked(bank, monkeypatch):
+    told, searched = [], []
+    first = find_neighbours(bank, 3, progress=told.append)
+    assert torch.equal(first.indices, brute_force(bank[:], 3).indices) and sum(told) == 200
+    assert (bank.folder / "neighbours.safetensors").exists()
+
+    def noted(bank, k, **options):
+        searched.append(k)
+        return nearest_neighbours(bank, k, **options)
+
+    monkeypatch.setattr(search, "nearest_neighbours", noted)
+    assert torch.equal(find_neighbours(bank, 3).indices, first.indices)
+    assert torch.equal(find_neighbours(bank, KEPT).indices, brute_force(bank[:], KEPT).indices) and searched == []
+    more = find_neighbours(bank, 12)
+    assert torch.equal(more.indices, nearest_neighbours(bank, 12).indices) and searched == [12]
+    refused(lambda: find_neighbours(bank, 200), "k = 200 neighbours", "other rows is 199")
+
+
+def test_what_was_found_is_the_same_whether_it_was_kept_or_not(bank):
+    assert_same(find_neighbours(bank, 5), find_neighbours(bank, 5))
+
+
+def test_as_many_are_found_as_were_asked_for_even_if_more_are_kept(bank):
+    find_neighbours(bank, 5)
+    assert find_neighbours(bank, 2).indices.shape == (200, 2)
+
+
+def test_neighbours_of_a_bank_that_is_gone_are_found_anew_as_the_sentence_promises(bank):
+    find_neighbours(bank, 3)
+    assert find_neighbours(bank_of(bank.folder, clustered(12, 200, 8), "beef"), 3).bank == "beef"

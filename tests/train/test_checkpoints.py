@@ -1,0 +1,184 @@
+"""A training that is stopped, or killed, goes on bit for bit as if it had not been; and never in another one's place."""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lcl import storage
+from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
+from lcl.data.scenes import World, open_world
+from lcl.train.checkpoints import STATE, TENSORS, checkpoints, resume, save_checkpoint
+from lcl.train.distributed import Team
+from lcl.train.loop import Look, Step, Training
+from lcl.train.recipes import RECIPES
+
+SMOKE = get_profile("smoke")
+SHORT = dataclasses.replace(
+    SMOKE,
+    model=ModelConfig(VisionConfig(width=16, depth=1), LanguageConfig(vocab_size=300, width=16, depth=1, heads=2), 16),
+    training=dataclasses.replace(SMOKE.training, pairs=96, epochs=2, batch_size=16, evaluate_every=4),
+)
+
+
+@pytest.fixture
+def start(small_world, teacher_of):
+    def begin(name="clip", profile=SHORT, seed=0, **options) -> Training:
+        return Training(profile, small_world, seed, "cpu", RECIPES[name], teacher_of(RECIPES[name]), **options)
+
+    return begin
+
+
+def told(events) -> list[dict]:
+    """What they say, but for how long it took."""
+    clock = {"pairs_per_second", "seconds_left", "waited", "memory", "seconds"}
+    return [{key: value for key, value in dataclasses.asdict(event).items() if key not in clock} for event in events]
+
+
+def same(one: Training, other: Training) -> bool:
+    states = [[*training.learner.state_dict().values()] for training in (one, other)]
+    moments = [[x for p in t.learner.parameters() for _, x in sorted(t.optimizer.state[p].items())] for t in (one, other)]
+    return all(torch.equal(a, b) for pair in (states, moments) for a, b in zip(*pair, strict=True))
+
+
+@pytest.mark.parametrize("name", ["clip", "lightclip-ping", "a-clip-ping"])
+@pytest.mark.parametrize("stop", [1, 6, 8])  # in an epoch, at its end, and with a look
+def test_a_training_goes_on_bit_for_bit(start, tmp_path, name, stop):
+    unbroken = start(name)
+    events = list(unbroken)
+    stopped = start(name)
+    before = []
+    for event in stopped:
+        before.append(event)
+        if isinstance(event, Look) and event.step == stop or stop % 4 and isinstance(event, Step) and event.step == stop:
+            break
+    save_checkpoint(tmp_path, stopped)
+    torch.rand(7)
+    again = start(name)
+    assert resume(tmp_path, again) == stop == again.step
+    assert same(again, stopped)
+    assert told([*before, *again]) == told(events) and same(again, unbroken)
+
+
+def test_without_a_checkpoint_one_begins(start, tmp_path):
+    assert resume(tmp_path / "nowhere", start()) == 0
+
+
+def test_the_last_ones_and_the_best_are_kept(start, tmp_path):
+    training = start()
+    for step, score in enumerate([0.1, 0.9, 0.3, None, 0.2], start=1):
+        training.step = step
+        save_checkpoint(tmp_path, training, score, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002", "step-00000004", "step-00000005"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in checkpoints(tmp_path)]
+
+
+def test_one_that_was_not_finished_or_is_damaged_is_passed_over(start, tmp_path):
+    training = start()
+    for step in (1, 2, 3):
+        training.step = step
+        save_checkpoint(tmp_path, training, keep=9)
+    (tmp_path / "step-00000003" / STATE).unlink()
+    weights = tmp_path / "step-00000002" / TENSORS
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert resume(tmp_path, start()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"seed": 1}, "its seed is 0, not 1"),
+        ({"name": "clip+soft"}, "its recipe.name is 'clip', not 'clip\\+soft'"),
+        ({"profile": dataclasses.replace(SHORT, training=dataclasses.replace(SHORT.training, epochs=3))},
+         "its profile.training.epochs is 2, not 3"),
+        ({"team": Team(0, 2)}, "its processes is 1, not 2"),
+    ],
+)  # fmt: skip
+def test_another_training_cannot_go_on_from_it(start, tmp_path, changes, reason):
+    save_checkpoint(tmp_path, start())
+    with pytest.raises(LclError, match=reason):
+        resume(tmp_path, start(**changes))
+
+
+def test_another_data_set_cannot_go_on_from_it(start, few_pictures, tmp_path):
+    save_checkpoint(tmp_path, start())
+    other = World(dataclasses.replace(SHORT.scenes, seed=1), few_pictures)
+    with pytest.raises(LclError, match="its data is"):
+        resume(tmp_path, Training(SHORT, other, 0, "cpu"))
+
+
+@pytest.mark.parametrize("state", ["[]", '{"format": "other"}'])
+def test_a_state_that_is_none_is_refused(start, tmp_path, state):
+    (save_checkpoint(tmp_path, start()) / STATE).write_text(state)
+    with pytest.raises(LclError, match="is no checkpoint of this library"):
+        resume(tmp_path, start())
+
+
+def test_a_full_disk_is_said_and_leaves_what_was_there(start, tmp_path, monkeypatch):
+    training = start()
+    save_checkpoint(tmp_path, training)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    training.step = 1
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(LclError, match="No space left on device"):
+        save_checkpoint(tmp_path, training)
+    monkeypatch.undo()
+    assert resume(tmp_path, start()) == 0 and len(checkpoints(tmp_path)) == 1
+
+
+LONGER = dataclasses.replace(SHORT, training=dataclasses.replace(SHORT.training, epochs=8))  # ten kills do not use it up
+
+
+def go_on(folder: Path, pipe) -> None:
+    """What a process does: go on where the last checkpoint is, and after every step tell the loss and write one.
+
+    In this order: a step that is told and not kept is done again, one that is kept and not told would be missing.
+    """
+    torch.set_num_threads(1)
+    training = Training(LONGER, open_world(LONGER.scenes), 0, "cpu")
+    resume(folder, training)
+    for event in training:
+        if isinstance(event, Step):
+            pipe.send((event.step, event.loss))
+            save_checkpoint(folder, training)
+    pipe.send(None)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(small_world, tmp_path, start_method):
+    """Ten kills, most of them while a checkpoint is written, for one is written after every step."""
+    processes = multiprocessing.get_context(start_method)
+    draw, losses, kills, starts, ended = random.Random(0), {}, 0, 0, False
+    while not ended:
+        assert (starts := starts + 1) < 40
+        receiver, sender = processes.Pipe(duplex=False)
+        process = processes.Process(target=go_on, args=(tmp_path, sender))
+        process.start()
+        sender.close()
+        alive, last = 0, draw.choice([1, 1, 2])
+        with contextlib.suppress(EOFError):
+            while (told := receiver.recv()) is not None:
+                assert losses.setdefault(*told) == told[1]  # a step done twice is the same step
+                alive += 1
+                if kills < 10 and alive >= last:
+                    time.sleep(draw.random() * 0.02)
+                    process.kill()
+                    kills += 1
+            ended = True
+        process.join()
+    unbroken = Training(LONGER, small_world, 0, "cpu")
+    events = list(unbroken)
+    last = Training(LONGER, small_world, 0, "cpu")
+    assert kills == 10 and resume(tmp_path, last) == LONGER.training.steps == 48
+    assert same(last, unbroken)
+    assert losses == {event.step: event.loss for event in events if isinstance(event, Step)}

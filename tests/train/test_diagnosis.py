@@ -1,0 +1,114 @@
+"""Every failure is named, health is not: the checks on numbers, and on real trainings, healthy and broken."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import lcl
+
+import lcl as package
+from lcl.config import LclError, get_profile
+from lcl.train.diagnosis import CHECKS, Evidence, diagnose, gather, judge
+from lcl.train.loop import Training
+from lcl.train.recipes import Recipe, get_recipe
+
+HEALTHY = Evidence(
+    128, (1.0, 1.0), (0.12, 0.16), 1.0, (56, 56), (0.11, 0.09, 0.13), (4.88, *[2.0] * 20, 0.1), True, (3.0, *[20.0] * 20, 60.0),
+    0.3, 0.8, 1 / 256, 0.0, 7.0,
+)  # fmt: skip
+ILL = {
+    "embeddings of length one": {"lengths": (5.0, 11.0)},
+    "both quizzes": {"quiz": (0.09, 0.09, 0.13)},
+    "temperature": {"scales": (3.0,) * 30},
+    "negatives": {"losses": (math.log(16), *[1.0] * 20)},
+    "no peeking": {"quiz": (0.01, 4.3, 4.4)},
+    "spread": {"alike": (0.2, 0.97)},
+    "padding": {"company": 0.98},
+    "neighbours": {"own": 0.5},
+    "pairing": {"kin": 1.2},
+    "learning": {"recall": 0.004},
+}
+
+
+def test_health_is_health():
+    assert judge(HEALTHY).ailments == []
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_every_failure_is_named_and_no_other(name):
+    assert judge(dataclasses.replace(HEALTHY, **ILL[name])).ailments == [name]
+
+
+def test_every_check_can_fail():
+    assert len(ILL) == len(CHECKS)
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 1}, {"losses": (0.0,) * 30, "quiz": (0.0, 4.0, 4.1)}])
+def test_a_batch_of_one_is_named(change):
+    found = [finding for finding in judge(dataclasses.replace(HEALTHY, **change)) if finding.check == "negatives"]
+    assert "a batch of one has no negatives" in found[0].mend
+
+
+def test_a_resumed_training_is_not_blamed_for_its_low_first_loss():
+    assert judge(dataclasses.replace(HEALTHY, losses=(1.0,) * 20, from_start=False)).ailments == []
+
+
+def test_among_a_handful_of_watched_pairs_luck_is_not_learning():
+    assert "learning" not in {finding.check for finding in judge(dataclasses.replace(HEALTHY, recall=0.2, chance=0.2))}
+
+
+def test_words_that_are_padding_are_named():
+    assert judge(dataclasses.replace(HEALTHY, words=(207, 56))).ailments == ["padding"]
+
+
+def test_columns_alone_are_named_as_rows_alone_are():
+    assert judge(dataclasses.replace(HEALTHY, quiz=(0.13, 0.09, 0.13))).ailments == ["both quizzes"]
+
+
+def test_what_was_not_measured_is_not_judged():
+    unknown = dataclasses.replace(HEALTHY, quiz=None, watched=None, recall=None, own=None, kin=None, scales=())
+    assert {finding.check for finding in judge(unknown)} == {"embeddings of length one", "negatives", "spread", "padding"}
+
+
+def test_a_line_for_every_check_and_a_mend_for_what_is_ill():
+    found = judge(dataclasses.replace(HEALTHY, **ILL["temperature"]))
+    assert len(repr(found).splitlines()) == len(CHECKS) and repr(found.ill).startswith("✗ temperature")
+    assert repr(judge(HEALTHY).ill) == "✓ nothing was found"
+
+
+PROFILE = get_profile("smoke")
+PROFILE = dataclasses.replace(PROFILE, training=dataclasses.replace(PROFILE.training, epochs=5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip", "lightclip", "clip-ping", "lightclip-ping"])
+def test_healthy_trainings_of_every_method_pass(name, small_world, teacher_of):
+    chosen = dataclasses.replace(PROFILE, training=dataclasses.replace(PROFILE.training, recipe=name, pairs=256, epochs=20))
+    training = Training(chosen, small_world, teacher=teacher_of(get_recipe(name)))
+    assert diagnose(training, list(training)).ailments == []
+
+
+class OneAxis(Recipe):
+    def loss(self, now, names=None):
+        s = now.seen.logit_scale * now.seen.v @ now.seen.t.T
+        return F.cross_entropy(s, torch.arange(len(s))), {"info_nce": F.cross_entropy(s, torch.arange(len(s)))}
+
+
+@pytest.mark.slow
+def test_a_run_is_diagnosed_by_its_folder_and_on_the_command_line(tmp_path, small_world):
+    train = "train", "--profile", "smoke", "--epochs", "5", "--name", "mine", "--runs", tmp_path
+    assert lcl(*train).code == 0
+    assert package.diagnose(tmp_path / "mine").ailments == []
+    done = lcl("diagnose", tmp_path / "mine")
+    assert done.code == 0 and done.out.count("✓") >= 9
+    training = Training(PROFILE, small_world, device="cpu", recipe=OneAxis("clip", {"info_nce": 1.0}, "broken"))
+    assert diagnose(training, list(training)).ailments == ["both quizzes"]
+
+
+def test_without_events_or_a_run_there_is_nothing_to_judge(small_world, tmp_path):
+    with pytest.raises(LclError, match="judged by its events"):
+        gather(Training(get_profile("smoke"), small_world))
+    with pytest.raises(LclError, match="there is no run"):
+        diagnose(tmp_path / "none")

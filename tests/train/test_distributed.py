@@ -1,0 +1,180 @@
+"""A batch in pieces and a batch among processes learn what one forward pass would: real processes, all recipes."""
+
+import dataclasses
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+import torch.nn.functional as F
+from conftest import TINY, PixelEncoder
+
+from lcl.config import LclError, ModelConfig, VisionConfig
+from lcl.models.clip import Clip
+from lcl.models.tokenizer import Tokenizer
+from lcl.teachers.banks import Bank
+from lcl.teachers.search import nearest_neighbours
+from lcl.teachers.teacher import Guide, LiveGuide
+from lcl.train.distributed import Team, join
+from lcl.train.recipes import RECIPES, WHOLE, Moment, Recipe
+from lcl.train.together import Piece, backward
+
+THINGS = ("cat", "dog", "car", "owl")
+CAPTIONS = [f"a {how} {thing} on {ground}" for how in ("red", "big") for thing in THINGS for ground in ("grass", "snow")]
+ROWS = len(CAPTIONS)  # 16
+IMAGES = torch.randint(0, 256, (ROWS, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+TOKENS = Tokenizer.train(CAPTIONS, 300, "a data set").encode(CAPTIONS, 48)
+VIT = dataclasses.replace(TINY, vision=VisionConfig("vit", width=32, depth=1))  # without statistics of batches
+STEPS = 20
+
+
+def teacher_for(recipe: Recipe) -> Guide | LiveGuide | None:
+    """Real neighbours, found among features of these pictures and of random captions."""
+    if not recipe.guided:
+        return None
+    encoder, rows = PixelEncoder(), {"rows": ROWS}
+    captions = F.normalize(torch.randn(ROWS, 7, generator=torch.Generator().manual_seed(1)), dim=1).half()
+    images = encoder(IMAGES).half()
+    u, z = (Bank(Path("nowhere"), {"rows": rows}, name, (x,)) for name, x in (("images", images), ("captions", captions)))
+    if recipe.ping.live:
+        return LiveGuide(encoder, z, 24)
+    return Guide(u, z, nearest_neighbours(u, 1), nearest_neighbours(z, 1))
+
+
+def pieces_of(team: Team, size: int, step: int) -> list[Piece]:
+    """This process's part of a batch, in pieces; what is random in a piece depends on its place in the batch alone."""
+    found = []
+    for number in range(ROWS // (size * team.size)):
+        place = team.rank * (ROWS // (size * team.size)) + number
+        rows = torch.arange(place * size, (place + 1) * size)
+        generator = torch.Generator().manual_seed(100 * step + place)
+        found.append(Piece(IMAGES[rows].double() / 255, TOKENS[rows.tolist()], rows, generator))
+    return found
+
+
+def learn(name: str, team: Team, size: int, steps: int, config: ModelConfig = TINY) -> dict:
+    """Train for some steps; what the first one found, and the weights at the end."""
+    recipe = RECIPES[name]
+    teacher = teacher_for(recipe)
+    torch.manual_seed(0)
+    model = Clip(config).train()
+    extra = recipe.make_extra(model, teacher.widths if teacher else ())
+    model.double(), extra.double()  # or the last digit of an untrained tower's gradient is another weight 20 steps later
+    learner = torch.nn.ModuleList([model, extra])
+    optimizer = torch.optim.SGD(learner.parameters(), 0.05)  # AdamW would make a whole step of a gradient's last digit
+    first = None
+    for step in range(steps):
+        loss, parts = backward(recipe, model, extra, pieces_of(team, size, step), step / steps, teacher, team)
+        if first is None:
+            gradients = {n: p.grad.clone() for n, p in learner.named_parameters()}
+            first = {"loss": loss, "parts": parts, "gradients": gradients, "buffers": dict(model.named_buffers())}
+            first = {key: {k: v.clone() for k, v in x.items()} if isinstance(x, dict) else x.clone() for key, x in first.items()}
+        optimizer.step()
+    return first | {"weights": {n: p.detach().clone() for n, p in learner.state_dict().items()}}
+
+
+def one_of_two(rank: int, port: int, folder: str) -> None:
+    """A process of a team of two: as `torchrun` would start it."""
+    import os
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with join("cpu") as team:
+        assert (team.rank, team.size, team.leads) == (rank, 2, rank == 0)
+        mine = torch.full((2, 3), float(rank))
+        assert team.gather(mine)[:, 0].tolist() == [0, 0, 1, 1] and team.add(mine.clone())[0, 0] == 1
+        both = [torch.full((2,), 1.0 + rank), torch.full((1, 3), 10.0 * rank)]
+        team.average(both)
+        assert both[0].tolist() == [1.5, 1.5] and both[1].tolist() == [[5.0, 5.0, 5.0]]
+        assert team.agree(f"said by {rank}") == "said by 0"
+        team.wait()
+        found = {name: learn(name, team, ROWS // 2, STEPS) for name in RECIPES}
+        torch.save(found, f"{folder}/{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, start_method) -> list[dict]:
+    """What each of two processes learned, recipe by recipe."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(one_of_two, (port, str(folder)), nprocs=2, start_method=start_method)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def close(found, wanted, tolerance: float) -> None:
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key in wanted:
+            close(found[key], wanted[key], tolerance)
+    else:
+        assert (found - wanted).abs().max() <= tolerance * max(1.0, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_from_the_same_batches(two, name):
+    one = learn(name, Team(), ROWS // 2, STEPS)
+    for rank in range(2):
+        for part in ("loss", "parts", "gradients", "buffers"):
+            close(two[rank][name][part], one[part], 1e-6)
+        close(two[rank][name]["weights"], one["weights"], 1e-5)
+    same = zip(two[0][name]["weights"].values(), two[1][name]["weights"].values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)  # not a bit apart, or they would drift
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if set(RECIPES[name].weights) <= WHOLE])
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_pieces_of_any_size_learn_what_one_forward_pass_learns(name, size):
+    whole = learn(name, Team(), ROWS, 1, VIT)
+    close(learn(name, Team(), size, 1, VIT) | {"weights": {}}, whole | {"weights": {}}, 1e-6)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_piece_of_one_process_is_the_plain_loss_and_its_gradient(name):
+    recipe, teacher = RECIPES[name], teacher_for(RECIPES[name])
+    torch.manual_seed(0)
+    model = Clip(TINY).train()
+    extra = recipe.make_extra(model, teacher.widths if teacher else ())
+    model.double(), extra.double()
+    (piece,) = pieces_of(Team(), ROWS, 0)
+    near = extra["projections"](teacher(piece.indices, piece.images)) if teacher else None
+    seen = model(piece.images, piece.tokens)
+    loss, parts = recipe.loss(Moment(model, extra, seen, piece.tokens, 0.0, piece.generator, near))
+    loss.backward()
+    found = learn(name, Team(), ROWS, 1)
+    close(found["loss"], loss.detach(), 1e-6)
+    close(found["parts"], {part: value.detach() for part, value in parts.items()}, 1e-6)
+    plain = {n: p.grad for n, p in torch.nn.ModuleList([model, extra]).named_parameters()}
+    close(found["gradients"], plain, 1e-6)
+    close(found["buffers"], dict(model.named_buffers()), 1e-6)
+
+
+def test_what_batch_norms_keep_is_the_mean_over_pieces():
+    found = learn("clip", Team(), 4, 1)["buffers"]
+    apart = []
+    for piece in pieces_of(Team(), 4, 0):
+        torch.manual_seed(0)
+        model = Clip(TINY).train().double()
+        model(piece.images, piece.tokens)
+        apart.append(dict(model.named_buffers()))
+    for name, buffer in found.items():
+        close(buffer.float(), torch.stack([one[name].float() for one in apart]).mean(0), 1e-6)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(LclError, match="more processes than GPUs"), join("cuda"):
+        pass
+
+
+def test_a_team_of_one_needs_nobody():
+    with join("cpu") as team:
+        x = torch.ones(2, requires_grad=True)
+        assert team == Team() and team.leads and torch.equal(team.gather(x), x.detach()) and team.agree(3) == 3
+        assert not team.gather(x).requires_grad

@@ -1,0 +1,86 @@
+"""The order of a training: every pair once, the same from any step on, and shared out among processes without a rest."""
+
+import pytest
+import torch
+
+from lcl.config import TrainConfig
+from lcl.train import loader
+from lcl.train.distributed import Team
+from lcl.train.loader import batches
+
+
+def drawn(world, tokenizer, seed=0, team=None, first=0, **changes):
+    """The indices of every batch, in the order of training."""
+    config = TrainConfig(**changes)
+    return [batch.indices.tolist() for batch in batches(world, tokenizer, config, 48, seed, "cpu", team, first)]
+
+
+def joined(lists):
+    return [index for one in lists for index in one]
+
+
+def test_a_batch_holds_the_pictures_and_captions_of_its_indices(few_world, tokenizer):
+    config = TrainConfig(pairs=24, epochs=1, batch_size=8)
+    for batch in batches(few_world, tokenizer, config, 48, 0, "cpu"):
+        pairs = few_world.pairs("train", batch.indices.tolist())
+        assert torch.equal(batch.images, pairs.images)
+        assert torch.equal(batch.tokens.ids, tokenizer.encode(pairs.captions, 48).ids)
+
+
+@pytest.mark.parametrize("chunk", [10_000, 32, 40])
+@pytest.mark.parametrize("pairs", [96, 100])
+def test_every_epoch_shows_each_pair_at_most_once_in_as_many_steps_as_planned(
+    few_world, tokenizer, monkeypatch, chunk, pairs
+):
+    monkeypatch.setattr(loader, "CHUNK", chunk)
+    changes = {"pairs": pairs, "epochs": 2, "batch_size": 16}
+    seen = drawn(few_world, tokenizer, **changes)
+    assert [len(batch) for batch in seen] == [16] * len(seen)
+    assert len(seen) == TrainConfig(**changes).steps == 12
+    for epoch in (joined(seen[:6]), joined(seen[6:])):
+        assert len(set(epoch)) == 96 and set(epoch) <= set(range(pairs))
+
+
+def test_chunks_that_batches_fill_show_what_one_piece_shows(few_world, tokenizer, monkeypatch):
+    whole = joined(drawn(few_world, tokenizer, pairs=96, epochs=1, batch_size=16))
+    monkeypatch.setattr(loader, "CHUNK", 32)
+    chunked = joined(drawn(few_world, tokenizer, pairs=96, epochs=1, batch_size=16))
+    assert sorted(chunked) == sorted(whole) == list(range(96))
+    assert [sorted({index // 32 for index in chunked[start : start + 32]}) for start in (0, 32, 64)] != [[0], [1], [2]]
+    assert all(len({index // 32 for index in chunked[start : start + 32]}) == 1 for start in (0, 32, 64))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone(few_world, tokenizer):
+    common = {"pairs": 64, "batch_size": 16}
+    three = drawn(few_world, tokenizer, **common, epochs=3)
+    assert three[:4] == drawn(few_world, tokenizer, **common, epochs=1)
+    torch.rand(5)
+    assert three == drawn(few_world, tokenizer, **common, epochs=3)
+    assert joined(three) == joined(drawn(few_world, tokenizer, pairs=64, batch_size=8, epochs=3))
+    first, second, third = three[:4], three[4:8], three[8:]
+    assert first != second != third != first
+    assert first != drawn(few_world, tokenizer, **common, epochs=1, seed=1)
+
+
+@pytest.mark.parametrize("chunk", [10_000, 32])
+def test_from_any_step_on_the_batches_are_those_that_were_still_to_come(few_world, tokenizer, monkeypatch, chunk):
+    monkeypatch.setattr(loader, "CHUNK", chunk)
+    changes = {"pairs": 70, "epochs": 2, "batch_size": 16}
+    whole = drawn(few_world, tokenizer, **changes)
+    for first in range(len(whole) + 1):
+        assert drawn(few_world, tokenizer, first=first, **changes) == whole[first:]
+
+
+@pytest.mark.parametrize("chunk", [10_000, 32])
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_share_every_batch_out_among_them(few_world, tokenizer, monkeypatch, chunk, size):
+    monkeypatch.setattr(loader, "CHUNK", chunk)
+    config = TrainConfig(pairs=70, epochs=2, batch_size=16)
+    teams = [Team(rank, size) for rank in range(size)]
+    shares = [list(batches(few_world, tokenizer, config, 48, 0, "cpu", team, 1)) for team in teams]
+    for whole, *parts in zip(batches(few_world, tokenizer, config, 48, 0, "cpu", first=1), *shares, strict=True):
+        assert torch.equal(torch.cat([part.indices for part in parts]), whole.indices)
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        for part, rows in zip(parts, range(0, 16, 16 // size), strict=True):
+            length = min(part.tokens.ids.shape[1], whole.tokens.ids.shape[1])  # the rest is padding
+            assert torch.equal(part.tokens.ids[:, :length], whole.tokens.ids[rows : rows + 16 // size, :length])

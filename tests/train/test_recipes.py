@@ -1,0 +1,399 @@
+"""Recipes: what they weigh is what they say, they travel as JSON, and nothing of them is left in what one uses."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lcl import storage
+from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, from_dict, to_dict
+from lcl.losses.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
+from lcl.losses.masked_lm import FusedMlm, masked_language
+from lcl.losses.matching import FREE, SOLVERS, matched_contrast
+from lcl.models.clip import Clip
+from lcl.models.tokenizer import NOT_MASKED, Tokenizer, mask_words
+from lcl.teachers.encoders import IMAGE_ENCODER, TEXT_ENCODER
+from lcl.teachers.teacher import Near, Projections, nn_contrast, xnn_contrast
+from lcl.train.recipes import (
+    GUIDED,
+    OBJECTIVES,
+    RECIPES,
+    MatchConfig,
+    MlmConfig,
+    Moment,
+    PingConfig,
+    Recipe,
+    SoftConfig,
+    get_recipe,
+)
+
+CAPTIONS = ["a red apple", "two dogs left of a cat, on a blue ground", "a small house", "a cat", "a cat and a dog"]
+TINY = ModelConfig(
+    VisionConfig("conv", width=32, depth=1), LanguageConfig(vocab_size=300, width=32, depth=2, heads=2), 16
+)
+IMAGES = torch.randint(256, (5, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+soft_configs = st.builds(SoftConfig, st.floats(0, 1), st.sampled_from([*SCHEDULES]), st.floats(0.01, 10))
+match_configs = st.builds(
+    MatchConfig, st.sampled_from([*SOLVERS]), st.integers(1, 64), st.floats(0, 2) | st.just(FREE), st.floats(0.1, 100)
+)
+mlm_configs = st.builds(MlmConfig, st.floats(0, 1), st.lists(st.integers(1, 12), max_size=4).map(tuple))
+ping_configs = st.builds(
+    PingConfig, st.text(max_size=9), st.text(max_size=9), st.integers(1, 512), st.booleans(), st.integers(1, 9999)
+)
+weights = st.dictionaries(st.sampled_from([*OBJECTIVES]), st.floats(0, 10), min_size=1)
+
+
+@st.composite
+def recipes(draw) -> Recipe:
+    """Any recipe that makes sense."""
+    chosen = draw(weights)
+    warmup, fade = (draw(st.dictionaries(st.sampled_from([*chosen]), st.floats(0, most))) for most in (1, 9))
+    settings = (draw(configs) for configs in (soft_configs, match_configs, mlm_configs, ping_configs))
+    return Recipe("mine", chosen, draw(st.text(max_size=9)), warmup, fade, *settings)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return Tokenizer.train(CAPTIONS, 300, "a data set").encode(CAPTIONS, 48)
+
+
+WIDTHS = (6, 7)  # of what a teacher tells of images, and of captions
+
+
+def neighbours(rows: int) -> Near:
+    """What a teacher might tell."""
+    generator = torch.Generator().manual_seed(1)
+    return Near(*(F.normalize(torch.randn(rows, WIDTHS[kind], generator=generator), dim=1) for kind in (0, 1, 1, 0)))
+
+
+def moment(recipe: Recipe, tokens, progress: float = 0.5, rows: int = 5, seed: int = 3) -> Moment:
+    """A step of training: an untrained model looks at five pairs, and a recipe that asks is told their neighbours."""
+    torch.manual_seed(0)
+    model = Clip(TINY).eval()
+    extra = recipe.make_extra(model, WIDTHS if recipe.guided else ())
+    if "masked_language" in extra:
+        for block in extra["masked_language"].blocks.values():
+            block.gate.data.fill_(0.5)
+    some = tokens[range(rows)]
+    seen, near = model(IMAGES[:rows], some), extra["projections"](neighbours(rows)) if recipe.guided else None
+    return Moment(model, extra, seen, some, progress, torch.Generator().manual_seed(seed), near)
+
+
+# --- what there is
+
+
+def test_the_recipes_are_clip_each_objective_alone_and_all_of_them():
+    assert {"clip", "clip+soft", "clip+match", "clip+mlm", "lightclip"} <= RECIPES.keys()
+    assert RECIPES["clip"].weights == {"info_nce": 1.0}
+    parts = {name: set(RECIPES[name].weights) for name in RECIPES}
+    assert parts["clip+soft"] == {"soft_info_nce"}  # softened labels stand in place of hard ones
+    assert parts["clip+match"] == {"info_nce", "matched_contrast"}
+    assert parts["clip+mlm"] == {"info_nce", "masked_language"}
+    assert parts["lightclip"] == {"soft_info_nce", "matched_contrast", "masked_language"}
+    assert parts["clip+nn"] == {"info_nce", "nn_contrast"}
+    assert parts["clip+xnn"] == {"info_nce", "xnn_contrast"}
+    assert parts["clip-ping"] == parts["a-clip-ping"] == parts["clip+nn"] | parts["clip+xnn"]
+    assert parts["lightclip-ping"] == parts["lightclip"] | {"nn_contrast", "xnn_contrast"}
+    assert [name for name in RECIPES if RECIPES[name].ping.live] == ["a-clip-ping"]
+
+
+def test_the_recipes_that_ask_for_neighbours_are_the_guided_ones():
+    named = {name for name in RECIPES if name.endswith(("nn", "ping"))}
+    assert {name for name in RECIPES if RECIPES[name].guided} == named
+    for name in OBJECTIVES:
+        assert Recipe("mine", {name: 0.0}, "").guided == (name in GUIDED) == name.endswith("nn_contrast")
+
+
+def test_guidance_uses_the_encoders_that_are_installed_with_the_library():
+    for recipe in RECIPES.values():
+        assert (recipe.ping.image_encoder, recipe.ping.text_encoder) == (IMAGE_ENCODER, TEXT_ENCODER)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_found_by_its_name_and_says_where_it_was_published(name):
+    assert get_recipe(name) is RECIPES[name] and RECIPES[name].name == name
+    assert "arXiv" in RECIPES[name].source
+    assert all(weight > 0 and math.isfinite(weight) for weight in RECIPES[name].weights.values())
+    assert RECIPES[name].warmup.keys() | RECIPES[name].fade.keys() <= RECIPES[name].weights.keys()
+
+
+def test_every_objective_alone_weighs_what_it_weighs_in_lightclip():
+    whole = RECIPES["lightclip"]
+    for name, objective in (("soft", "soft_info_nce"), ("match", "matched_contrast"), ("mlm", "masked_language")):
+        alone = RECIPES[f"clip+{name}"]
+        assert alone.weights[objective] == whole.weights[objective]
+        assert alone.warmup.get(objective) == whole.warmup.get(objective)
+        assert getattr(alone, name) == getattr(whole, name)
+
+
+def test_the_recipes_with_ping_weigh_what_their_parts_weigh():
+    ping, both = RECIPES["clip-ping"], RECIPES["lightclip-ping"]
+    assert ping.weights == RECIPES["clip+nn"].weights | RECIPES["clip+xnn"].weights
+    assert both.weights == RECIPES["lightclip"].weights | {name: ping.weights[name] for name in GUIDED}
+    assert ping.fade == both.fade == RECIPES["clip+nn"].fade | RECIPES["clip+xnn"].fade
+    assert both.warmup == RECIPES["lightclip"].warmup and ping.ping == both.ping == RECIPES["clip+nn"].ping
+    active = RECIPES["a-clip-ping"]
+    assert (active.weights, active.fade) == (ping.weights, ping.fade) and active.ping == dataclasses.replace(ping.ping, live=True)
+
+
+# --- as JSON
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_recipe_survives_json(recipe):
+    assert from_dict(Recipe, json.loads(json.dumps(to_dict(recipe)))) == recipe
+
+
+@given(recipes())
+def test_any_recipe_survives_json(recipe):
+    read = from_dict(Recipe, json.loads(json.dumps(to_dict(recipe))))
+    assert read == recipe and isinstance(read.mlm.layers, tuple)
+
+
+def test_a_recipe_without_a_price_survives_a_file(tmp_path):
+    recipe = dataclasses.replace(RECIPES["lightclip"], match=MatchConfig(price=FREE), mlm=MlmConfig(layers=(1, 2)))
+    storage.write_json(tmp_path / "recipe.json", to_dict(recipe))
+    assert from_dict(Recipe, storage.read_json(tmp_path / "recipe.json")) == recipe
+
+
+def test_a_recipe_of_a_run_from_before_there_were_neighbours_is_read_as_it_was():
+    old = {key: value for key, value in to_dict(RECIPES["lightclip"]).items() if key != "ping"}
+    assert from_dict(Recipe, old) == RECIPES["lightclip"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": {"info_nec": 1.0}}, {"weights": {}}, {"weights": {"info_nce": "1"}}, {"weights": ["info_nce"]},
+        {"warmup": {"info_nce": None}}, {"fade": {"info_nce": 1.0}}, {"fade": {"soft_info_nce": -0.5}},
+        {"soft": {"alpha": 0.1}}, {"soft": {"alpha_max": 2.0}},
+        {"mlm": {"layers": [1.5]}}, {"mlm": {"layers": 1}}, {"match": {"solver": "exakt"}}, {"weight": 1},
+        {"ping": {"live": 1}}, {"ping": {"queue": 0}}, {"ping": {"queue": 1.5}}, {"ping": {"encoder": "x"}},
+        {"ping": {"image_encoder": None}}, {"ping": {"image_size": -1}}, {"ping": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_json_that_is_no_recipe_is_refused(change):
+    with pytest.raises(LclError):
+        from_dict(Recipe, to_dict(RECIPES["lightclip"]) | change)
+
+
+# --- what they weigh
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_the_total_is_the_sum_of_the_weighted_parts(name, progress, tokens):
+    recipe = RECIPES[name]
+    total, parts = recipe.loss(moment(recipe, tokens, progress))
+    assert parts.keys() == recipe.weights.keys()
+    assert all(part.ndim == 0 and part.isfinite() for part in parts.values())
+    wanted = sum(recipe.weight(part, progress) * value.item() for part, value in parts.items())
+    assert total.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_parts_are_the_objectives_of_the_embeddings_at_hand(tokens):
+    recipe = Recipe("all", dict.fromkeys(OBJECTIVES, 1.0), "")
+    now = moment(recipe, tokens, progress=0.7)
+    _, parts = recipe.loss(now)
+    v, t, scale = now.seen.v, now.seen.t, now.seen.logit_scale
+    alpha = ramp(recipe.soft.schedule, recipe.soft.alpha_max, 0.7)
+    words, real = now.model.embed_words(now.seen.text, now.tokens)
+    some, targets = mask_words(now.tokens, torch.Generator().manual_seed(3), 300, recipe.mlm.share)
+    mlm = now.extra["masked_language"]
+    match = recipe.match
+    wanted = {
+        **info_nce(v, t, scale),
+        **soft_info_nce(v, t, scale, alpha, recipe.soft.temperature),
+        **matched_contrast(
+            now.model.embed_patches(now.seen.image), words, real, v @ t.T, match.scale, match.negatives, match.price,
+            match.solver,
+        ),
+        **masked_language(mlm(now.model.language, some, now.seen.image, targets != NOT_MASKED), targets),
+        **nn_contrast(v, t, now.near, scale),
+        **xnn_contrast(v, t, now.near, scale),
+    }  # fmt: skip
+    assert parts.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(parts[name], value)
+
+
+def test_softening_begins_as_clip_to_the_bit_and_then_departs(tokens):
+    soft = dataclasses.replace(RECIPES["clip+soft"], soft=SoftConfig(0.3, "linear"))
+    loss = lambda recipe, progress: recipe.loss(moment(recipe, tokens, progress))[0]  # noqa: E731
+    clip = loss(RECIPES["clip"], 0.0)
+    assert torch.equal(loss(soft, 0.0), clip)
+    assert [torch.equal(loss(soft, progress), clip) for progress in (0.3, 1.0)] == [False, False]
+    assert torch.equal(loss(dataclasses.replace(soft, soft=SoftConfig(0.0)), 1.0), clip)
+
+
+@settings(max_examples=30)
+@given(st.floats(0, 10), st.floats(0, 1), st.floats(0, 1))
+def test_an_objectives_weight_rises_to_its_value_and_stays(largest, start, progress):
+    recipe = Recipe("mine", {"info_nce": largest}, "", {"info_nce": start})
+    found = recipe.weight("info_nce", progress)
+    assert 0 <= found <= largest
+    assert found == (largest if progress >= start else pytest.approx(largest * progress / start))
+    assert Recipe("mine", {"info_nce": largest}, "").weight("info_nce", progress) == largest
+
+
+@settings(max_examples=30)
+@given(st.floats(0, 10), st.floats(0, 1), st.floats(0, 8), st.floats(0, 1))
+def test_a_fading_weight_falls_to_zero_by_its_power_and_a_warm_up_multiplies_it(largest, start, power, progress):
+    def weight(progress, **shapes):
+        return Recipe("mine", {"info_nce": largest}, "", **shapes).weight("info_nce", progress)
+
+    rising, falling = {"warmup": {"info_nce": start}}, {"fade": {"info_nce": power}}
+    assert weight(progress, **falling) == pytest.approx(largest * (1 - progress) ** power)
+    assert weight(1.0, **falling) == (0 if power else largest) and weight(0.0, **falling) == largest
+    assert weight(progress, **rising, **falling) == pytest.approx(weight(progress, **rising) * (1 - progress) ** power)
+
+
+def test_guidance_leads_at_first_and_has_left_at_the_end(tokens):
+    ping = RECIPES["clip-ping"]
+    for progress, weight in ((0.0, 1.0), (0.5, 0.25), (1.0, 0.0)):
+        assert [ping.weight(name, progress) for name in GUIDED] == [weight, weight]
+    last, parts = ping.loss(moment(ping, tokens, 1.0))
+    torch.testing.assert_close(last, parts["info_nce"])
+
+
+def test_a_weight_scales_the_gradient_of_its_part_alone(tokens):
+    def gradient(recipe):
+        now = moment(recipe, tokens)
+        recipe.loss(now)[0].backward()
+        return now.model.image_projection.weight.grad
+
+    apart = [gradient(Recipe("one", {name: 1.0}, "")) for name in ("info_nce", "matched_contrast")]
+    both = gradient(Recipe("two", {"info_nce": 0.5, "matched_contrast": 3.0}, ""))
+    torch.testing.assert_close(both, 0.5 * apart[0] + 3.0 * apart[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(GUIDED))
+def test_other_neighbours_change_the_guided_part_and_nothing_else(name, tokens):
+    recipe = Recipe("mine", {"info_nce": 1.0, name: 1.0}, "")
+    now = moment(recipe, tokens)
+    others = dataclasses.replace(now, near=Near(*(x.flip(0) for x in now.near)))
+    (_, first), (_, second) = recipe.loss(now), recipe.loss(others)
+    assert torch.equal(first["info_nce"], second["info_nce"]) and not torch.equal(first[name], second[name])
+
+
+def test_equal_generators_give_equal_losses_and_others_mask_other_words(tokens):
+    recipe = RECIPES["clip+mlm"]
+    first, again, other = (recipe.loss(moment(recipe, tokens, seed=seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_gradients_are_finite_and_reach_all_that_learns(name, tokens):
+    recipe = RECIPES[name]
+    now = moment(recipe, tokens)
+    recipe.loss(now)[0].backward()
+    for module in (now.model, now.extra):
+        assert [n for n, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_one_word_or_all_words_masked_are_no_trouble(share, tokens):
+    recipe = dataclasses.replace(RECIPES["clip+mlm"], mlm=MlmConfig(share))
+    assert recipe.loss(moment(recipe, tokens))[0].isfinite()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_serves_a_recipe(solver, tokens):
+    recipe = dataclasses.replace(RECIPES["clip+match"], match=MatchConfig(solver))
+    total, _ = recipe.loss(moment(recipe, tokens))
+    total.backward()
+    assert total.isfinite()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_batch_of_one_is_refused(name, tokens):
+    recipe = RECIPES[name]
+    with pytest.raises(LclError, match="batch of one has no negatives"):
+        recipe.loss(moment(recipe, tokens, rows=1))
+
+
+# --- what exists in training only
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_only_masked_language_and_neighbours_add_modules_of_their_own(recipe):
+    extra = recipe.make_extra(Clip(TINY), WIDTHS if recipe.guided else ())
+    kinds = {"masked_language": FusedMlm} if "masked_language" in recipe.weights else {}
+    kinds |= {"projections": Projections} if recipe.guided else {}
+    assert {name: type(module) for name, module in extra.items()} == kinds
+
+
+@pytest.mark.parametrize("name", ["clip+nn", "clip+xnn", "clip-ping", "a-clip-ping", "lightclip-ping"])
+def test_projections_lead_from_the_teachers_widths_into_the_shared_space(name):
+    made = RECIPES[name].make_extra(Clip(TINY), [9, 5])["projections"]
+    assert (made.image.weight.shape, made.text.weight.shape) == ((16, 9), (16, 5))
+
+
+def test_a_model_and_its_neighbours_projections_have_no_parameter_in_common(tokens):
+    now = moment(RECIPES["lightclip-ping"], tokens)
+    shared = {id(p) for p in now.model.parameters()} & {id(p) for p in now.extra["projections"].parameters()}
+    assert not shared and not any("projections" in name for name in now.model.state_dict())
+
+
+def test_the_layers_of_fusion_are_those_of_the_recipe():
+    model = Clip(TINY)
+    for layers, fused in (((), ["1", "2"]), ((2,), ["2"])):
+        recipe = dataclasses.replace(RECIPES["clip+mlm"], mlm=MlmConfig(layers=layers))
+        assert list(recipe.make_extra(model)["masked_language"].blocks) == fused
+    with pytest.raises(LclError, match=r"no layer 7 to fuse after: the text tower has the layers 1 to 2"):
+        dataclasses.replace(recipe, mlm=MlmConfig(layers=(1, 7))).make_extra(model)
+
+
+# --- what makes no sense
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SoftConfig(alpha_max=-0.1), lambda: SoftConfig(alpha_max=1.1), lambda: SoftConfig(alpha_max=math.nan),
+        lambda: SoftConfig(temperature=0.0), lambda: SoftConfig(temperature=math.nan),
+        lambda: MatchConfig(negatives=0), lambda: MatchConfig(scale=0.0), lambda: MatchConfig(price=math.nan),
+        lambda: PingConfig(image_size=0), lambda: PingConfig(queue=0), lambda: PingConfig(queue=-5),
+        lambda: MlmConfig(share=-0.1), lambda: MlmConfig(share=1.1), lambda: MlmConfig(share=math.nan),
+        lambda: Recipe("mine", {}, ""), lambda: Recipe("mine", {"info_nce": math.nan}, ""),
+        lambda: Recipe("mine", {"info_nce": -1.0}, ""), lambda: Recipe("mine", {"info_nce": 1.0}, "", {"info_nce": -0.5}),
+    ],
+)  # fmt: skip
+def test_a_number_that_cannot_work_is_refused(make):
+    with pytest.raises(LclError) as refusal:
+        make()
+    assert str(refusal.value).endswith(".") and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "near"),
+    [
+        (lambda: get_recipe("lightclop"), "lightclip"),
+        (lambda: get_recipe("clip-pnig"), "clip-ping"),
+        (lambda: Recipe("mine", {"info_nec": 1.0}, ""), "info_nce"),
+        (lambda: Recipe("mine", {"xn_contrast": 1.0}, ""), "xnn_contrast"),
+        (lambda: Recipe("mine", {"info_nce": 1.0}, "", {"info_nec": 0.5}), "info_nce"),
+        (lambda: SoftConfig(schedule="linaer"), "linear"),
+        (lambda: MatchConfig(solver="exakt"), "exact"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_near_one(make, near):
+    with pytest.raises(LclError, match=f"did you mean .*{near}"):
+        make()
+
+
+def test_a_guess_costs_the_logarithm_of_what_one_guesses_among():
+    recipe = dataclasses.replace(get_recipe("lightclip-ping"), match=MatchConfig(negatives=4))
+    guesses = recipe.guesses(batch_size=128, vocab_size=2048)
+    assert list(guesses) == list(recipe.weights)
+    assert {name: round(math.exp(value)) for name, value in guesses.items()} == {
+        "soft_info_nce": 128, "matched_contrast": 5, "masked_language": 2048, "nn_contrast": 128, "xnn_contrast": 128,
+    }  # fmt: skip
+    assert recipe.guesses(3, 2048)["matched_contrast"] == math.log(3)  # a batch of three has no more than two negatives
