@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks.timing import Race, race, seconds, turns
+from benchmarks.timing import Benchmark, benchmark, seconds, turns
 from lcl.config import LanguageConfig, ModelConfig, TrainConfig, VisionConfig, get_profile
-from lcl.data.collection import Collection
-from lcl.data.scenes import World, open_world
+from lcl.data.collection import ShardDataset
+from lcl.data.scenes import SceneDataset, open_scenes
 from lcl.data.shards import open_shards, scene_samples, write_shards
 from lcl.losses.contrastive import info_nce
 from lcl.losses.matching import SOLVERS, exact
@@ -136,7 +136,7 @@ def of_median_length(tokens: Tokens, number: int) -> list[int]:
     return (lengths == lengths.median()).nonzero().flatten()[:number].tolist()
 
 
-def training_step(world: World, repeats: int) -> Iterator[Race]:
+def training_step(world: SceneDataset, repeats: int) -> Iterator[Benchmark]:
     """A step beside others': ViT, 64 pixels, patches of 16, width 192, depth 4; text of width 192, depth 2."""
     laptop = get_profile("laptop")
     config = ModelConfig(VisionConfig("vit", width=192, depth=4, heads=3), LanguageConfig(width=192, depth=2, heads=3))
@@ -160,10 +160,10 @@ def training_step(world: World, repeats: int) -> Iterator[Race]:
     ):
         torch.manual_seed(0)
         ours, peer = our_step(config, images, our_tokens), make(config, images, theirs)
-        yield race(key, what, name, "pairs/s", len(images), ours, peer, repeats, note=note)
+        yield benchmark(key, what, name, "pairs/s", len(images), ours, peer, repeats, note=note)
 
 
-def losses(repeats: int, number: int = 1024, width: int = 256) -> Iterator[Race]:
+def losses(repeats: int, number: int = 1024, width: int = 256) -> Iterator[Benchmark]:
     """InfoNCE, value and gradients, beside open_clip's loss, and lightly's where it is installed."""
     import open_clip
 
@@ -183,12 +183,12 @@ def losses(repeats: int, number: int = 1024, width: int = 256) -> Iterator[Race]
         peers.append(("lightly", NTXentLoss(1 / 14.3), lambda loss: loss(v, t).backward(), more))
     for name, loss, step, note in peers:
         what = f"InfoNCE of {number:,} pairs, and its gradients"
-        yield race(
+        yield benchmark(
             f"loss-{name}", what, name, "pairs/s", number, ours, lambda loss=loss, step=step: step(loss), repeats, note=note
         )
 
 
-def rendering(world: World, repeats: int) -> Iterator[Race]:
+def rendering(world: SceneDataset, repeats: int) -> Iterator[Benchmark]:
     """The renderer alone, beside drawing the same scenes one by one."""
     scenes = [world.scene("train", index) for index in range(2048)]
 
@@ -201,10 +201,11 @@ def rendering(world: World, repeats: int) -> Iterator[Race]:
             world.render([scene])
 
     what = f"rendering scenes of 64 pixels, {BATCH} at a time"
-    yield race("render", what, "one by one", "scenes/s", len(scenes), batched, single, repeats, 2, "a batch is drawn in one go")
+    note = "a batch is drawn in one go"
+    yield benchmark("render", what, "one by one", "scenes/s", len(scenes), batched, single, repeats, 2, note)
 
 
-def matching(repeats: int) -> Iterator[Race]:
+def matching(repeats: int) -> Iterator[Benchmark]:
     """The matching of a step of lightclip, 256 pairs and 4 negatives each way: 12 words, 64 patches.
 
     Each solver beside scipy's alone, which is told the same costs, none dearer than the dustbin; and the exact one beside
@@ -219,31 +220,31 @@ def matching(repeats: int) -> Iterator[Race]:
     cost, real = 1 - words @ patches.mT, torch.ones(problems, 12, dtype=torch.bool)
 
     def plain() -> None:
-        for problem in cost.clamp(max=settings.price).numpy():
+        for problem in cost.clamp(max=settings.unmatched_cost).numpy():
             linear_sum_assignment(problem)
 
     notes = {
         "exact": "also seeks what is not finite, leaves out padding, says who went to the dustbin and who to which patch",
         "sinkhorn": "up to 3,000 rounds over every problem; has gradients, and is meant for GPUs",
-        "nearest": "no assignment: several words may take the same patch",
+        "max": "no assignment: several words may take the same patch",
     }
     for name, solve in SOLVERS.items():
         what = f"matching 12 words with 64 patches, solver {name}"
-        work = lambda solve=solve: solve(cost, real, settings.price)  # noqa: E731
+        work = lambda solve=solve: solve(cost, real, settings.unmatched_cost)  # noqa: E731
         times = 1 if name == "sinkhorn" else 10  # seconds; the others take milliseconds
-        yield race(f"matching-{name}", what, "scipy alone", "problems/s", problems, work, plain, repeats, times, notes[name])
+        yield benchmark(f"matching-{name}", what, "scipy alone", "problems/s", problems, work, plain, repeats, times, notes[name])
     if importlib.util.find_spec("torch_linear_assignment"):
         from torch_linear_assignment import batch_linear_assignment
 
-        yield race(
+        yield benchmark(
             "matching-torch-linear-assignment", "matching 12 words with 64 patches, solver exact", "torch-linear-assignment",
-            "problems/s", problems, lambda: exact(cost, real, settings.price),
-            lambda: batch_linear_assignment(cost.clamp(max=settings.price)), repeats, 10,
+            "problems/s", problems, lambda: exact(cost, real, settings.unmatched_cost),
+            lambda: batch_linear_assignment(cost.clamp(max=settings.unmatched_cost)), repeats, 10,
             "on a CPU a loop over scipy's; its own solver is for GPUs",
         )  # fmt: skip
 
 
-def bank_building(world: World, repeats: int, number: int = 512) -> Iterator[Race]:
+def bank_building(world: SceneDataset, repeats: int, number: int = 512) -> Iterator[Benchmark]:
     """Both banks of some scenes beside a plain loop: the same models as they come, in float32, batches of 64 in order.
 
     And captions beside the library's own `encode` as it is by default, which ours calls with other batches; and with its own.
@@ -280,10 +281,10 @@ def bank_building(world: World, repeats: int, number: int = 512) -> Iterator[Rac
         ("bank-captions-alike", "bank of captions", library, lambda: alike(pairs.captions), encode, "both 32 at a time"),
         ("banks", "both banks", loop, both, lambda: (plain_images(), plain_texts()), "one after the other"),
     ):
-        yield race(key, what, beside, "rows/s", len(pairs), ours, peer, repeats, times=1, note=note)
+        yield benchmark(key, what, beside, "rows/s", len(pairs), ours, peer, repeats, times=1, note=note)
 
 
-def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: int = 384) -> Iterator[Race]:
+def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: int = 384) -> Iterator[Benchmark]:
     """Exact neighbours of every row beside FAISS's flat index, and beside the bare matrix product in the same blocks."""
     import faiss
 
@@ -313,7 +314,7 @@ def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: i
     what = f"{KEPT} neighbours of each of {number:,} x {width} (random directions)"
     half = "ours works out half of the product: a block of similarities serves its rows and its columns"
     for key, beside, peer in zip(("faiss", "product"), ("FAISS's flat index", "the bare product"), others, strict=True):
-        yield Race(f"neighbours-{key}", what, beside, "rows/s", number, own, peer, half)
+        yield Benchmark(f"neighbours-{key}", what, beside, "rows/s", number, own, peer, half)
     facts[SAME] = [(found["ours"] == found["FAISS"]).float().mean().item()]
     facts[HELD] = [peak_memory(number, width)]
 
@@ -338,7 +339,7 @@ print((max(held) - before) / 2**20)
     return float(subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True).stdout)
 
 
-def recipe_steps(world: World, repeats: int, steps: int = 8) -> Iterator[Race]:
+def recipe_steps(world: SceneDataset, repeats: int, steps: int = 8) -> Iterator[Benchmark]:
     """A laptop step of every recipe beside one of CLIP, taking turns on the same batches.
 
     A machine may be slow for seconds, which are several batches; so a repeat's ratio is the median of those of the batches.
@@ -349,7 +350,7 @@ def recipe_steps(world: World, repeats: int, steps: int = 8) -> Iterator[Race]:
     trainings = {}
     for name, recipe in RECIPES.items():
         profile = dataclasses.replace(laptop, training=dataclasses.replace(settings, recipe=name))
-        trainings[name] = Training(profile, world, teacher=teacher if recipe.guided and not recipe.ping.live else None)
+        trainings[name] = Training(profile, world, teacher=teacher if recipe.needs_teacher and not recipe.ping.live else None)
     clip = trainings["clip"]
     context = laptop.model.language.context_length
     shown = list(batches(world, clip.tokenizer, settings, context, 0, clip.device))
@@ -367,39 +368,39 @@ def recipe_steps(world: World, repeats: int, steps: int = 8) -> Iterator[Race]:
         rounds.append({name: of_clip * statistics.median(each) for name, each in ratios.items()})
     for name in trainings:
         own, clips = (tuple(lap[which] for lap in rounds) for which in (name, "clip"))
-        yield Race(
+        yield Benchmark(
             f"recipe-{name}", f"step of {name}", "a step of clip", "pairs/s", settings.batch_size, own, clips,
             "seconds are clip's, times the median of the batches' ratios; at inference nothing is added",
         )  # fmt: skip
 
 
-def streaming(repeats: int, facts: Facts, number: int = 4096, workers: int = 2) -> Iterator[Race]:
+def streaming(repeats: int, facts: Facts, number: int = 4096, workers: int = 2) -> Iterator[Benchmark]:
     """Shards of 256-pixel JPEGs to batches, pictures and tokens, beside plain WebDataset with Pillow; and what reading costs.
 
     A collection sets pairs aside, so that the peer has tars of its own, which hold as many as ours reads.
     """
     with tempfile.TemporaryDirectory() as folder:
-        large = open_world(dataclasses.replace(get_profile("laptop").scenes, size=256))
+        large = open_scenes(dataclasses.replace(get_profile("laptop").scenes, size=256))
         write_shards(Path(folder) / "ours", scene_samples(large, range(number)), {}, rows=512)
         shards = open_shards(Path(folder) / "ours")
         tokenizer = Tokenizer.train([shards.caption(row) for row in range(number)], 2048, shards.fingerprint)
-        count = len(Collection(shards, 64)) // 128 * 128
+        count = len(ShardDataset(shards, 64)) // 128 * 128
         tars = write_shards(Path(folder) / "peer", scene_samples(large, range(count)), {}, rows=count // 8)
         paths = [str(Path(folder) / "peer" / name) for name in tars]
         each = sum(tar["bytes"] for tar in tars.values()) / count / 1024
         for size in (64, 128):
-            ours = lambda size=size: list(our_stream(Collection(shards, size), tokenizer, count, workers))  # noqa: E731
+            ours = lambda size=size: list(our_stream(ShardDataset(shards, size), tokenizer, count, workers))  # noqa: E731
             peer = lambda size=size: list(plain_stream(paths, tokenizer, size, workers))  # noqa: E731
             for stream in (ours(), peer()):
                 seen = sum(stream)
                 assert seen == count, f"{seen} pairs of {count}"
             what = f"JPEGs of 256 pixels and {each:.0f} KiB to batches of {size} pixels"
             note = "ours decodes a JPEG at the smallest scale that is large enough, the peer in full"
-            yield race(f"stream-{size}", what, "plain WebDataset", "pairs/s", count, ours, peer, repeats, times=1, note=note)
-        yield reading(Collection(shards, 64), repeats, facts)
+            yield benchmark(f"stream-{size}", what, "plain WebDataset", "pairs/s", count, ours, peer, repeats, times=1, note=note)
+        yield reading(ShardDataset(shards, 64), repeats, facts)
 
 
-def our_stream(pairs: Collection, tokenizer: Tokenizer, count: int, workers: int) -> Iterator[int]:
+def our_stream(pairs: ShardDataset, tokenizer: Tokenizer, count: int, workers: int) -> Iterator[int]:
     """One epoch of batches, pictures and tokens, as a training gets them: of each, how many pairs it holds."""
     config = TrainConfig(pairs=count, epochs=1)
     for batch in batches(pairs, tokenizer, config, 48, 0, "cpu", workers=workers):
@@ -424,7 +425,7 @@ def plain_stream(tars: Sequence[str], tokenizer: Tokenizer, size: int, workers: 
         yield len(images)
 
 
-def reading(pairs: Collection, repeats: int, facts: Facts) -> Race:
+def reading(pairs: ShardDataset, repeats: int, facts: Facts) -> Benchmark:
     """Laptop steps while two processes read for them, as of a large data set, beside steps on what lies in memory.
 
     A step waits for its batch, and is slower as well, for who reads takes processors from it; the race counts both.
@@ -442,4 +443,4 @@ def reading(pairs: Collection, repeats: int, facts: Facts) -> Race:
     facts[WAITS] = waited
     what = "laptop steps while two processes read 256-pixel JPEGs for them"
     laps, why = map(tuple, zip(*took, strict=True)), "who reads takes processors from the steps"
-    return Race("reading", what, "pairs in memory", "pairs/s", settings.batch_size, *laps, why)
+    return Benchmark("reading", what, "pairs in memory", "pairs/s", settings.batch_size, *laps, why)

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import baselines
-from benchmarks.scaling import Growth, growths
-from benchmarks.timing import Race
+from benchmarks.scaling import Scaling, growths
+from benchmarks.timing import Benchmark
 from lcl import storage
 from lcl.config import LclError, get_profile, require
-from lcl.data.scenes import open_world
+from lcl.data.scenes import open_scenes
 from lcl.train.provenance import processor, provenance, version
 
 FORMAT = "lcl-bench-2"
@@ -33,8 +33,8 @@ FORMAT = "lcl-bench-2"
 class Bench:
     """What was measured in one run. facts: numbers without a peer, a number a repeat. minutes: of the whole."""
 
-    races: dict[str, Race]
-    growths: dict[str, Growth]
+    races: dict[str, Benchmark]
+    growths: dict[str, Scaling]
     facts: baselines.Facts
     repeats: int
     minutes: float
@@ -49,11 +49,11 @@ def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
     hidden = not torch.cuda.is_available()
     require(hidden, "the races are run on the CPU; hide the accelerator: set CUDA_VISIBLE_DEVICES to -1.")
     started, facts = time.perf_counter(), {}
-    races: dict[str, Race] = {}
-    grown: dict[str, Growth] = {}
+    races: dict[str, Benchmark] = {}
+    grown: dict[str, Scaling] = {}
     tell(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    world = open_world(get_profile("laptop").scenes)
-    parts: tuple[Iterable[Race], ...] = (
+    world = open_scenes(get_profile("laptop").scenes)
+    parts: tuple[Iterable[Benchmark], ...] = (
         baselines.training_step(world, repeats),
         baselines.losses(repeats),
         baselines.rendering(world, repeats),
@@ -63,9 +63,9 @@ def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
         baselines.bank_building(world, repeats),
         baselines.neighbour_search(repeats, facts),
     )
-    for race in itertools.chain(*parts):
-        races[race.key] = race
-        tell(str(race))
+    for benchmark in itertools.chain(*parts):
+        races[benchmark.key] = benchmark
+        tell(str(benchmark))
     for growth in growths(repeats):
         grown[growth.key] = growth
         tell(str(growth))
@@ -86,7 +86,7 @@ def load_bench(path: Path) -> Bench:
     found = storage.read_json(path)
     require(isinstance(found, dict) and found.pop("format", None) == FORMAT, f"{path} holds no benchmark of this library.")
     try:
-        for part, kind in (("races", Race), ("growths", Growth)):
+        for part, kind in (("races", Benchmark), ("growths", Scaling)):
             rows = found[part].items()
             found[part] = {key: kind(**{name: _tuples(value) for name, value in row.items()}) for key, row in rows}
         return Bench(**found)

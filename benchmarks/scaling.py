@@ -24,7 +24,7 @@ from lcl.teachers.search import nearest_neighbours
 
 
 @dataclass(frozen=True)
-class Growth:
+class Scaling:
     """What was timed. x: the sizes, increasing. laps: for every size the seconds, a number a repeat.
 
     key: names it for those who look it up. theory: the exponent that theory gives for large x, and why.
@@ -66,20 +66,20 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 def grow(
     key: str, what: str, variable: str, x: Sequence[int], make: Callable[[int], Callable[[], object]],
     theory: float, why: str, repeats: int, times: int = 3,
-) -> Growth:  # fmt: skip
+) -> Scaling:  # fmt: skip
     """Time `make(size)()` for every size, `repeats` rounds over all of them, after one call each that does not count."""
     works = [make(size) for size in x]
     for work in works:
         work()
     rounds = [[seconds(work, times) for work in works] for _ in range(repeats)]
-    return Growth(key, what, variable, tuple(x), tuple(zip(*rounds, strict=True)), theory, why)
+    return Scaling(key, what, variable, tuple(x), tuple(zip(*rounds, strict=True)), theory, why)
 
 
 def _unit(*shape: int) -> torch.Tensor:
     return F.normalize(torch.randn(*shape), dim=-1)
 
 
-def growths(repeats: int) -> Iterator[Growth]:
+def growths(repeats: int) -> Iterator[Scaling]:
     """Every component, with what it grows with."""
     torch.manual_seed(0)
     yield grow(

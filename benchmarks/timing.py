@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Race:
+class Benchmark:
     """What was timed. ours, peer: seconds, one number a repeat, repeat by repeat side by side.
 
     key: names the race for those who look it up. amount: how many `unit` the work holds. note: what else one should know.
@@ -85,7 +85,7 @@ def turns(works: Sequence[Callable[[], object]], times: int, draw: random.Random
     return [statistics.median(each) for each in laps]
 
 
-def race(
+def benchmark(
     key: str,
     what: str,
     beside: str,
@@ -96,7 +96,7 @@ def race(
     repeats: int,
     times: int = 5,
     note: str = "",
-) -> Race:
+) -> Benchmark:
     """Let ours and the peer take turns, in `repeats` repeats, after a round of each that does not count.
 
     times: so many turns each has in one repeat, of which the median counts. The others as in `Race`.
@@ -104,4 +104,4 @@ def race(
     ours(), peer()
     draw = random.Random(0)
     laps = [turns((ours, peer), times, draw) for _ in range(repeats)]
-    return Race(key, what, beside, unit, amount, *map(tuple, zip(*laps, strict=True)), note)
+    return Benchmark(key, what, beside, unit, amount, *map(tuple, zip(*laps, strict=True)), note)

@@ -163,7 +163,7 @@ class TrainConfig:
     micro_batch: int | None = None  # pairs in one forward pass of a process; None: all it has. See `together`
     precision: str = "float32"  # of the towers' products; "bfloat16" is faster where the machine has it. Losses are float32
     compile: bool = False  # let torch compile the image tower: a minute at first, faster steps then
-    recompute: bool = False  # transformer blocks keep no activations but compute them twice: slower, for less memory
+    activation_checkpointing: bool = False  # of transformer blocks: less memory, slower steps
 
     def __post_init__(self):
         require(
@@ -250,9 +250,27 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+OLD_FIELDS = {("TrainConfig", "recompute"): "activation_checkpointing", ("MatchConfig", "price"): "unmatched_cost"}
+OLD_VALUES = {("MatchConfig", "solver", "nearest"): "max"}
+"""What version 0.1 wrote under other names, so that its runs and checkpoints still open."""
+
+
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """The inverse of `to_dict`. Raises LclError for fields that `kind` does not have, or lacks."""
+    """Make a config from what `to_dict` gave, also that of version 0.1.
+
+    Args:
+        kind: the config's dataclass.
+        values: its fields, as JSON holds them.
+
+    Raises:
+        LclError: for fields that `kind` does not have or lacks, and for values of another type.
+    """
     require(isinstance(values, dict), f"{kind.__name__} should be a JSON object, not {type(values).__name__}.")
+    values = {OLD_FIELDS.get((kind.__name__, name), name): value for name, value in values.items()}
+    values = {
+        name: OLD_VALUES.get((kind.__name__, name, value), value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
     hints = typing.get_type_hints(kind)
     for name in values:
         choose(f"field of {kind.__name__}", name, hints)
@@ -268,6 +286,11 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
         return kind(**parsed)
     except TypeError as error:
         raise LclError(f"{kind.__name__} is incomplete: {error}.") from None
+
+
+def upgraded(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """A config's fields as version 0.1 or this one wrote them → as this one writes them."""
+    return to_dict(from_dict(kind, values))
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -18,12 +18,12 @@ from hypothesis import settings
 
 from lcl.config import LanguageConfig, ModelConfig, SceneConfig, VisionConfig, get_profile
 from lcl.data.pictures import Pictures, load_pictures
-from lcl.data.scenes import SPLITS, Scene, SceneRows, Thing, World, open_world
+from lcl.data.scenes import SPLITS, Scene, SceneDataset, SceneObject, SceneView, open_scenes
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
 from lcl.teachers.banks import Bank, build_bank
 from lcl.teachers.search import nearest_neighbours
-from lcl.teachers.teacher import Guide, LiveGuide, Teacher
+from lcl.teachers.teacher import BankTeacher, LiveTeacher, Teacher
 from lcl.train.loop import train_tokenizer
 from lcl.train.recipes import Recipe
 
@@ -70,15 +70,15 @@ def _tell_threads_of_parent(pipe) -> None:
 
 
 @pytest.fixture(scope="session")
-def world() -> World:
+def world() -> SceneDataset:
     """The laptop profile's world: 64 pixels, 256 known concepts."""
-    return open_world(SceneConfig())
+    return open_scenes(SceneConfig())
 
 
 @pytest.fixture(scope="session")
-def small_world() -> World:
+def small_world() -> SceneDataset:
     """The smoke profile's world: 64 pixels, 32 known concepts."""
-    return open_world(get_profile("smoke").scenes)
+    return open_scenes(get_profile("smoke").scenes)
 
 
 @pytest.fixture(scope="session")
@@ -89,9 +89,9 @@ def few_pictures() -> Pictures:
 
 
 @pytest.fixture(scope="session")
-def few_world(few_pictures) -> World:
+def few_world(few_pictures) -> SceneDataset:
     """A world of 32 known and 8 unseen concepts."""
-    return World(SceneConfig(known=32, unseen=8), few_pictures)
+    return SceneDataset(SceneConfig(known=32, unseen=8), few_pictures)
 
 
 @dataclass
@@ -107,20 +107,20 @@ class Sample:
 def sample(world) -> Sample:
     """Four hundred scenes, with what each thing covers as the renderer tells it, not as the scene says."""
     scenes = [world.scene(split, index) for split in SPLITS for index in range(80)]
-    alone = [(row, thing) for row, scene in enumerate(scenes) for thing in scene.things]
+    alone = [(row, obj) for row, scene in enumerate(scenes) for obj in scene.objects]
     maps = [[] for _ in scenes]
     for (row, _), opacity in zip(alone, _opacity(world, scenes, alone), strict=True):
         maps[row].append(opacity)
     return Sample(scenes, world.render(scenes), maps)
 
 
-def _opacity(world: World, scenes: list[Scene], alone: list[tuple[int, Thing]]) -> torch.Tensor:
+def _opacity(world: SceneDataset, scenes: list[Scene], alone: list[tuple[int, SceneObject]]) -> torch.Tensor:
     """What shows through a thing is what differs when it stands on white and on black."""
 
     def on(shade: int) -> torch.Tensor:
         plain = {"kind": "solid", "first": (shade,) * 3, "second": (shade,) * 3}
-        grounds = [dataclasses.replace(scene.ground, **plain) for scene in scenes]
-        return world.render([dataclasses.replace(scenes[row], ground=grounds[row], things=(t,)) for row, t in alone])
+        backgrounds = [dataclasses.replace(scene.background, **plain) for scene in scenes]
+        return world.render([dataclasses.replace(scenes[row], background=backgrounds[row], objects=(t,)) for row, t in alone])
 
     return 255 - (on(255)[:, 0].int() - on(0)[:, 0].int())
 
@@ -182,7 +182,7 @@ class WordEncoder:
 @pytest.fixture(scope="session")
 def small_banks(small_world, tmp_path_factory) -> tuple[Bank, Bank]:
     """What the two stand-ins say of the smoke profile's first 256 pairs."""
-    rows, folder = SceneRows(small_world, 256), tmp_path_factory.mktemp("banks")
+    rows, folder = SceneView(small_world, 256), tmp_path_factory.mktemp("banks")
     return tuple(build_bank(rows, encoder, folder / encoder.kind) for encoder in (PixelEncoder(), WordEncoder()))
 
 
@@ -190,10 +190,10 @@ def small_banks(small_world, tmp_path_factory) -> tuple[Bank, Bank]:
 def teacher_of(small_banks) -> Callable[[Recipe], Teacher | None]:
     """Whom a training of a recipe asks, on the smoke profile's first 256 pairs: made of `small_banks`, None for no one."""
     images, captions = small_banks
-    guide = Guide(images, captions, nearest_neighbours(images), nearest_neighbours(captions))
+    guide = BankTeacher(images, captions, nearest_neighbours(images), nearest_neighbours(captions))
 
     def choose(recipe: Recipe) -> Teacher | None:
         live = recipe.ping.live
-        return None if not recipe.guided else LiveGuide(PixelEncoder(), captions, recipe.ping.queue) if live else guide
+        return None if not recipe.needs_teacher else LiveTeacher(PixelEncoder(), captions, recipe.ping.queue) if live else guide
 
     return choose

@@ -19,11 +19,11 @@ import pages
 import tables
 import verdicts
 from benchmarks.run import Bench
-from benchmarks.timing import Race
+from benchmarks.timing import Benchmark
 from claims import CLAIMS
 from lcl.config import get_profile
 from lcl.course import study
-from lcl.course.study import Gain, gain, kept_runs, level, percent
+from lcl.course.study import Gain, gain, level, percent, saved_runs
 from lcl.train.recipes import RECIPES
 from refresh_notebooks import BEFORE, shows_results
 from verdicts import I2T, NDCG, PAPER, T2I, ZERO, verdict
@@ -191,7 +191,7 @@ def test_levels_that_the_teachers_sheet_says_are_those_of_results(words, meant):
     found = re.search(words, " ".join((ROOT / "docs" / "teaching.md").read_text(encoding="utf-8").split()))
     assert found, f"the words are gone: {words}"
     for said, (recipe, split, figure) in zip(found.groups(), meant, strict=True):
-        assert level(kept_runs(f"{recipe}-laptop"), split, figure).mean == pytest.approx(float(said), abs=2)
+        assert level(saved_runs(f"{recipe}-laptop"), split, figure).mean == pytest.approx(float(said), abs=2)
 
 
 def test_what_the_teachers_sheet_says_of_neighbours_is_what_chapter_8_printed():
@@ -206,7 +206,7 @@ def test_what_the_teachers_sheet_says_of_neighbours_is_what_chapter_8_printed():
 def test_chapter_13_hands_over_what_the_seeds_of_the_study_reached():
     text = (ROOT / "notebooks" / "13_capstone.ipynb").read_text(encoding="utf-8")
     said = re.search(r"with (\d+) seeds, reached recall@1 of ([\d.]+)% to ([\d.]+)% image to text", text)
-    found = percent(kept_runs("lightclip-ping-laptop"), "new_scenes", I2T)
+    found = percent(saved_runs("lightclip-ping-laptop"), "new_scenes", I2T)
     assert said and said.groups() == (str(len(found)), f"{min(found):.1f}", f"{max(found):.1f}")
 
 
@@ -312,9 +312,9 @@ def test_what_is_no_better_than_chance_is_not_bought(monkeypatch):
     def run_of(value):
         return {"metrics": {"new_scenes": {"alignment": {"value": value, "chance": 0.2}}}}
 
-    monkeypatch.setattr(tables, "kept_runs", lambda stem: [run_of(0.1), run_of(0.28)])
+    monkeypatch.setattr(tables, "saved_runs", lambda stem: [run_of(0.1), run_of(0.28)])
     assert not tables.learned("clip-laptop", "new_scenes", "alignment") and not tables.learned("clip-laptop", "new_scenes", ZERO)
-    monkeypatch.setattr(tables, "kept_runs", lambda stem: [run_of(0.13), run_of(0.28)])
+    monkeypatch.setattr(tables, "saved_runs", lambda stem: [run_of(0.13), run_of(0.28)])
     assert tables.learned("clip-laptop", "new_scenes", "alignment")
 
 
@@ -333,11 +333,11 @@ def test_points_per_minute_bear_the_spread_of_both(monkeypatch, ratios, banks, g
     laptop = get_profile("laptop").training  # clip's steps take 6 minutes
 
     def race_of(key, laps):
-        return Race(key, "", "", "", laptop.pairs, tuple(laps), (1.0, 1.0, 1.0))
+        return Benchmark(key, "", "", "", laptop.pairs, tuple(laps), (1.0, 1.0, 1.0))
 
     times = {"recipe-clip": [6 * 60 / laptop.steps] * 3, "recipe-a": ratios, "banks": [60.0 * each for each in banks or (1,)]}
     found = {key: race_of(key, laps) for key, laps in times.items()}
-    monkeypatch.setattr(tables, "kept_runs", lambda stem: [{"teacher": {"widths": 1} if banks else None}])
+    monkeypatch.setattr(tables, "saved_runs", lambda stem: [{"teacher": {"widths": 1} if banks else None}])
     monkeypatch.setattr(tables, "recall", lambda name: gained)
     assert tables.per_minute("a", Bench(found, {}, {}, 3, 1.0, {})) == said
 
@@ -386,7 +386,7 @@ def test_the_depths_that_a_notebook_prints_are_those_of_results():
     printed = "".join(output.text for output in cell.outputs if output.output_type == "stream").splitlines()[1:]
     rows = {int(line.split()[0]): re.findall(r"[\d.]+ ± +[\d.]+", line) for line in printed if line.split()[0].isdigit()}
     for depth in (1, 2, 4, 8, 12):
-        found = [level(kept_runs(f"clip-laptop-depth{depth}"), "new_scenes", figure) for figure in (I2T, T2I, ZERO)]
+        found = [level(saved_runs(f"clip-laptop-depth{depth}"), "new_scenes", figure) for figure in (I2T, T2I, ZERO)]
         assert [" ".join(each.split()) for each in rows[depth]] == list(map(str, found))
 
 

@@ -13,7 +13,7 @@ import study
 from lcl.config import LclError, get_profile
 from lcl.course import study as study_module
 from lcl.course.study import FOLDER, Study, read_study
-from lcl.data.scenes import open_world
+from lcl.data.scenes import open_scenes
 from lcl.storage import read_json
 from lcl.train.provenance import code_key, processor, version
 
@@ -120,7 +120,7 @@ def test_a_training_that_fails_is_said_with_its_reason(tmp_path):
 @pytest.mark.slow
 def test_a_cell_during_which_the_code_changed_is_thrown_away(tmp_path):
     small = ["--profile", "smoke", "--pairs", "64", "--epochs", "1"]
-    before = Study("what it was when the study began", open_world(get_profile("smoke").scenes).fingerprint, TORCH, {})
+    before = Study("what it was when the study began", open_scenes(get_profile("smoke").scenes).fingerprint, TORCH, {})
     with pytest.raises(LclError, match="trained while something changed .code .*thrown away"):
         study.train("cell", small, before, tmp_path / "runs", tmp_path)
     assert not (tmp_path / "cell.json").exists() and not list((tmp_path / "runs").glob("*/cell"))
@@ -134,7 +134,7 @@ def test_new_cells_wait_until_all_are_there_and_then_replace_the_old_study_in_on
     for name, text in old.items():
         made = {"data": text, "provenance": {"packages": {"torch": "1"}}}
         (folder / name).write_text(json.dumps(made))
-    data = open_world(get_profile("smoke").scenes).fingerprint
+    data = open_scenes(get_profile("smoke").scenes).fingerprint
     plan = Study(code_key(), data, TORCH, {"clip-laptop": [0, 1]})
     monkeypatch.setattr(study, "FOLDER", folder)
     monkeypatch.setattr(study_module, "FOLDER", folder)

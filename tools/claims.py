@@ -190,7 +190,7 @@ CLAIMS = (
         "Nearest neighbours are extra targets within a modality.",
         "An image against the projected image feature of its nearest image, a caption likewise; symmetric InfoNCE each; the "
         "model's own temperature; a weight that falls as (1 - p)².",
-        ("lcl.teachers.teacher.nn_contrast", "lcl.teachers.search.nearest_neighbours", "lcl.teachers.teacher.Projections"),
+        ("lcl.losses.neighbours.nn_contrast", "lcl.teachers.search.nearest_neighbours", "lcl.losses.neighbours.Projections"),
         (
             "teachers/test_teacher.py::test_an_objective_is_its_formula_summed_term_by_term",
             "teachers/test_search.py::test_a_large_bank_has_the_neighbours_that_faiss_finds",
@@ -204,7 +204,7 @@ CLAIMS = (
         "Cross nearest neighbours (XNN)", PING,
         "Cross nearest neighbours are extra targets across modalities.",
         "An image against the caption of its nearest image, a caption against the image of its nearest caption.",
-        ("lcl.teachers.teacher.xnn_contrast",),
+        ("lcl.losses.neighbours.xnn_contrast",),
         (
             "teachers/test_teacher.py::test_an_objective_is_its_formula_summed_term_by_term",
             "teachers/test_teacher.py::test_a_guide_tells_the_banks_own_rows_of_the_nearest_image_and_the_nearest_caption",
@@ -218,7 +218,7 @@ CLAIMS = (
         "CLIP-PING is above CLIP", PING,
         "Gains over CLIP in zero-shot classification and in retrieval both ways.",
         "The sum of the three, λ_nn = λ_xnn = 1 at first.",
-        ("lcl.train.recipes.RECIPES", "lcl.teachers.teacher.Guide"),
+        ("lcl.train.recipes.RECIPES", "lcl.teachers.teacher.BankTeacher"),
         ("course/test_results.py::test_clip_ping_gains_what_the_paper_gains_or_it_is_said",),
         ("09_clip_ping", "What do NN and XNN buy?", "comparison("),
         lambda bench: beside_longer("clip-ping", ZERO, I2T, T2I),
@@ -229,7 +229,7 @@ CLAIMS = (
         "Minimal overhead", PING,
         "Minimal computational overhead.",
         "",
-        ("lcl.teachers.teacher.Guide", "lcl.teachers.teacher.open_guide"),
+        ("lcl.teachers.teacher.BankTeacher", "lcl.teachers.teacher.open_bank_teacher"),
         (
             "teachers/test_teacher.py::test_opening_a_guide_again_neither_encodes_nor_searches",
             "benchmarks/test_benchmarks.py::test_every_recipe_has_its_race",
@@ -267,7 +267,7 @@ CLAIMS = (
         "Active teachers (A-CLIP-PING)", PING,
         "A variant whose teachers run live.",
         "The image teacher encodes the augmented view; neighbours come from a queue; captions from their bank.",
-        ("lcl.teachers.teacher.LiveGuide", "lcl.models.vision.augment"),
+        ("lcl.teachers.teacher.LiveTeacher", "lcl.models.vision.augment"),
         ("teachers/test_teacher.py::test_a_live_guide_is_a_queue_of_views_first_in_first_out_where_no_row_is_its_own_neighbour",),
         ("09_clip_ping", "A-CLIP-PING: teachers that look at what the model sees", 'training_of("a-clip-ping")'),
         verdicts.live, "",

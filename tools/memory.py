@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lcl import storage
 from lcl.config import get_profile
 from lcl.course import plots
-from lcl.data.collection import Collection
+from lcl.data.collection import ShardDataset
 from lcl.data.shards import open_shards
 from lcl.train.checkpoints import save_checkpoint
 from lcl.train.loop import Step, Training
@@ -29,7 +29,7 @@ EVERY, WORKERS = 50, 2
 def measure(shards: Path, epochs: int) -> dict:
     """Train, and note the memory every EVERY steps; a checkpoint is written every 500, as in earnest."""
     profile = get_profile("smoke")
-    pairs = Collection(open_shards(shards), profile.model.vision.image_size)
+    pairs = ShardDataset(open_shards(shards), profile.model.vision.image_size)
     settings = dataclasses.replace(profile.training, pairs=len(pairs), epochs=epochs, batch_size=128, evaluate_every=500)
     training = Training(dataclasses.replace(profile, training=settings), pairs, device="cpu", workers=WORKERS)
     me, rows = psutil.Process(), []

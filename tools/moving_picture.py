@@ -14,10 +14,10 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from lcl.config import get_profile
-from lcl.course.saved import take_kept
+from lcl.course.saved import load_saved
 from lcl.course.views import aligned
 from lcl.course.widgets import AlignmentInspector
-from lcl.data.scenes import open_world
+from lcl.data.scenes import open_scenes
 from lcl.train.loop import Training
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "inspector.gif"
@@ -35,9 +35,9 @@ def main() -> None:
     """Work out what the inspector shows, and film it."""
     profile = get_profile("laptop")
     profile = dataclasses.replace(profile, training=dataclasses.replace(profile.training, recipe="lightclip"))
-    world = open_world(profile.scenes)
+    world = open_scenes(profile.scenes)
     training = Training(profile, world)
-    take_kept("07-lightclip", training)
+    load_saved("07-lightclip", training)
     pairs = world.pairs("new_scenes", range(12))
     shown = AlignmentInspector(pairs, {"lightclip": {"exact": aligned(training.model, training.tokenizer, pairs)}})
     script = shown._esm.replace("export default exhibit(", "const { render } = exhibit(")

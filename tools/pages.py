@@ -18,13 +18,13 @@ import jinja2
 import tables
 from benchmarks import baselines
 from benchmarks.run import Bench, load_bench
-from benchmarks.scaling import Growth
+from benchmarks.scaling import Scaling
 from claims import CLAIMS, Claim
 from lcl import storage
 from lcl.config import LclError
 from lcl.course import charts, plots, study
 from lcl.course.results import COLUMNS, as_markdown, comparison, gains, seeds_in_words, short, summary
-from lcl.course.study import gain, gain_of, kept_runs, level, read_study, standing
+from lcl.course.study import gain, gain_of, level, read_study, saved_runs, standing
 from lcl.data import scenes
 from tables import ALL, LONGER, MAIN, SIZES, SPLITS, stem_of, stems_of, there
 from verdicts import I2T, PAPER, T2I, ZERO, times_longer
@@ -76,7 +76,7 @@ def minutes_of(run: dict) -> float:
 
 def note(stem: str) -> str:
     """What one should know of a stem's runs, in a line."""
-    runs = kept_runs(stem)
+    runs = saved_runs(stem)
     training = runs[0]["profile"]["training"]
     steps = f"{runs[0]['steps']:,} steps of {training['batch_size']}"
     return f"{seeds_of(stem).capitalize()}; {training['pairs']:,} pairs, {steps}."
@@ -84,13 +84,13 @@ def note(stem: str) -> str:
 
 def seeds_of(*names: str) -> str:
     """ "seeds 0 to 4": those that all of some recipes have."""
-    runs = study.shared({stem: kept_runs(stem) for stem in stems_of(names)})
+    runs = study.shared({stem: saved_runs(stem) for stem in stems_of(names)})
     return seeds_in_words({run["seed"] for run in next(iter(runs.values()))})
 
 
 def chance(stem: str, figure: str, split: str = "new_scenes") -> str:
     """What chance gives of a figure, asked of the models of a stem."""
-    return f"{100 * kept_runs(stem)[0]['metrics'][split][figure]['chance']:.1f} %"
+    return f"{100 * saved_runs(stem)[0]['metrics'][split][figure]['chance']:.1f} %"
 
 
 def measured(claim: Claim, bench: Bench) -> str:
@@ -140,7 +140,7 @@ def _sizes_chart() -> plots.Chart:
 
 
 def _growth_chart(bench: Bench) -> plots.Chart:
-    def line(each: Growth) -> tuple:
+    def line(each: Scaling) -> tuple:
         return each.x, [median(laps) for laps in each.laps], each.slope, each.theory
 
     panels = {
@@ -179,13 +179,13 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "by_seed": tables.by_seed, "splits": list(SPLITS), "meanings": scenes.SPLITS,
         "races": lambda: tables.races(bench), "growths": lambda: tables.growths(bench), "race": bench.races.__getitem__,
         "stems": [stem for stem in read_study().seeds if there(stem)],
-        "summary": lambda stem: as_markdown(summary(kept_runs(stem))),
+        "summary": lambda stem: as_markdown(summary(saved_runs(stem))),
         "comparison": lambda names, figures, split="new_scenes": as_markdown(comparison(stems_of(names), figures, split)),
         "gains": lambda names, figures, split="new_scenes", over="clip": as_markdown(
             gains(stems_of(names), stem_of(over), figures, split)
         ),
         "gain": lambda name, figure, over="clip", split="new_scenes": gain(stem_of(name), stem_of(over), figure, split),
-        "level": lambda name, figure, split="new_scenes": level(kept_runs(stem_of(name)), split, figure),
+        "level": lambda name, figure, split="new_scenes": level(saved_runs(stem_of(name)), split, figure),
         "beside_paper": tables.beside_paper, "per_minute": lambda name: tables.per_minute(name, bench),
         "all_recipes": ALL, "main_recipes": MAIN, "vit_stems": [f"{name}-laptop-vit" for name in MAIN],
         "bench_about": f"{made['machine']['processor']}, {made['machine']['threads']} threads, torch "

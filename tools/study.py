@@ -33,7 +33,7 @@ from tqdm import tqdm
 from lcl import storage
 from lcl.config import LclError, get_profile
 from lcl.course.study import FOLDER, Study, differences, write_study
-from lcl.data.scenes import open_world
+from lcl.data.scenes import open_scenes
 from lcl.train.provenance import code_key, version
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def planned() -> Study:
         stem, seed = name.rsplit("-seed", 1)
         seeds.setdefault(stem, []).append(int(seed))
     torch = (version("torch") or "none").split("+")[0]
-    return Study(code_key(), open_world(get_profile("laptop").scenes).fingerprint, torch, seeds)
+    return Study(code_key(), open_scenes(get_profile("laptop").scenes).fingerprint, torch, seeds)
 
 
 def kept(name: str, options: list[str], study: Study) -> Path | None:
@@ -165,7 +165,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     if arguments.check:
         shutil.rmtree(RUNS / "small", ignore_errors=True)  # trained anew each time
-        data = open_world(get_profile("smoke").scenes).fingerprint
+        data = open_scenes(get_profile("smoke").scenes).fingerprint
         return train(CHECK, SMALL, replace(planned(), data=data), RUNS / "small", FOLDER)
     known, study = cells(), planned()
     chosen = arguments.cells or list(known)

@@ -13,11 +13,11 @@ from lcl.course.study import (
     Level,
     gain,
     gain_of,
-    kept_runs,
     level,
     percent,
     read_study,
     recall_gain,
+    saved_runs,
     standing,
     values,
 )
@@ -57,7 +57,7 @@ def by_seed(stems: Sequence[str], figures: Sequence[str] = (I2T, T2I, ZERO, "ali
     """Every run on new scenes: a row a run, a column a figure, in percent."""
     rows = [["run", "seed", *(COLUMNS[figure] for figure in figures)]]
     for stem in stems:
-        runs = kept_runs(stem)
+        runs = saved_runs(stem)
         columns = [percent(runs, "new_scenes", figure) for figure in figures]
         rows += [
             [f"`{stem}`", str(run["seed"]), *(f"{column[row]:.1f}" if column else "–" for column in columns)]
@@ -69,7 +69,7 @@ def by_seed(stems: Sequence[str], figures: Sequence[str] = (I2T, T2I, ZERO, "ali
 def depths() -> str:
     """What layers of the text tower buy."""
     layers = (1, 2, 4, 8, 12)
-    runs = [kept_runs(f"clip-laptop-depth{depth}") for depth in layers]
+    runs = [saved_runs(f"clip-laptop-depth{depth}") for depth in layers]
     rows = [["layers of the text tower", *map(str, layers)]]
     for figure in (I2T, T2I, ZERO):
         rows.append([COLUMNS[figure], *(str(level(each, "new_scenes", figure)) for each in runs)])
@@ -78,10 +78,10 @@ def depths() -> str:
 
 def rates() -> str:
     """What other learning rates make of clip, seed 0; and how much the best of them is worth, beside the luck of a seed."""
-    own = kept_runs("clip-laptop")
+    own = saved_runs("clip-laptop")
     usual = f"{own[0]['profile']['training']['learning_rate']:g}"
     found = {usual: own[:1]}
-    found |= {f"{float(stem.split('-rate')[1]):g}": kept_runs(stem) for stem in read_study().seeds if "-rate" in stem}
+    found |= {f"{float(stem.split('-rate')[1]):g}": saved_runs(stem) for stem in read_study().seeds if "-rate" in stem}
     found = dict(sorted(found.items(), key=lambda item: float(item[0])))
     rows = [["`clip`, seed 0, learning rate", *found]]
     for figure in (I2T, T2I, ZERO):
@@ -129,13 +129,13 @@ def bought(names: Sequence[str], splits: Sequence[str] = tuple(SPLITS), over: st
 
 def every_gain(names: Sequence[str], split: str = "new_scenes", over: str = "clip") -> str:
     """Gains of all figures that `bought` puts into words, as far as they are measured on a split."""
-    figures = [figure for figure in BUYS if level(kept_runs(stem_of(over)), split, figure)]
+    figures = [figure for figure in BUYS if level(saved_runs(stem_of(over)), split, figure)]
     return as_markdown(gains(stems_of(names), stem_of(over), figures, split))
 
 
 def learned(stem: str, split: str, figure: str) -> bool:
     """Did the runs of a stem measure a figure, and does it lie above what chance would give?"""
-    runs = kept_runs(stem)
+    runs = saved_runs(stem)
     found = level(runs, split, figure)
     return found is not None and found.mean > 100 * runs[0]["metrics"][split][figure]["chance"]
 
@@ -170,7 +170,7 @@ def added_minutes(name: str, bench: Bench) -> tuple[Spread, Spread]:
     """Minutes that a recipe takes beyond clip: in its steps, and once for a data set, for banks; as the bench measured both."""
     longer, minutes = step_time(name, bench), clip_minutes(bench)
     steps = Spread(*(minutes * max(ratio - 1, 0) for ratio in (longer.middle, longer.low, longer.high)))  # no step takes less
-    return steps, bank_minutes(bench) if kept_runs(stem_of(name))[0].get("teacher") else Spread(0, 0, 0)
+    return steps, bank_minutes(bench) if saved_runs(stem_of(name))[0].get("teacher") else Spread(0, 0, 0)
 
 
 def per_minute(name: str, bench: Bench) -> str:
@@ -188,7 +188,7 @@ def costs(bench: Bench) -> str:
     head = ["recipe", "a step takes", "minutes of steps", "banks, once", "GiB held", "seeds", "points of recall@1"]
     rows = [[*head, "points per added minute"]]
     for name in ("clip", *([LONGER] if there(LONGER) else []), *ALL):
-        held = [run["memory_gib"] for run in kept_runs(stem_of(name)) if "memory_gib" in run]
+        held = [run["memory_gib"] for run in saved_runs(stem_of(name)) if "memory_gib" in run]
         longer, banks = step_time(name, bench), added_minutes(name, bench)[1].middle
         took = "1" if name in ("clip", LONGER) else f"{longer} times"
         minutes = f"{clip_minutes(bench) * longer.middle:.1f}"
@@ -239,14 +239,15 @@ def races(bench: Bench) -> str:
     tables = []
     for title, plain in (("beside", False), ("beside a plainer way", True)):
         rows = [["what", title, "times as fast", "ours", "the other's", "note"]]
-        for race in bench.races.values():
-            if not race.key.startswith("recipe-") and (race.key in PLAINER) == plain:
-                ours, peer = (race.amount / median(laps) for laps in (race.ours, race.peer))
-                rates = [f"{rate:,.0f} {race.unit}" for rate in (ours, peer)]
-                rows.append([race.what, race.beside, str(race.faster), *rates, race.note])
+        for benchmark in bench.races.values():
+            if not benchmark.key.startswith("recipe-") and (benchmark.key in PLAINER) == plain:
+                ours, peer = (benchmark.amount / median(laps) for laps in (benchmark.ours, benchmark.peer))
+                rates = [f"{rate:,.0f} {benchmark.unit}" for rate in (ours, peer)]
+                rows.append([benchmark.what, benchmark.beside, str(benchmark.faster), *rates, benchmark.note])
         tables.append(as_markdown(rows))
     steps = [["step of", "times as long as one of `clip`"]]
-    steps += [[f"`{key.removeprefix('recipe-')}`", str(race.longer)] for key, race in bench.races.items() if "recipe-" in key]
+    of_recipes = {key.removeprefix("recipe-"): each for key, each in bench.races.items() if "recipe-" in key}
+    steps += [[f"`{name}`", str(each.longer)] for name, each in of_recipes.items()]
     return "\n\n".join([*tables, as_markdown(steps)])
 
 

@@ -10,7 +10,7 @@ from benchmarks.timing import Spread
 from lcl.config import get_profile
 from lcl.course import study
 from lcl.course.results import COLUMNS, seeds_in_words
-from lcl.course.study import Gain, gain, kept_runs
+from lcl.course.study import Gain, gain, saved_runs
 
 (I2T, T2I), ZERO = study.RECALL, "zero_shot_top1"
 NDCG = ("image_to_text_ndcg@10", "text_to_image_ndcg@10")
@@ -29,7 +29,7 @@ def above(stem: str, *figures: str, over: str = "clip", split: str = "new_scenes
 
 def levels(stem: str, *figures: str, split: str = "new_scenes") -> str:
     """ "alignment 92.6 ± 0.9, …": mean and standard deviation over the seeds, in percent."""
-    runs = kept_runs(f"{stem}-laptop")
+    runs = saved_runs(f"{stem}-laptop")
     return ", ".join(f"{COLUMNS[figure]} {study.level(runs, split, figure)}" for figure in figures)
 
 
@@ -95,7 +95,7 @@ def points(text: str) -> str:
 
 
 def first_loss(bench: Bench) -> str:
-    losses = [run["first_loss"] for run in kept_runs("clip-laptop")]
+    losses = [run["first_loss"] for run in saved_runs("clip-laptop")]
     return f"the first loss is {min(losses):.3f} to {max(losses):.3f} nats over the seeds; a guess among 128 costs ln 128 = 4.852"
 
 
@@ -106,7 +106,7 @@ def masked(bench: Bench) -> str:
 
 
 def depths(bench: Bench) -> str:
-    cells = ", ".join(str(study.level(kept_runs(f"clip-laptop-depth{depth}"), "new_scenes", I2T)) for depth in (1, 2, 4, 8, 12))
+    cells = ", ".join(str(study.level(saved_runs(f"clip-laptop-depth{depth}"), "new_scenes", I2T)) for depth in (1, 2, 4, 8, 12))
     loss = gain("clip-laptop-depth12", "clip-laptop-depth1", I2T)
     return f"image→text R@1 with 1, 2, 4, 8 and 12 layers, half the epochs: {cells}; 12 layers above 1: {loss} points"
 
@@ -119,7 +119,7 @@ def falls(bench: Bench) -> str:
 
 
 def read(bench: Bench) -> str:
-    runs = kept_runs("clip+mlm-laptop")
+    runs = saved_runs("clip+mlm-laptop")
     true, none = (study.level(runs, "new_scenes", f"masked_word_{image}_image").mean for image in ("true", "no"))
     read = "the image is read" if true > 2 * none else "the image is not read"
     return f"{read}; that this gains over `clip` {judge('clip+mlm', I2T, T2I, ZERO)(bench)}"
@@ -159,9 +159,9 @@ def no_worse(bench: Bench) -> str:
 
 
 def overhead(bench: Bench) -> str:
-    race = bench.races["recipe-clip-ping"]
+    benchmark = bench.races["recipe-clip-ping"]
     return (
-        f"a step takes {race.longer} times one of `clip`, {len(race.ours)} repeats; both banks of 16,384 pairs take "
+        f"a step takes {benchmark.longer} times one of `clip`, {len(benchmark.ours)} repeats; both banks of 16,384 pairs take "
         f"{bank_minutes(bench).middle:.1f} minutes once, reckoned from {bench.races['banks'].amount}, beside "
         f"{clip_minutes(bench):.1f} minutes of `clip`'s steps; nothing at inference"
     )
@@ -205,7 +205,7 @@ def beside_longer(stem: str, *figures: str) -> str:
 
 def times_longer() -> str:
     """How many times as many steps the longer training of `clip` took."""
-    steps, longer = (kept_runs(stem)[0]["steps"] for stem in ("clip-laptop", "clip-laptop-longer"))
+    steps, longer = (saved_runs(stem)[0]["steps"] for stem in ("clip-laptop", "clip-laptop-longer"))
     return f"{longer / steps:.4g}"
 
 
@@ -221,7 +221,7 @@ def best(bench: Bench) -> str:
     for other in others:
         lost = [
             f"{COLUMNS[figure]} on `{split}` {each}"
-            for split, figures in kept_runs(f"{other}-laptop")[0]["metrics"].items() for figure in JUDGED if figure in figures
+            for split, figures in saved_runs(f"{other}-laptop")[0]["metrics"].items() for figure in JUDGED if figure in figures
             if (each := gain("lightclip-ping-laptop", f"{other}-laptop", figure, split)).sign < 0
         ]  # fmt: skip
         told += [f"below `{other}` in {', '.join(lost)}"] if lost else []
@@ -230,7 +230,7 @@ def best(bench: Bench) -> str:
 
 def demand(bench: Bench) -> str:
     stems = {(name, tail): f"{name}-laptop{tail}" for tail in ("-4k", "", "-64k") for name in PAIR}
-    runs = study.shared({stem: kept_runs(stem) for stem in stems.values()})
+    runs = study.shared({stem: saved_runs(stem) for stem in stems.values()})
     found = {key: study.level(runs[stem], "new_scenes", I2T) for key, stem in stems.items()}
     seeds = seeds_in_words({run["seed"] for run in next(iter(runs.values()))})
     sizes = (("4,096", "-4k"), ("16,384", ""), ("65,536", "-64k"))

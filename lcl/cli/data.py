@@ -36,10 +36,10 @@ def data(
 
     from lcl import storage
     from lcl.course import plots
-    from lcl.data.scenes import SPLITS, open_world
+    from lcl.data.scenes import SPLITS, open_scenes
 
     started = time.perf_counter()
-    world = open_world(chosen.scenes, pictures)
+    world = open_scenes(chosen.scenes, pictures)
     dictionary = world.pictures
     print(
         f"{len(dictionary.concepts)} concepts drawn by {len(dictionary.styles)} hands, fingerprint {dictionary.fingerprint}"
@@ -101,11 +101,11 @@ def write_scenes(
     """
     from tqdm import tqdm
 
-    from lcl.data.scenes import open_world
+    from lcl.data.scenes import open_scenes
     from lcl.data.shards import ROWS, scene_samples, write_shards, written
 
     chosen = get_profile(profile)
-    world, count = open_world(chosen.scenes, pictures), count or chosen.training.pairs
+    world, count = open_scenes(chosen.scenes, pictures), count or chosen.training.pairs
     there = written(out)
     with tqdm(total=count, initial=min(there * ROWS, count), unit="pair", desc="writing", dynamic_ncols=True) as bar:
         rest, source = range(there * ROWS, count), {"scenes": world.fingerprint, "split": "train", "pairs": count}
@@ -153,9 +153,9 @@ def _verify(folder: Path, accept: bool | tuple[str, ...]):
     """Look through shards with a progress bar, print what is there, and return them."""
     from tqdm import tqdm
 
-    from lcl.data.shards import look_through, tell
+    from lcl.data.shards import scan_shards, tell
 
     with tqdm(total=len(list(folder.glob("*.tar"))), unit="tar", desc="looking", dynamic_ncols=True) as bar:
-        found = look_through(folder, progress=bar.update, accept=accept)
+        found = scan_shards(folder, progress=bar.update, accept=accept)
     print(f"{len(found):,} pairs in {len(found.tars)} tars, fingerprint {found.fingerprint}; {tell(found.faults)}")
     return found

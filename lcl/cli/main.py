@@ -78,11 +78,11 @@ def neighbours(
 
     from tqdm import tqdm
 
-    from lcl.data.scenes import SceneRows
+    from lcl.data.scenes import SceneView
     from lcl.eval.metrics import neighbour_purity
     from lcl.teachers.search import approximate_neighbours, find_neighbours, recall_of_neighbours, save_neighbours
 
-    of_scenes = isinstance(rows, SceneRows)  # of other pairs nobody knows what they show
+    of_scenes = isinstance(rows, SceneView)  # of other pairs nobody knows what they show
     scenes = [rows.world.scene("train", index) for index in range(len(rows))] if of_scenes else []
     for kind, bank in zip(("images", "captions"), built, strict=True):
         started = time.perf_counter()
@@ -104,22 +104,22 @@ def neighbours(
 
 def _rows(profile: Profile, pictures: Path | None, data: Path | None):
     """The pairs that a profile trains on: of a collection no more than there are."""
-    from lcl.data.collection import Collection
+    from lcl.data.collection import ShardDataset
 
     source = _open(profile, pictures, data)
-    return source.training(min(profile.training.pairs, len(source)) if isinstance(source, Collection) else profile.training.pairs)
+    return source.train(min(profile.training.pairs, len(source)) if isinstance(source, ShardDataset) else profile.training.pairs)
 
 
 def _open(profile: Profile, pictures: Path | str | None, data: Path | str | None):
     """Scenes or shards; where these were not looked at yet, that is shown."""
     from tqdm import tqdm
 
-    from lcl.data.collection import open_source
+    from lcl.data.collection import open_dataset
 
     if data is None:
-        return open_source(profile, pictures)
+        return open_dataset(profile, pictures)
     with tqdm(total=len(list(Path(data).glob("*.tar"))), unit="tar", desc="looking", delay=1, dynamic_ncols=True) as bar:
-        return open_source(profile, pictures, data, bar.update)
+        return open_dataset(profile, pictures, data, bar.update)
 
 
 def _banks(rows, image_encoder: str, text_encoder: str, image_size: int, precision: str) -> list:
@@ -160,7 +160,9 @@ def train(
     micro_batch: Annotated[int | None, typer.Option(help="Pairs in one forward pass, where a batch is too large.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the towers: float32, or bfloat16, faster on a GPU.")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Let torch compile the image tower.")] = False,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Less memory, slower: activation checkpointing.")] = False,
+    activation_checkpointing: Annotated[
+        bool, typer.Option("--activation-checkpointing", "--recompute", help="Less memory, slower steps.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes that read shards; found if not said.", min=0)] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; none if not said.", min=1)] = None,
     keep: Annotated[int, typer.Option(help="Checkpoints that are kept, beside the best one.", min=1)] = 2,
@@ -192,11 +194,11 @@ def train(
         training={
             "recipe": recipe, "pairs": pairs, "epochs": epochs, "batch_size": batch_size, "micro_batch": micro_batch,
             "learning_rate": learning_rate,
-            "precision": precision, "compile": compile or None, "recompute": recompute or None,
+            "precision": precision, "compile": compile or None, "recompute": activation_checkpointing or None,
         },
     )  # fmt: skip
 
-    from lcl.data.collection import Collection
+    from lcl.data.collection import ShardDataset
     from lcl.models.vision import make_vision
     from lcl.train.distributed import join
     from lcl.train.recipes import get_recipe
@@ -206,25 +208,25 @@ def train(
     plan = read_plan(resume) if resume else Plan(chosen, seed, where, checkpoint_every or 0, keep, tars, tensorboard)
     get_recipe(plan.profile.training.recipe)
     make_vision(plan.profile.model.vision)  # an unknown tower, too, is refused before anything is drawn
-    with join() as team, contextlib.ExitStack() as stack:
-        source = team.one_by_one(lambda: _open(plan.profile, plan.pictures, plan.shards))
-        if isinstance(source, Collection) and pairs is None and not resume:
+    with join() as ranks, contextlib.ExitStack() as stack:
+        source = ranks.main_first(lambda: _open(plan.profile, plan.pictures, plan.shards))
+        if isinstance(source, ShardDataset) and pairs is None and not resume:
             fewer = min(chosen.training.pairs, len(source))
             plan = dataclasses.replace(plan, profile=_customised(chosen, training={"pairs": fewer}))
         folder = resume
-        if resume is None and team.leads:
+        if resume is None and ranks.is_main:
             folder = stack.enter_context(new_run(runs, name or free_name(runs, f"{recipe}-{profile}")))
             if plan.checkpoint_every:
                 write_plan(folder, plan)
         try:
-            _train(plan, source, folder := Path(team.agree(folder)), team, workers)
+            _train(plan, source, folder := Path(ranks.broadcast(folder)), ranks, workers)
         except BaseException:
-            if team.leads and not plan.checkpoint_every:  # there is nothing to resume, so the name is free again
+            if ranks.is_main and not plan.checkpoint_every:  # there is nothing to resume, so the name is free again
                 (folder / LOG).unlink(missing_ok=True)
             raise
 
 
-def _train(plan, source, folder: Path, team, workers: int | None) -> None:
+def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     """Train in a run's folder, from its last checkpoint on if it has one, and evaluate."""
     from tqdm import tqdm
 
@@ -237,16 +239,16 @@ def _train(plan, source, folder: Path, team, workers: int | None) -> None:
     from lcl.train.runs import load_run, save_run
 
     profile, clock, method, teacher = plan.profile, Clock(), get_recipe(plan.profile.training.recipe), None
-    if method.guided:
+    if method.needs_teacher:
         total = profile.training.pairs * (1 if method.ping.live else 2)
-        with tqdm(total=total, unit="row", desc="banks", dynamic_ncols=True, disable=not team.leads) as bar:
-            teacher = team.one_by_one(lambda: open_teacher(method.ping, source, profile, bar.update))
-    training = Training(profile, source, plan.seed, teacher=teacher, team=team, workers=workers)
+        with tqdm(total=total, unit="row", desc="banks", dynamic_ncols=True, disable=not ranks.is_main) as bar:
+            teacher = ranks.main_first(lambda: open_teacher(method.ping, source, profile, bar.update))
+    training = Training(profile, source, plan.seed, teacher=teacher, ranks=ranks, workers=workers)
     resume(folder / "checkpoints", training)
     clock.lap("setting up")
     curve = follow(training, folder, plan.checkpoint_every, plan.keep, plan.tensorboard)
     clock.lap("training")
-    if not team.leads:
+    if not ranks.is_main:
         return
     metrics = measure(training.model, training.tokenizer, source, profile.evaluation, training.extra)
     clock.lap("evaluation")
@@ -363,17 +365,17 @@ def _export_onnx(folder: Path, kept, int8: bool) -> None:
     """The towers of a run as ONNX, and how far that is from torch on pairs of its own data."""
     import tempfile
 
-    from lcl.data.collection import open_source
+    from lcl.data.collection import open_dataset
     from lcl.deploy.onnx import export_onnx, to_int8
 
-    source = open_source(kept.profile, kept.pictures_folder, kept.shards_folder)
-    rows = source.watched(64)
+    source = open_dataset(kept.profile, kept.pictures_folder, kept.shards_folder)
+    rows = source.validation(64)
     pairs = rows.take(range(len(rows)))
     with tempfile.TemporaryDirectory() as between:
         furthest = export_onnx(Path(between) if int8 else folder, kept.model, kept.tokenizer, pairs.images, pairs.captions)
         print(f"ONNX and torch differ by {furthest:.1e} at most, on {len(pairs)} pairs" + (", before rounding" if int8 else ""))
         if int8:
-            rows = source.training(min(256, kept.profile.training.pairs))
+            rows = source.train(min(256, kept.profile.training.pairs))
             to_int8(Path(between), folder, rows.take(range(len(rows))).images)
 
 
@@ -384,7 +386,7 @@ def diagnose(run: Annotated[Path, typer.Argument(help="The folder of a finished 
 
     found = look_for(run)
     print(found)
-    sys.exit(1 if found.ailments else 0)
+    sys.exit(1 if found.failed else 0)
 
 
 class Clock:
@@ -407,10 +409,10 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
     from tqdm import tqdm
 
     from lcl.train.checkpoints import save_checkpoint
-    from lcl.train.loop import Look, Step
+    from lcl.train.loop import Step, Validation
     from lcl.train.runs import EventLog
 
-    config, leads, score = training.profile.training, training.team.leads, None
+    config, leads, score = training.profile.training, training.ranks.is_main, None
     log = EventLog(folder, training.step, tensorboard) if leads else None
     curve, options = log.before if log else [], {"unit": "step", "desc": "training", "dynamic_ncols": True}
     with tqdm(total=config.steps, initial=training.step, disable=not leads, **options) as bar:
@@ -428,7 +430,7 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
                         f"step {event.step:5d}: InfoNCE {event.loss:.3f} on pairs never trained on; recall@1 among some of them: "
                         f"{100 * event.image_to_text:.0f} % image→text, {100 * event.text_to_image:.0f} % text→image"
                     )
-            looked = isinstance(event, Look) or event.step % config.evaluate_every and event.step < config.steps
+            looked = isinstance(event, Validation) or event.step % config.evaluate_every and event.step < config.steps
             if checkpoint_every and event.step % checkpoint_every == 0 and looked:  # after the look, if there is one
                 save_checkpoint(folder / "checkpoints", training, score, keep)
     return curve

@@ -9,20 +9,20 @@ from matplotlib.ticker import NullFormatter
 
 from lcl.course.plots import BLUE, CYCLE, GREY, ORANGE, RED, Chart
 from lcl.course.study import Gain
-from lcl.train.loop import Event, Look, Step
+from lcl.train.loop import Event, Step, Validation
 
 MARKERS = "os^Dv<>PX"
 
 
 def planned_steps(curve: Sequence[Event]) -> int:
     """So many steps a training was to take; one that was stopped took fewer. Of looks alone: up to the last; of nothing: 1."""
-    last = max((event.step for event in curve if isinstance(event, Look)), default=1)
+    last = max((event.step for event in curve if isinstance(event, Validation)), default=1)
     return next((event.total for event in curve if isinstance(event, Step)), last)
 
 
 def two_runs(curves: Mapping[str, Sequence[Event]], figures: Mapping[str, Mapping[str, float]], split: str) -> Chart:
     """Two runs beside each other: recall@1 as they learned, and their figures of one split, in percent, a dot a run."""
-    ends = {name: [event for event in curve if isinstance(event, Look)] for name, curve in curves.items()}
+    ends = {name: [event for event in curve if isinstance(event, Validation)] for name, curve in curves.items()}
     told = "; ".join(
         f"{name} " + ", ".join(f"{title} {value:.1f}" for title, value in list(figures[name].items())[:4]) for name in figures
     )

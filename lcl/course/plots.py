@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 
 from lcl.data.captions import Box
 from lcl.data.scenes import Pairs, Scene
-from lcl.train.loop import Event, Look, Step
+from lcl.train.loop import Event, Step, Validation
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#666666",
@@ -97,25 +97,25 @@ def annotated_scenes(pairs: Pairs, name_of, columns: int = 4) -> Chart:
         axes.imshow(as_pixels(image), interpolation="nearest")
         axes.axis("off")
         for colour, spanned in zip(CYCLE, _by_span(scene), strict=False):
-            for thing in spanned:
-                left, top, right, bottom = thing.box
+            for obj in spanned:
+                left, top, right, bottom = obj.box
                 outline = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, lw=2, ec=colour)
                 axes.add_patch(outline)
-                axes.text(left, bottom, name_of(thing.concept), color="white", fontsize=6, va="top",
+                axes.text(left, bottom, name_of(obj.concept), color="white", fontsize=6, va="top",
                           bbox={"facecolor": colour, "pad": 1, "lw": 0})  # fmt: skip
         axes.set_title(textwrap.fill(scene.caption, 34), fontsize=7.5)
     return figure
 
 
 def _by_span(scene: Scene) -> list[list]:
-    spans = dict.fromkeys(thing.span for thing in scene.things)
-    return [[thing for thing in scene.things if thing.span == span] for span in spans]
+    spans = dict.fromkeys(obj.span for obj in scene.objects)
+    return [[obj for obj in scene.objects if obj.span == span] for span in spans]
 
 
 def loss_curve(curve: Sequence[Event], batch_size: int) -> Chart:
     """Training and validation loss by step, with the line at ln B where a guess would be; recall@1 beside it."""
     steps = [event for event in curve if isinstance(event, Step)]
-    looks = [event for event in curve if isinstance(event, Look)]
+    looks = [event for event in curve if isinstance(event, Validation)]
     guess = f"A guess costs ln {batch_size}, {math.log(batch_size):.2f}."
     figure = Chart(9, 3.2, f"Loss and recall@1 by step. {_tell(curve)} {guess}")
     left, right = figure.subplots(1, 2)
@@ -146,7 +146,7 @@ def loss_curve(curve: Sequence[Event], batch_size: int) -> Chart:
 def _tell(curve: Sequence[Event]) -> str:
     """A training in a sentence."""
     steps = [event for event in curve if isinstance(event, Step)]
-    looks = [event for event in curve if isinstance(event, Look)]
+    looks = [event for event in curve if isinstance(event, Validation)]
     if not steps:
         return "Nothing was trained yet."
     told = f"The loss goes from {steps[0].loss:.2f} to {steps[-1].loss:.2f} in {steps[-1].step} steps"
@@ -363,10 +363,10 @@ def word_lines(
         axes.axhline(line * step, xmax=0.5, color="white", lw=0.4, alpha=0.6)
         axes.plot([line * step] * 2, [0, side], color="white", lw=0.4, alpha=0.6)
     naming = [number for number, own in enumerate(boxes) if own]
-    things = list(dict.fromkeys(tuple(boxes[number]) for number in naming))  # words of one thing share its colour
+    objects = list(dict.fromkeys(tuple(boxes[number]) for number in naming))  # words of one thing share its colour
     for number, (word, place, own) in enumerate(zip(words, patch, boxes, strict=True)):
         y = side * (number + 0.5) / len(words)
-        colour = CYCLE[things.index(tuple(own)) % len(CYCLE)] if own else GREY
+        colour = CYCLE[objects.index(tuple(own)) % len(CYCLE)] if own else GREY
         axes.text(side * 1.3, y, word if place >= 0 else f"{word}  (dustbin)", va="center", fontsize=10, color=colour)
         for left, top, right, bottom in own:
             axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour, lw=1.2, ls="--"))
@@ -478,7 +478,7 @@ def parts_curve(curve: Sequence[Event], guesses: Mapping[str, float]) -> Chart:
     guesses: what a part would be for a model that knows nothing, by its name: a dashed line.
     """
     steps = [event for event in curve if isinstance(event, Step)]
-    looks = [event for event in curve if isinstance(event, Look)]
+    looks = [event for event in curve if isinstance(event, Validation)]
     names = list(steps[-1].losses) if steps else ["loss"]
     alt = f"The parts of the loss by step ({', '.join(names)}; dashed: a guess), and recall@1. {_tell(curve)}"
     rows = 1 if len(names) < 5 else 2  # six in a row are too narrow to read

@@ -10,7 +10,7 @@ import jinja2
 from lcl import storage
 from lcl.course import plots
 from lcl.course.results import table
-from lcl.data.base import Source
+from lcl.data.base import PairDataset
 from lcl.data.scenes import SPLITS
 from lcl.eval.metrics import HELD_OUT, embed
 from lcl.train.loop import Step
@@ -72,11 +72,11 @@ small, .chance { color: #595959 }
 )
 
 
-def write_report(run: Run, source: Source) -> Path:
+def write_report(run: Run, source: PairDataset) -> Path:
     """Write report.html into the run's folder; returns its path. It needs no network and no other file."""
     training, seconds = run.profile.training, run.provenance["seconds"]
     steps = [event for event in run.curve if isinstance(event, Step)]  # fewer than were planned, if somebody stopped it
-    rows = source.asked(run.profile.evaluation.retrieval)
+    rows = source.test(run.profile.evaluation.retrieval)
     pairs = rows.take(range(len(rows)))
     v, t = embed(run.model, run.tokenizer, pairs)
     similarity = v @ t.T
@@ -87,7 +87,7 @@ def write_report(run: Run, source: Source) -> Path:
             f"{math.log(training.batch_size):.3f}.", "Training and validation loss by step, and recall@1 by step.",
         )  # fmt: skip
     else:
-        guesses = run.recipe.guesses(training.batch_size, run.profile.model.language.vocab_size)
+        guesses = run.recipe.chance_losses(training.batch_size, run.profile.model.language.vocab_size)
         loss = _figure(
             "Loss", plots.parts_curve(run.curve, guesses),
             "Each part of the loss before weighting (dashed: what a guess would cost), and recall@1 on new pairs.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lcl.config import choose, require
 from lcl.course.study import gain_of, level, percent, shared, whole
-from lcl.eval.metrics import Figure
+from lcl.eval.metrics import Metric
 
 COLUMNS = {
     "image_to_text_recall@1": "image→text R@1",
@@ -124,12 +124,12 @@ def as_text(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def in_percent(figures: dict[str, Figure]) -> dict[str, float]:
+def in_percent(figures: dict[str, Metric]) -> dict[str, float]:
     """The figures of a split as tables call them, in their order."""
     return {title: 100 * figures[name]["value"] for name, title in COLUMNS.items() if name in figures}
 
 
-def table(metrics: dict[str, dict[str, Figure]]) -> list[list[str]]:
+def table(metrics: dict[str, dict[str, Metric]]) -> list[list[str]]:
     """One run's figures: a row a figure, a column a split, "value (chance)" in percent. The first row is a header."""
     rows = [["split", *metrics]]
     for name, title in COLUMNS.items():
@@ -139,10 +139,10 @@ def table(metrics: dict[str, dict[str, Figure]]) -> list[list[str]]:
     return rows
 
 
-def table_text(metrics: dict[str, dict[str, Figure]]) -> str:
+def table_text(metrics: dict[str, dict[str, Metric]]) -> str:
     """One run's figures for a terminal."""
     return as_text(table(metrics)) + "\npercent; in brackets what chance would give"
 
 
-def _cell(figure: Figure | None) -> str:
+def _cell(figure: Metric | None) -> str:
     return "" if figure is None else f"{100 * figure['value']:.1f} ({100 * figure['chance']:.1f})"

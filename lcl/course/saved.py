@@ -15,6 +15,7 @@ from torch import nn
 
 from lcl import storage
 from lcl.config import CHECKOUT, LclError, data_folder, require, to_dict
+from lcl.train.checkpoints import upgraded_description
 from lcl.train.loop import Event, Training
 from lcl.train.provenance import provenance
 from lcl.train.runs import curve_from_dict, curve_to_dict
@@ -74,7 +75,7 @@ def describe(training: Training) -> dict:
         "profile": to_dict(training.profile),
         "seed": training.seed,
         "vocabulary": storage.fingerprint(words),
-        "teacher": list(training.teacher.widths) if training.teacher else None,
+        "teacher": list(training.teacher.dims) if training.teacher else None,
     }
     return json.loads(json.dumps(of))  # as it will be read
 
@@ -96,7 +97,7 @@ def _short(curve: dict) -> dict:
     return json.loads(json.dumps(curve), parse_float=lambda text: float(f"{float(text):.4g}"))
 
 
-def take_kept(name: str, training: Training) -> tuple[list[Event], dict]:
+def load_saved(name: str, training: Training) -> tuple[list[Event], dict]:
     """Give a training what was kept under a name, as if it had been trained here; returns its curve and the notes.
 
     Raises LclError if nothing is kept, or it is of another profile, recipe, seed or vocabulary.
@@ -108,7 +109,8 @@ def take_kept(name: str, training: Training) -> tuple[list[Event], dict]:
     ours = isinstance(about, dict) and about.get("format") == FORMAT
     require(ours, f"{folder / 'about.json'} is not of this library; {where}.")
     try:
-        other = [part for part in here if here[part] != about["of"].get(part)]
+        of = upgraded_description(about["of"])
+        other = [part for part in here if here[part] != of.get(part)]
         require(not other, f"what is kept in {folder} has another {' and '.join(other)} than this training; {where}.")
         same = storage.file_sha256(folder / "weights.safetensors") == about["weights"]
         require(same, f"{folder / 'weights.safetensors'} is not the file that about.json describes; {where}.")

@@ -96,7 +96,7 @@ def _but_for_the_seed(run: dict) -> dict[str, object]:
     }  # fmt: skip
 
 
-def kept_runs(stem: str) -> list[dict]:
+def saved_runs(stem: str) -> list[dict]:
     """The kept runs of a stem, each as its metrics.json, in order of their seeds.
 
     Raises LclError, with the reason, unless all of them are there and fit together.
@@ -147,7 +147,7 @@ def values(
 
     without: seeds that are left out. Raises LclError where one of them did not measure it, or they share no seed.
     """
-    runs = shared({stem: [run for run in kept_runs(stem) if run["seed"] not in without] for stem in stems})
+    runs = shared({stem: [run for run in saved_runs(stem) if run["seed"] not in without] for stem in stems})
     found = {stem: percent(each, split, figure) for stem, each in runs.items()}
     lacking = [stem for stem, each in found.items() if not each]
     require(not lacking, f"{figure} was not measured on {split} by {' and '.join(lacking)}.")

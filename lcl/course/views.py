@@ -12,7 +12,7 @@ from lcl import storage
 from lcl.config import CHECKOUT, choose, data_folder, require
 from lcl.data.captions import Box
 from lcl.data.scenes import Pairs
-from lcl.eval.metrics import Figure, embed, ranks
+from lcl.eval.metrics import Metric, embed, ranks
 from lcl.losses.masked_lm import FusedMlm
 from lcl.losses.matching import SOLVERS
 from lcl.models.clip import Clip, weights_sha256
@@ -34,7 +34,7 @@ class Aligned:
 
 
 @torch.no_grad()
-def aligned(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact", price: float = 1.0) -> list[Aligned]:
+def aligned(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact", unmatched_cost: float = 1.0) -> list[Aligned]:
     """Match the words of every pair with its patches. solver: of `matching.SOLVERS`; price: of the dustbin."""
     model.eval()
     device = model.tau.device
@@ -42,13 +42,13 @@ def aligned(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exac
     patches = model.embed_patches(model.vision(pairs.images.to(device)))  # (B, n, d)
     words, real = model.embed_words(model.language(tokens.to(device)), tokens.to(device))  # (B, m, d), (B, m)
     cost, real = (1 - words @ patches.mT).cpu(), real.cpu()  # (B, m, n), (B, m)
-    plan = SOLVERS[choose("solver", solver, SOLVERS)](cost, real, price).plan  # (B, m, n)
+    plan = SOLVERS[choose("solver", solver, SOLVERS)](cost, real, unmatched_cost).plan  # (B, m, n)
     found = []
     for row, scene in enumerate(pairs.scenes):
         spans = tokens.spans[row]
-        named = [words_of_span(spans, thing.span) for thing in scene.things]
+        named = [words_of_span(spans, obj.span) for obj in scene.objects]
         boxes = tuple(
-            tuple(thing.box for thing, its in zip(scene.things, named, strict=True) if word in its) for word in range(len(spans))
+            tuple(obj.box for obj, its in zip(scene.objects, named, strict=True) if word in its) for word in range(len(spans))
         )
         found.append(Aligned(tuple(scene.caption[start:end] for start, end in spans), plan[row, : len(spans)], boxes))
     return found
@@ -112,12 +112,12 @@ class Contender:
     """A run as a board shows it. answers: by way, "image to text" and "text to image", for every pair which it finds first."""
 
     curve: tuple[Event, ...]
-    metrics: dict[str, dict[str, Figure]]
+    metrics: dict[str, dict[str, Metric]]
     answers: dict[str, tuple[int, ...]]
 
 
 def contender(
-    model: Clip, tokenizer: Tokenizer, pairs: Pairs, curve: Sequence[Event], metrics: dict[str, dict[str, Figure]]
+    model: Clip, tokenizer: Tokenizer, pairs: Pairs, curve: Sequence[Event], metrics: dict[str, dict[str, Metric]]
 ) -> Contender:
     """Ask a model for every image's caption among those of all pairs, and for every caption's image."""
     v, t = embed(model, tokenizer, pairs)

@@ -10,7 +10,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Taken:
+class Samples:
     """Pairs taken out of a data set. images: (n, 3, H, W) uint8. captions: n.
 
     rows: n, whose pairs these are: those that were asked for, but for what could not be read, whose place another row took.
@@ -26,7 +26,7 @@ class Taken:
         return len(self.rows)
 
 
-class Rows(Protocol):
+class DatasetView(Protocol):
     """Pairs in a fixed order. description: JSON-able; equal ones, equal rows. streamed: are they read from files, so that
     processes of their own should do it? Otherwise they are drawn, where the model is."""
 
@@ -38,11 +38,11 @@ class Rows(Protocol):
     def captions(self, rows: Sequence[int]) -> list[str]:
         """n captions, without a look at the images. What cannot be read is replaced."""
 
-    def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
+    def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
         """Images and captions. What cannot be read is replaced, and counted."""
 
 
-class Source(Protocol):
+class PairDataset(Protocol):
     """A data set: pairs to learn from, and others that a training never sees.
 
     size: pixels a side. fingerprint: equal ones, equal pairs. credits: whose art it is, where that must be said.
@@ -52,11 +52,11 @@ class Source(Protocol):
     fingerprint: str
     credits: tuple[str, ...]
 
-    def training(self, count: int) -> Rows:
+    def train(self, count: int) -> DatasetView:
         """The first `count` pairs to learn from. Raises LclError if there are not so many."""
 
-    def watched(self, count: int) -> Rows:
+    def validation(self, count: int) -> DatasetView:
         """Pairs to look at during a training: `count`, or as many as there are."""
 
-    def asked(self, count: int) -> Rows:
+    def test(self, count: int) -> DatasetView:
         """Pairs to evaluate on: `count`, or as many as there are."""

@@ -25,7 +25,7 @@ RELATIONS = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-GROUNDS = {
+BACKGROUNDS = {
     "solid": ("on {a} background", "on {}", "against {a} background"),
     "gradient": ("on {a} background", "on a shaded {} background"),
     "stripes": ("on a striped {} background", "on {} stripes"),
@@ -47,7 +47,7 @@ class Mention(NamedTuple):
 
 
 def compose(
-    rng: random.Random, mentions: Sequence[Mention], ground: str, ground_colour: str, size: int
+    rng: random.Random, mentions: Sequence[Mention], background: str, background_colour: str, size: int
 ) -> tuple[str, list[tuple[int, int]]]:
     """Write a caption. Returns it with, for every mention, the characters (start, end) that hold its name.
 
@@ -82,7 +82,8 @@ def compose(
         text += joiner
         say(index)
     if rng.random() < 0.3:
-        text += " " + _pick(rng, GROUNDS[ground]).format(ground_colour, a=f"{article(ground_colour)} {ground_colour}")
+        a_colour = f"{article(background_colour)} {background_colour}"
+        text += " " + _pick(rng, BACKGROUNDS[background]).format(background_colour, a=a_colour)
     if rng.random() < 0.3:
         text = text[0].upper() + text[1:]
     if rng.random() < 0.3:

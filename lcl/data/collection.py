@@ -16,20 +16,20 @@ import torch
 
 from lcl.config import LclError, Profile, Progress, require
 from lcl.data import scenes
-from lcl.data.base import Source, Taken
+from lcl.data.base import PairDataset, Samples
 from lcl.data.photos import BadSample
 from lcl.data.shards import Shards, open_shards
 
 CODE = 1  # raise it when the same shards would be divided otherwise
-ASKED, WATCHED = 5000, 1024  # pairs set aside, at most, to evaluate on and to be watched …
-ASKED_SHARE, WATCHED_SHARE = 20, 40  # … but no more than one in so many
+TEST_PAIRS, VALIDATION_PAIRS = 5000, 1024  # pairs set aside, at most, to evaluate on and to be watched …
+TEST_SHARE, VALIDATION_SHARE = 20, 40  # … but no more than one in so many
 FEWEST = 80  # pairs of a collection
 TRIES = 64  # rows that are tried in a row's place
 
 Result = TypeVar("Result")
 
 
-class ShardRows:
+class ShardView:
     """Some rows of shards. `numbers` says which: (n,) int64."""
 
     streamed = True
@@ -46,7 +46,7 @@ class ShardRows:
         """Read them, and no image."""
         return [caption for caption, _, _ in self._all(rows, lambda shards, number: shards.caption(number))]
 
-    def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
+    def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
         """Images and captions. What cannot be read any more is replaced by another row, the same one each time, and counted.
 
         Raises LclError when TRIES rows in a row's place cannot be read either.
@@ -54,7 +54,7 @@ class ShardRows:
         pairs, used, reasons = zip(*self._all(rows, lambda shards, number: shards.read(number, self.size)), strict=True)
         images, captions = zip(*pairs, strict=True)
         faults = collections.Counter(reason for reason in reasons if reason)
-        return Taken(torch.stack(images).to(device), list(captions), list(used), dict(faults))
+        return Samples(torch.stack(images).to(device), list(captions), list(used), dict(faults))
 
     def _one(self, shards: Shards, row: int, read: Callable[[Shards, int], Result]) -> tuple[Result, int, str]:
         """What is read of a row, or of another one in its place; which row that is, and what was wrong with the first."""
@@ -85,7 +85,7 @@ class ShardRows:
             return [result for results in pool.map(piece, pieces) for result in results]
 
 
-class Collection:
+class ShardDataset:
     """Shards, of which a twentieth is set aside for evaluation and a fortieth to be watched, drawn evenly, always the same.
 
     What is learned from keeps the order of the tars, so that rows that are read together lie together.
@@ -99,46 +99,46 @@ class Collection:
         number = len(shards)
         require(number >= FEWEST, f"{number} pairs in {shards.folder} are too few to learn from; {FEWEST} are the fewest.")
         shuffled = torch.randperm(number, generator=torch.Generator().manual_seed(0))
-        asked, watched = min(number // ASKED_SHARE, ASKED), min(number // WATCHED_SHARE, WATCHED)
-        self._asked, self._watched = shuffled[:asked], shuffled[asked : asked + watched]
-        self._training = shuffled[asked + watched :]
+        asked, watched = min(number // TEST_SHARE, TEST_PAIRS), min(number // VALIDATION_SHARE, VALIDATION_PAIRS)
+        self._test, self._validation = shuffled[:asked], shuffled[asked : asked + watched]
+        self._train = shuffled[asked + watched :]
         self.fingerprint = shards.fingerprint
 
     def __len__(self) -> int:
         """Pairs to learn from."""
-        return len(self._training)
+        return len(self._train)
 
-    def training(self, count: int) -> ShardRows:
+    def train(self, count: int) -> ShardView:
         """`count` of the pairs to learn from, drawn evenly. Raises LclError if there are not so many."""
         require(
             count <= len(self),
             f"the shards in {self.shards.folder} have {len(self):,} pairs to learn from, not {count:,}; ask for fewer (--pairs).",
         )
-        return self._rows(self._training[:count].sort().values, f"{count} of the training")
+        return self._rows(self._train[:count].sort().values, f"{count} of the training")
 
-    def watched(self, count: int) -> ShardRows:
+    def validation(self, count: int) -> ShardView:
         """Pairs to look at during a training."""
-        return self._rows(self._watched[:count], "watched")
+        return self._rows(self._validation[:count], "watched")
 
-    def asked(self, count: int) -> ShardRows:
+    def test(self, count: int) -> ShardView:
         """Pairs to evaluate on."""
-        return self._rows(self._asked[:count], "asked")
+        return self._rows(self._test[:count], "asked")
 
-    def _rows(self, numbers: torch.Tensor, which: str) -> ShardRows:
+    def _rows(self, numbers: torch.Tensor, which: str) -> ShardView:
         description = {"data": self.fingerprint, "division": CODE, "split": which, "pixels": self.size}
-        return ShardRows(self.shards, self.size, numbers, description)
+        return ShardView(self.shards, self.size, numbers, description)
 
 
-def open_source(
+def open_dataset(
     profile: Profile, pictures: Path | str | None = None, shards: Path | str | None = None, progress: Progress | None = None
-) -> Source:
+) -> PairDataset:
     """The pairs of a profile: its scenes, drawn from one's own pictures if named; or those of a folder of shards.
 
     progress: is told the number of tars that were looked at, where that was not done before.
     """
     if shards is None:
-        return scenes.open_world(profile.scenes, Path(pictures) if pictures else None)
+        return scenes.open_scenes(profile.scenes, Path(pictures) if pictures else None)
     require(pictures is None, "drawings are for scenes; shards bring their own pictures. Name one of them.")
-    return Collection(open_shards(Path(shards), progress=progress), profile.model.vision.image_size)
+    return ShardDataset(open_shards(Path(shards), progress=progress), profile.model.vision.image_size)
 
 

@@ -1,7 +1,7 @@
 """Pairs of image and caption, as many as one likes: a scene is a function of (seed, split, index).
 
-`World.scene` says what a scene holds, in plain numbers and words; `World.render` draws a batch of scenes, with integers
-only, so that the pixels are the same in every batch, process and device. Some drawings, pairs and concepts never appear
+`SceneDataset.scene` describes a scene in numbers and words; `SceneDataset.render` draws a batch of scenes with integer
+arithmetic only, so the pixels are the same in every batch, process and device. Some drawings, pairs and concepts never appear
 in the split `train`: they are what evaluation asks for.
 """
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from lcl.config import SceneConfig, choose, require
 from lcl.data import captions
-from lcl.data.base import Taken
+from lcl.data.base import Samples
 from lcl.data.captions import Box, Mention
 from lcl.data.pictures import COLOURS, Pictures, load_pictures
 from lcl.storage import fingerprint
@@ -41,12 +41,12 @@ COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often 1, 2, 3, 4 things are wanted; one
 SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, when there are 1, 2, 3, 4 things
 LEVELS = 12  # drawings are kept in so many sizes
 GAIN = (0.86, 1.09)  # a thing's brightness; `pictures.main_colour` holds over this range
-WATCHED_FROM = 1_000_000_000  # new scenes that a training looks at are counted from here, far from those of the evaluation
+VALIDATION_FROM = 1_000_000_000  # new scenes that a training looks at are counted from here, far from those of the evaluation
 TAIL = 30  # how often the concept of rank r is drawn: 1 / (r + TAIL), a long tail as on the web
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One object of a scene. Pixels count from the top left corner.
 
     concept: its number in the picture dictionary; style: whose drawing. level: which of the world's sizes.
@@ -66,7 +66,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Ground:
+class Background:
     """What lies behind the things. colour: a name out of COLOURS; first, second: the two shades it is made of."""
 
     kind: str
@@ -83,14 +83,14 @@ class Scene:
 
     split: str
     index: int
-    ground: Ground
-    things: tuple[Thing, ...]
+    background: Background
+    objects: tuple[SceneObject, ...]
     caption: str
 
     @property
     def concepts(self) -> frozenset[int]:
         """The concepts that the scene shows."""
-        return frozenset(thing.concept for thing in self.things)
+        return frozenset(obj.concept for obj in self.objects)
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ class Pairs:
         return [scene.caption for scene in self.scenes]
 
 
-class SceneRows:
+class SceneView:
     """Scenes of a split, in order of their index: row i is scene `first + i`."""
 
     streamed = False
 
-    def __init__(self, world: World, count: int, split: str = "train", first: int = 0):
+    def __init__(self, world: SceneDataset, count: int, split: str = "train", first: int = 0):
         self.world, self.count, self.split, self.first = world, count, split, first
         self.description = {"data": world.fingerprint, "split": split, "order": "by index", "rows": count}
         if first:
@@ -126,13 +126,13 @@ class SceneRows:
         """Write them, without drawing."""
         return [self.world.scene(self.split, self.first + row).caption for row in rows]
 
-    def take(self, rows: Sequence[int], device: str = "cpu") -> Taken:
+    def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
         """Captions, and images drawn on a device. Nothing can be wrong with a scene."""
         pairs = self.world.pairs(self.split, [self.first + row for row in rows], device=device)
-        return Taken(pairs.images, pairs.captions, list(rows))
+        return Samples(pairs.images, pairs.captions, list(rows))
 
 
-class World:
+class SceneDataset:
     """All the scenes that one SceneConfig and one picture dictionary make.
 
     known: concepts of the training, the most frequent first; unseen: concepts held out. Both are numbers in
@@ -194,17 +194,17 @@ class World:
         """Whose drawings these are."""
         return tuple(f"{style.credit} ({style.licence})" for style in self.pictures.styles)
 
-    def training(self, count: int) -> SceneRows:
+    def train(self, count: int) -> SceneView:
         """The first `count` scenes of the split `train`."""
-        return SceneRows(self, count)
+        return SceneView(self, count)
 
-    def watched(self, count: int) -> SceneRows:
+    def validation(self, count: int) -> SceneView:
         """New scenes to look at during a training, other ones than those of the evaluation."""
-        return SceneRows(self, count, "new_scenes", WATCHED_FROM)
+        return SceneView(self, count, "new_scenes", VALIDATION_FROM)
 
-    def asked(self, count: int) -> SceneRows:
+    def test(self, count: int) -> SceneView:
         """The first `count` of the new scenes."""
-        return SceneRows(self, count, "new_scenes")
+        return SceneView(self, count, "new_scenes")
 
     def concepts(self, split: str) -> tuple[int, ...]:
         """The concepts that may appear in a split."""
@@ -232,22 +232,22 @@ class World:
         rng = random.Random(f"{self.config.seed}/{split}/{index}/{single}")
         chosen = [concepts[index % len(concepts)]] if single else self._draw_concepts(rng, split, concepts, cumulative)
         placed = self._place(rng, split, chosen)
-        while split == "unseen_pairs" and not single and not set(chosen[:2]) <= {thing["concept"] for thing in placed}:
+        while split == "unseen_pairs" and not single and not set(chosen[:2]) <= {obj["concept"] for obj in placed}:
             placed = self._place(rng, split, chosen)  # the pair is what this split is for: both must find room
-        ground = self._ground(rng, placed)
-        order = list(dict.fromkeys(thing["concept"] for thing in placed))
-        groups = [[thing for thing in placed if thing["concept"] == concept] for concept in order]
+        background = self._background(rng, placed)
+        order = list(dict.fromkeys(obj["concept"] for obj in placed))
+        groups = [[obj for obj in placed if obj["concept"] == concept] for concept in order]
         mentions = [
             Mention(
                 self.pictures.concepts[concept],
-                tuple(thing["box"] for thing in group),
-                tuple(self.pictures.concepts[concept].colours[thing["style"]] for thing in group),
+                tuple(obj["box"] for obj in group),
+                tuple(self.pictures.concepts[concept].colours[obj["style"]] for obj in group),
             )
             for concept, group in zip(order, groups, strict=True)
         ]
-        caption, spans = captions.compose(rng, mentions, ground.kind, ground.colour, self.config.size)
-        things = tuple(Thing(**thing, span=spans[order.index(thing["concept"])]) for thing in placed)
-        return Scene(split, index, ground, things, caption)
+        caption, spans = captions.compose(rng, mentions, background.kind, background.colour, self.config.size)
+        objects = tuple(SceneObject(**obj, span=spans[order.index(obj["concept"])]) for obj in placed)
+        return Scene(split, index, background, objects, caption)
 
     def _draw_concepts(self, rng: random.Random, split: str, concepts: Sequence[int], cumulative: list) -> list[int]:
         """One to four concepts that may stand together; a concept twice or thrice means as many things."""
@@ -291,17 +291,17 @@ class World:
                     break
         return placed
 
-    def _ground(self, rng: random.Random, placed: Sequence[dict]) -> Ground:
+    def _background(self, rng: random.Random, placed: Sequence[dict]) -> Background:
         """A ground whose colour is none of the things', so that they stand out."""
-        taken = {self.pictures.concepts[thing["concept"]].colours[thing["style"]] for thing in placed}
+        taken = {self.pictures.concepts[obj["concept"]].colours[obj["style"]] for obj in placed}
         names = [name for name in COLOURS if name not in taken and name != "black"]
         colour = names[int(rng.random() * len(names))]
-        kinds = list(captions.GROUNDS)
+        kinds = list(captions.BACKGROUNDS)
         first = tuple(min(255, max(0, value + round((rng.random() - 0.5) * 16))) for value in COLOURS[colour])
         shade = 0.84 + 0.06 * rng.random()
         second = tuple(int(value * shade) for value in first)
         period = max(4, int(self.config.size * (0.08 + 0.12 * rng.random())))
-        return Ground(kinds[int(rng.random() * len(kinds))], colour, first, second, period, int(rng.random() * 2**20))
+        return Background(kinds[int(rng.random() * len(kinds))], colour, first, second, period, int(rng.random() * 2**20))
 
     def render(self, scenes: Sequence[Scene], device: torch.device | str = "cpu") -> torch.Tensor:
         """Draw scenes, all at once: (B, 3, H, W) uint8 on `device`. Integers only: the same pixels everywhere."""
@@ -310,19 +310,19 @@ class World:
             self._drawings[device] = [drawings.to(device) for drawings in self._drawings["cpu"]]
         if not scenes:
             return torch.empty(0, 3, side, side, dtype=torch.uint8, device=device)
-        canvas = _draw_grounds([scene.ground for scene in scenes], side, device)  # (B, 3, H, W) int32
+        canvas = _draw_backgrounds([scene.background for scene in scenes], side, device)  # (B, 3, H, W) int32
         flat = canvas.view(-1)
-        for layer in range(max((len(scene.things) for scene in scenes), default=0)):
-            by_level: dict[int, list[tuple[int, Thing]]] = {}
+        for layer in range(max((len(scene.objects) for scene in scenes), default=0)):
+            by_level: dict[int, list[tuple[int, SceneObject]]] = {}
             for row, scene in enumerate(scenes):
-                if layer < len(scene.things):
-                    by_level.setdefault(scene.things[layer].level, []).append((row, scene.things[layer]))
+                if layer < len(scene.objects):
+                    by_level.setdefault(scene.objects[layer].level, []).append((row, scene.objects[layer]))
             for level, placed in by_level.items():
                 self._paste(flat, level, placed, side, device)
         return canvas.to(torch.uint8)
 
     def _paste(
-        self, flat: torch.Tensor, level: int, placed: Sequence[tuple[int, Thing]], side: int, device: str
+        self, flat: torch.Tensor, level: int, placed: Sequence[tuple[int, SceneObject]], side: int, device: str
     ) -> None:
         """Lay g drawings of one size over their scenes. flat: the canvas (B·3·H·W) int32, changed in place."""
         size = self.sizes[level]
@@ -351,9 +351,9 @@ class World:
         return Pairs(torch.cat(parts), scenes)
 
 
-def open_world(config: SceneConfig, pictures_folder: Path | None = None) -> World:
+def open_scenes(config: SceneConfig, pictures_folder: Path | None = None) -> SceneDataset:
     """The world of a config, with the installed pictures or those of a folder."""
-    return World(config, load_pictures(config.size, pictures_folder))
+    return SceneDataset(config, load_pictures(config.size, pictures_folder))
 
 
 def overlap(a: Box, b: Box) -> float:
@@ -398,15 +398,15 @@ def _bounds(opacity: torch.Tensor) -> list[list[Box]]:
     return [[tuple(box) for box in style] for style in boxes.tolist()]
 
 
-def _draw_grounds(grounds: Sequence[Ground], side: int, device: str) -> torch.Tensor:
+def _draw_backgrounds(backgrounds: Sequence[Background], side: int, device: str) -> torch.Tensor:
     """(B, 3, H, W) int32: for every pixel a mixture of the ground's two shades."""
-    numbers = torch.tensor([(*g.first, *g.second, g.period, g.salt) for g in grounds], dtype=torch.int32, device=device)
+    numbers = torch.tensor([(*g.first, *g.second, g.period, g.salt) for g in backgrounds], dtype=torch.int32, device=device)
     first, second, period, salt = numbers.split([3, 3, 1, 1], dim=1)
     steps = torch.arange(side, dtype=torch.int32, device=device)
     y, x = steps[None, :, None], steps[None, None, :]  # (1, H, 1), (1, 1, W)
-    mixture = torch.zeros(len(grounds), side, side, dtype=torch.int32, device=device)  # 0: first, 256: second
-    for kind in {ground.kind for ground in grounds} - {"solid"}:
-        rows = torch.tensor([row for row, ground in enumerate(grounds) if ground.kind == kind], device=device)
+    mixture = torch.zeros(len(backgrounds), side, side, dtype=torch.int32, device=device)  # 0: first, 256: second
+    for kind in {background.kind for background in backgrounds} - {"solid"}:
+        rows = torch.tensor([row for row, background in enumerate(backgrounds) if background.kind == kind], device=device)
         p, s = period[rows][:, :, None], salt[rows][:, :, None]  # (g, 1, 1)
         if kind == "gradient":
             pattern = ((x + y) * 128 // side).expand(len(rows), -1, -1)

@@ -26,8 +26,8 @@ from PIL import Image
 from lcl import storage
 from lcl.config import LclError, Progress, require
 from lcl.data.photos import BadSample
-from lcl.data.scenes import World
-from lcl.data.tars import Contents, Place, caption_of, look_at, read_row
+from lcl.data.scenes import SceneDataset
+from lcl.data.tars import Contents, Place, caption_of, read_row, scan_tar
 
 FORMAT = "lcl-shards-1"
 CODE = 1  # raise it when the same tars would give other rows than before
@@ -97,15 +97,15 @@ def written(folder: Path) -> int:
     return next(number for number, name in enumerate(names) if name not in tars or not (Path(folder) / name).exists())
 
 
-def scene_samples(world: World, indices: range) -> Iterator[Sample]:
+def scene_samples(world: SceneDataset, indices: range) -> Iterator[Sample]:
     """The training scenes of a world, as JPEG of high quality; with them, as JSON, the box and the words of every thing."""
     for start in range(indices.start, indices.stop, 256):
         pairs = world.pairs("train", range(start, min(start + 256, indices.stop)))
         for index, (image, scene) in enumerate(zip(pairs.images, pairs.scenes, strict=True), start=start):
             file = io.BytesIO()
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=95, subsampling=0)
-            things = [{"name": world.name(thing.concept), "box": thing.box, "words": thing.span} for thing in scene.things]
-            yield Sample(f"{index:09d}", file.getvalue(), "jpg", scene.caption, {"things": things})
+            objects = [{"name": world.name(obj.concept), "box": obj.box, "words": obj.span} for obj in scene.objects]
+            yield Sample(f"{index:09d}", file.getvalue(), "jpg", scene.caption, {"things": objects})
 
 
 def _promised(folder: Path) -> dict[str, dict]:
@@ -220,10 +220,10 @@ def open_shards(folder: Path, workers: int | None = None, progress: Progress | N
         about = storage.read_metadata(index)
         if about.get("format") == FORMAT and about.get("of") == _of(promised):
             return _opened(folder, promised, storage.read_tensors(index), _faults_of(about.get("faults", ""), index))
-    return look_through(folder, workers, progress)
+    return scan_shards(folder, workers, progress)
 
 
-def look_through(
+def scan_shards(
     folder: Path, workers: int | None = None, progress: Progress | None = None, accept: bool | Container[str] = False
 ) -> Shards:
     """Look at every tar of a folder, byte by byte, and keep the index and, if there is none, the manifest.
@@ -267,10 +267,10 @@ def _look_at_all(paths: list[Path], workers: int | None, progress: Progress | No
         workers = (os.cpu_count() or 1) if len(paths) >= 16 else 0  # it takes seconds until a process is there
     workers = min(workers, len(paths))
     if workers <= 1:
-        pool, looks = None, map(look_at, paths)
+        pool, looks = None, map(scan_tar, paths)
     else:
         pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-        looks = pool.map(look_at, paths)
+        looks = pool.map(scan_tar, paths)
     done = []
     try:
         for look in looks:

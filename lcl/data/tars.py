@@ -40,7 +40,7 @@ class Contents:
     tar: dict
 
 
-def look_at(path: Path) -> Contents:
+def scan_tar(path: Path) -> Contents:
     """Read a tar to its end, decode every picture and every caption, and say what is there and what is wrong with it.
 
     Nothing is unpacked. After bytes that are no header, reading goes on at the next header there is.

@@ -9,13 +9,13 @@ import torch
 
 from lcl.config import choose, require
 from lcl.data.captions import Box, plural
-from lcl.data.scenes import Pairs, World
+from lcl.data.scenes import Pairs, SceneDataset
 from lcl.losses.masked_lm import FusedMlm
-from lcl.losses.matching import FREE, SOLVERS
+from lcl.losses.matching import FORBIDDEN, SOLVERS
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import MASK, SPECIAL, Tokenizer, Tokens, words_of_span
 
-Figure = dict[str, float]
+Metric = dict[str, float]
 """{"value": …, "chance": …}, both from 0 to 1."""
 
 
@@ -32,7 +32,7 @@ def align(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact"
         tokens = tokenizer.encode(pairs.captions[chosen], context).to(device)
         patches = model.embed_patches(model.vision(pairs.images[chosen].to(device)))
         words, real = model.embed_words(model.language(tokens), tokens)
-        patch = SOLVERS[choose("solver", solver, SOLVERS)](1 - words @ patches.mT, real, FREE).patch
+        patch = SOLVERS[choose("solver", solver, SOLVERS)](1 - words @ patches.mT, real, FORBIDDEN).patch
         found += [row[mask].cpu() for row, mask in zip(patch, real, strict=True)]
     return found
 
@@ -50,7 +50,7 @@ def patches_in_box(box: Box, side: int, patches: int) -> list[int]:
     ]  # fmt: skip
 
 
-def alignment(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact") -> Figure:
+def alignment(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact") -> Metric:
     """Share of the object words whose matched patch has its centre in the box of (one of) the things they name.
 
     An object word is a word of a thing's name; a word cut off at the context's end counts as missed. Chance: the share of
@@ -63,8 +63,8 @@ def alignment(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "ex
     spans = tokenizer.encode(pairs.captions, 1_000_000).spans  # of the whole captions, nothing cut off
     hits, chances = [], []
     for scene, patch, words in zip(pairs.scenes, rows, spans, strict=True):
-        for span in {thing.span for thing in scene.things}:
-            boxes = [thing.box for thing in scene.things if thing.span == span]
+        for span in {obj.span for obj in scene.objects}:
+            boxes = [obj.box for obj in scene.objects if obj.span == span]
             right = {n for box in boxes for n in patches_in_box(box, side, number)}
             for word in words_of_span(words, span):
                 hits.append(word < len(patch) and int(patch[word]) in right)
@@ -81,12 +81,12 @@ def mask_names(tokenizer: Tokenizer, pairs: Pairs, context_length: int) -> tuple
     tokens = tokenizer.encode(pairs.captions, context_length)
     where, concepts = torch.zeros_like(tokens.mask), []
     for row, scene in enumerate(pairs.scenes):
-        first = row % len(scene.things)  # not always the thing that is drawn first
+        first = row % len(scene.objects)  # not always the thing that is drawn first
         single = [
-            (words, thing.concept)
-            for thing in (*scene.things[first:], *scene.things[:first])
-            if len(words := words_of_span(tokens.spans[row], thing.span)) == 1
-            and scene.caption[slice(*thing.span)].isalpha()
+            (words, obj.concept)
+            for obj in (*scene.objects[first:], *scene.objects[:first])
+            if len(words := words_of_span(tokens.spans[row], obj.span)) == 1
+            and scene.caption[slice(*obj.span)].isalpha()
         ]
         concepts.append(single[0][1] if single else -1)
         if single:
@@ -96,7 +96,7 @@ def mask_names(tokenizer: Tokenizer, pairs: Pairs, context_length: int) -> tuple
 
 
 @torch.no_grad()
-def masked_words(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, world: World, pairs: Pairs) -> dict[str, Figure]:
+def masked_words(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, world: SceneDataset, pairs: Pairs) -> dict[str, Metric]:
     """Share of masked object words that are guessed right: with the true image, without one, and with a wrong one.
 
     What is masked: see `mask_names`. A guess is right if it names the thing, by this or another of its names, and in any

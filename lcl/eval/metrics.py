@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl.config import EvalConfig, require
-from lcl.data.base import Source, Taken
+from lcl.data.base import PairDataset, Samples
 from lcl.data.captions import one
 from lcl.data.pictures import Concept
-from lcl.data.scenes import SPLITS, Pairs, Scene, World
-from lcl.eval.grounding import Figure, alignment, masked_words
+from lcl.data.scenes import SPLITS, Pairs, Scene, SceneDataset
+from lcl.eval.grounding import Metric, alignment, masked_words
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
 
 
 @torch.no_grad()
-def embed(model: Clip, tokenizer: Tokenizer, pairs: Pairs | Taken) -> tuple[torch.Tensor, torch.Tensor]:
+def embed(model: Clip, tokenizer: Tokenizer, pairs: Pairs | Samples) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings of images and captions: two (N, d), L2-normalised, on the CPU. Leaves the model in evaluation mode."""
     return embed_images(model, pairs.images), embed_texts(model, tokenizer, pairs.captions)
 
@@ -72,7 +72,7 @@ def recall_at_k(similarity: torch.Tensor, k: int) -> float:
     return (ranks(similarity) < k).double().mean().item()
 
 
-def retrieval(v: torch.Tensor, t: torch.Tensor) -> dict[str, Figure]:
+def retrieval(v: torch.Tensor, t: torch.Tensor) -> dict[str, Metric]:
     """recall@1, @5, @10 both ways. v, t: (N, d), row i of one belongs to row i of the other."""
     similarity, number = v @ t.T, len(v)
     return {
@@ -91,7 +91,7 @@ def relevance(scenes: Sequence[Scene]) -> torch.Tensor:
     return (shown @ shown.T).long()
 
 
-def ndcg_at_k(scores: torch.Tensor, gains: torch.Tensor, k: int) -> Figure:
+def ndcg_at_k(scores: torch.Tensor, gains: torch.Tensor, k: int) -> Metric:
     """Normalised discounted cumulative gain (Järvelin and Kekäläinen 2002): are the relevant ones at the top?
 
     scores, gains: (N, C), the gain 0 or more. Of the k best-scored the gains are summed, each divided by log2(rank + 1),
@@ -110,7 +110,7 @@ def ndcg_at_k(scores: torch.Tensor, gains: torch.Tensor, k: int) -> Figure:
     return {"value": value.mean().item(), "chance": chance.mean().item()}
 
 
-def graded_retrieval(v: torch.Tensor, t: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, Figure]:
+def graded_retrieval(v: torch.Tensor, t: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, Metric]:
     """nDCG@10 both ways, where a scene is as relevant as the number of concepts that it shares with the query's.
 
     v, t: (N, d), row i of both and scene i belong together. recall@k counts one right answer; this counts all of them.
@@ -128,7 +128,7 @@ def class_embeddings(model: Clip, tokenizer: Tokenizer, concepts: Sequence[Conce
     return F.normalize(embed_texts(model, tokenizer, prompts).unflatten(0, (len(concepts), -1)).mean(1), dim=-1)
 
 
-def top_k_accuracy(scores: torch.Tensor, right: torch.Tensor, k: int) -> Figure:
+def top_k_accuracy(scores: torch.Tensor, right: torch.Tensor, k: int) -> Metric:
     """Share of the rows with a right class among the k best. scores: (N, C); right: (N, C) bool, one or more a row.
 
     Chance is the mean share of draws of k classes that contain a right one.
@@ -142,7 +142,7 @@ def top_k_accuracy(scores: torch.Tensor, right: torch.Tensor, k: int) -> Figure:
     return {"value": hit.double().mean().item(), "chance": 1 - sum(misses) / len(misses)}
 
 
-def zero_shot(model: Clip, tokenizer: Tokenizer, world: World, split: str, views: int) -> dict[str, Figure]:
+def zero_shot(model: Clip, tokenizer: Tokenizer, world: SceneDataset, split: str, views: int) -> dict[str, Metric]:
     """Which thing is it? `views` pictures of every concept of a split, among the names of all known (or all unseen).
 
     Pictures hold one thing; those of `unseen_pairs` hold several, and any thing in the picture is a right answer.
@@ -160,7 +160,7 @@ def zero_shot(model: Clip, tokenizer: Tokenizer, world: World, split: str, views
     return figures
 
 
-def category_accuracy(model: Clip, tokenizer: Tokenizer, world: World, v: torch.Tensor, pairs: Pairs) -> Figure:
+def category_accuracy(model: Clip, tokenizer: Tokenizer, world: SceneDataset, v: torch.Tensor, pairs: Pairs) -> Metric:
     """Of what category is it? The mean over the categories, so that always saying the largest one is worth no more.
 
     A category is the mean embedding of its *known* concepts' names (our reading): a model may see the kind of a thing
@@ -172,7 +172,7 @@ def category_accuracy(model: Clip, tokenizer: Tokenizer, world: World, v: torch.
     member = torch.tensor([[concepts[c].category == category for c in world.known] for category in categories]).float()
     prototypes = F.normalize(member @ classes / member.sum(1, keepdim=True), dim=-1)  # (categories, d)
     guessed = (v @ prototypes.T).argmax(1)  # (N,)
-    shown = [concepts[scene.things[0].concept].category for scene in pairs.scenes]
+    shown = [concepts[scene.objects[0].concept].category for scene in pairs.scenes]
     shares = [
         (guessed[torch.tensor([name == category for name in shown])] == number).double().mean().item()
         for number, category in enumerate(categories)
@@ -184,7 +184,7 @@ def category_accuracy(model: Clip, tokenizer: Tokenizer, world: World, v: torch.
 PROBE_VIEWS = 8  # pictures of every concept that a probe learns from
 
 
-def linear_probe(model: Clip, world: World, split: str, views: int) -> dict[str, Figure]:
+def linear_probe(model: Clip, world: SceneDataset, split: str, views: int) -> dict[str, Metric]:
     """What a linear classifier can read off the frozen image tower: which thing is it, and of what category?
 
     Logistic regression (scikit-learn) on the tower's pooled features, standardised, learns from PROBE_VIEWS pictures of every
@@ -200,14 +200,14 @@ def linear_probe(model: Clip, world: World, split: str, views: int) -> dict[str,
     def look(split: str, start: int, views: int) -> dict[str, Sequence]:
         number = len(world.concepts(split))
         pairs = world.pairs(split, range(start * number, (start + views) * number), single=True)
-        concepts = [scene.things[0].concept for scene in pairs.scenes]
+        concepts = [scene.objects[0].concept for scene in pairs.scenes]
         categories = [world.pictures.concepts[concept].category for concept in concepts]
         features = image_features(model, pairs.images).double().numpy()  # (N, width)
         return {"features": features, "concept": concepts, "category": categories}
 
     asked, known = look(split, 0, views), look("train", 0, PROBE_VIEWS)
     own = look(split, views, PROBE_VIEWS) if split == "unseen_concepts" else known
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Metric] = {}
     for name, learned in (("concept", own), ("category", known)):
         classes, right = set(learned[name]), asked[name]
         if len(classes) < 2:  # drawings of one's own may all be of one category: there is nothing to tell apart
@@ -227,7 +227,7 @@ def image_features(model: Clip, images: torch.Tensor, batch_size: int = 256) -> 
     return torch.cat([model.vision(batch.to(device)).pooled.cpu() for batch in images.split(batch_size)])
 
 
-def neighbour_purity(scenes: Sequence[Scene], indices: torch.Tensor) -> Figure:
+def neighbour_purity(scenes: Sequence[Scene], indices: torch.Tensor) -> Metric:
     """How much of what a scene shows do its neighbours show? The mean share of its concepts, beside that of random scenes.
 
     scenes: N. indices: (N, k), the neighbours of each, none itself. An image's cross neighbour is the caption of the same
@@ -247,16 +247,16 @@ HELD_OUT = {"held_out": "pairs of the same collection that were never trained on
 
 
 def evaluate(
-    model: Clip, tokenizer: Tokenizer, source: Source, config: EvalConfig, extra: nn.ModuleDict | None = None
-) -> dict[str, dict[str, Figure]]:
+    model: Clip, tokenizer: Tokenizer, source: PairDataset, config: EvalConfig, extra: nn.ModuleDict | None = None
+) -> dict[str, dict[str, Metric]]:
     """Every figure of every split that is not trained on: {split: {figure: {"value", "chance"}}}.
 
     Of scenes it is known what they show. Of other pairs nothing is known but that they belong together, so that retrieval
     is all that can be asked of them: split `held_out`.
     extra: the recipe's modules that exist in training only; masked words are asked for if it can guess them.
     """
-    if not isinstance(source, World):
-        rows = source.asked(config.retrieval)
+    if not isinstance(source, SceneDataset):
+        rows = source.test(config.retrieval)
         pairs = rows.take(range(len(rows)))
         v, t = embed(model, tokenizer, pairs)
         own = [row == used for row, used in enumerate(pairs.rows)]  # others stand in for what cannot be read

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from lcl.config import choose, require
 from lcl.models.layers import full
 
-FREE = math.inf  # the price of a dustbin that no word may use
+FORBIDDEN = math.inf  # the price of a dustbin that no word may use
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class Matching:
 Solver = Callable[[torch.Tensor, torch.Tensor, float], Matching]
 
 
-def exact(cost: torch.Tensor, words: torch.Tensor, price: float = FREE) -> Matching:
+def exact(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBIDDEN) -> Matching:
     """The cheapest matching of all, by scipy's assignment solver: the reference. On the CPU, one transfer a call.
 
     cost: (N, m, n). words: (N, m) bool, false at rows that are no words (padding). price: of the dustbin, a word.
-    A word in the dustbin pays `price`, so a patch may as well cost no more than that; solved with costs cut off at the
+    A word in the dustbin pays `unmatched_cost`, so a patch may as well cost no more than that; solved with costs cut off at the
     price, what ends up at the price lies in the dustbin. With more words than patches those left over lie there, too.
     (One thread: a problem takes microseconds, no longer than threads need to take turns; two were a fifth slower than one.
     And no copy of all costs in double precision: the solver widens a problem at a time, which lies in the cache.)
     Raises LclError for a cost of a word that is not finite.
     """
-    check_problems(cost, words, price)
-    known = full(cost.detach()[words]).clamp_(max=price).cpu().numpy()  # (T, n), the words of all problems in a row
+    check_problems(cost, words, unmatched_cost)
+    known = full(cost.detach()[words]).clamp_(max=unmatched_cost).cpu().numpy()  # (T, n), the words of all problems in a row
     ends = words.sum(1).cumsum(0).tolist()
     found = np.full(len(known), -1)
     for start, end in zip([0, *ends], ends, strict=False):
@@ -69,26 +69,26 @@ def exact(cost: torch.Tensor, words: torch.Tensor, price: float = FREE) -> Match
             found[start:end] = patches
         else:
             found[start + chosen] = patches
-    found[known[np.arange(len(known)), found] >= price] = -1  # as dear as the dustbin
+    found[known[np.arange(len(known)), found] >= unmatched_cost] = -1  # as dear as the dustbin
     patch = torch.full(words.shape, -1, device=cost.device)
     patch[words] = torch.from_numpy(found).to(cost.device)
     return Matching(patch, None, cost.shape[2])
 
 
-def nearest(cost: torch.Tensor, words: torch.Tensor, price: float = FREE) -> Matching:
+def max_match(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBIDDEN) -> Matching:
     """Every word takes its cheapest patch, and several may take the same: FILIP's max, the many-to-one contrast.
 
     (Yao et al. 2022, arXiv 2111.07783, equation 4; the dustbin is our addition.) Arguments as in `exact`.
     """
-    check_problems(cost, words, price)
+    check_problems(cost, words, unmatched_cost)
     best, patch = cost.detach().min(2)
-    return Matching(torch.where(words & (best < price), patch, -1), None, cost.shape[2])
+    return Matching(torch.where(words & (best < unmatched_cost), patch, -1), None, cost.shape[2])
 
 
 def sinkhorn(
     cost: torch.Tensor,
     words: torch.Tensor,
-    price: float = FREE,
+    unmatched_cost: float = FORBIDDEN,
     epsilon: float = 5e-4,
     rounds: int = 3000,
     tolerance: float = 1e-3,
@@ -107,7 +107,7 @@ def sinkhorn(
     passes through all rounds (least cost and spread, which set the scale, are held fixed). Half precision is computed in
     float32.
     """
-    check_problems(cost, words, price)
+    check_problems(cost, words, unmatched_cost)
     if cost.numel() == 0:  # nothing to match
         return Matching(torch.full(words.shape, -1, device=cost.device), cost, cost.shape[2])
     kind = cost.dtype if cost.dtype in (torch.float32, torch.float64) else torch.float32
@@ -116,17 +116,17 @@ def sinkhorn(
     most = known.detach().masked_fill(~row, -math.inf).amax((1, 2), keepdim=True).nan_to_num(neginf=0.0)
     spread = (most - least).clamp(min=SMALLEST)
     # Two spreads are dearer than any patch: as good as a price without bound, where there are more words than patches.
-    dustbin = ((price - least) / spread).clamp(-1, 2).expand(-1, cost.shape[1], 1)  # (N, m, 1)
+    dustbin = ((unmatched_cost - least) / spread).clamp(-1, 2).expand(-1, cost.shape[1], 1)  # (N, m, 1)
     c = torch.cat([((known - least) / spread).masked_fill(~row, 0.0), dustbin], dim=2)  # (N, m, n + 1)
-    toll = torch.zeros_like(c[:, :1, :-1])  # (N, 1, n), of a patch, 0 or more
+    dual_price = torch.zeros_like(c[:, :1, :-1])  # (N, 1, n), of a patch, 0 or more
     for number in range(rounds):
         e = epsilon ** min(1.0, number / ANNEALING)
-        plan = (-(c + F.pad(toll, (0, 1))) / e).softmax(2) * row  # (N, m, n + 1); the dustbin has room for all
+        plan = (-(c + F.pad(dual_price, (0, 1))) / e).softmax(2) * row  # (N, m, n + 1); the dustbin has room for all
         asked = plan[..., :-1].sum(1, keepdim=True)  # (N, 1, n)
         settled = number >= ANNEALING
         if settled and number % 10 == 0 and asked.max() <= 1 + tolerance:
             break
-        toll = (toll + (OVERSHOOT if settled else 1.0) * e * asked.clamp(min=SMALLEST).log()).clamp(min=0)
+        dual_price = (dual_price + (OVERSHOOT if settled else 1.0) * e * asked.clamp(min=SMALLEST).log()).clamp(min=0)
     plan = plan[..., :-1].to(cost.dtype)
     share, patch = plan.detach().max(2)
     return Matching(torch.where(words & (share > 1 - plan.detach().sum(2)), patch, -1), plan, cost.shape[2])
@@ -135,32 +135,33 @@ def sinkhorn(
 ANNEALING, OVERSHOOT = 300, 1.8
 SMALLEST = 1e-30  # what a logarithm and a quotient can bear
 
-SOLVERS: dict[str, Solver] = {"exact": exact, "sinkhorn": sinkhorn, "nearest": nearest}
-"""Ways to match. `exact` and `nearest` give words whole to a patch, `sinkhorn` may divide them."""
+SOLVERS: dict[str, Solver] = {"exact": exact, "sinkhorn": sinkhorn, "max": max_match}
+"""Ways to match. `exact` and `max` give words whole to a patch, `sinkhorn` may divide them."""
 
 
-def check_problems(cost: torch.Tensor, words: torch.Tensor, price: float) -> None:
+def check_problems(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float) -> None:
     """Raise LclError for shapes that do not fit, no patches at all, a price that is NaN, or costs that are not finite."""
     require(
         cost.ndim == 3 and cost.shape[2] > 0 and words.shape == cost.shape[:2] and words.dtype == torch.bool,
         f"costs are (problems, words, patches) and words (problems, words) bool; got {tuple(cost.shape)} and "
         f"{tuple(words.shape)} {words.dtype}.",
     )
-    require(price > -math.inf, f"the price of the dustbin must be a number, or infinity for no dustbin, not {price}.")
+    limits = "the unmatched cost must be a number, or infinity to match every word"
+    require(unmatched_cost > -math.inf, f"{limits}, not {unmatched_cost}.")
     if not torch.isfinite(cost.detach().sum()):  # padding may be broken, too, and does not matter
         broken = ((~torch.isfinite(cost)).any(2) & words).any(1).nonzero().flatten().tolist()
         require(not broken, f"the costs of the problems {broken[:8]} are not finite; what they come from is broken.")
 
 
-def total_cost(matching: Matching, cost: torch.Tensor, words: torch.Tensor, price: float = FREE) -> torch.Tensor:
+def total_cost(matching: Matching, cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBIDDEN) -> torch.Tensor:
     """What matchings cost, dustbin included: (N,). Without a price (infinite) words that are left over cost nothing."""
     spent = (matching.plan * cost.masked_fill(~words[..., None], 0.0)).sum((1, 2))
-    return spent if math.isinf(price) else spent + price * (words.to(cost.dtype) - matching.matched).sum(1)
+    return spent if math.isinf(unmatched_cost) else spent + unmatched_cost * (words.to(cost.dtype) - matching.matched).sum(1)
 
 
 def token_similarity(
     patches: torch.Tensor, words: torch.Tensor, real: torch.Tensor, images: torch.Tensor, captions: torch.Tensor,
-    price: float, solve: Solver,
+    unmatched_cost: float, solve: Solver,
 ) -> tuple[torch.Tensor, Matching]:  # fmt: skip
     """How well the words of captions find their patches in images: 1 - the mean cost of a word, for R pairs.
 
@@ -174,7 +175,7 @@ def token_similarity(
     """
     with torch.no_grad():
         cost = 1 - words.index_select(0, captions) @ patches.index_select(0, images).mT  # (R, m, n)
-        matching = solve(cost, real[captions], price)
+        matching = solve(cost, real[captions], unmatched_cost)
     asked = words.index_select(0, captions)  # (R, m, d)
     if matching.shares is not None:
         found = (matching.shares * (asked @ patches.index_select(0, images).mT)).sum(2)  # (R, m)
@@ -183,7 +184,7 @@ def token_similarity(
         its_patch = patches.flatten(0, 1).index_select(0, row.flatten()).view_as(asked)  # (R, m, d)
         found = (asked * its_patch).sum(2) * matching.matched
     number = real[captions].sum(1).to(patches.dtype)  # (R,)
-    binned = 0.0 if math.isinf(price) else (1 - price) * (number - matching.matched.sum(1))
+    binned = 0.0 if math.isinf(unmatched_cost) else (1 - unmatched_cost) * (number - matching.matched.sum(1))
     return (found.sum(1) + binned) / number.clamp(min=1), matching
 
 
@@ -195,7 +196,7 @@ def hardest(s: torch.Tensor, negatives: int) -> torch.Tensor:
 
 def matched_contrast(
     patches: torch.Tensor, words: torch.Tensor, real: torch.Tensor, s: torch.Tensor, scale: float | torch.Tensor,
-    negatives: int, price: float, solver: str,
+    negatives: int, unmatched_cost: float, solver: str,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Contrast of token similarities: each pair against its hardest negatives (LightCLIP, level two; our reading).
 
@@ -219,7 +220,7 @@ def matched_contrast(
     k = wrong_captions.shape[1]
     images = torch.cat([own, own.repeat_interleave(k), wrong_images.flatten()])  # (R,) with R = B (1 + 2k)
     captions = torch.cat([own, wrong_captions.flatten(), own.repeat_interleave(k)])
-    similarity, _ = token_similarity(patches, words, real, images, captions, price, solve)  # (R,)
+    similarity, _ = token_similarity(patches, words, real, images, captions, unmatched_cost, solve)  # (R,)
 
     logits = (scale * similarity).masked_fill(~real.any(1)[captions], -math.inf)
     right, by_image, by_caption = logits.split([size, size * k, size * k])

@@ -31,7 +31,7 @@ class Block(nn.Module):
     checkpointing; Chen et al. 2016, arXiv 1604.06174).
     """
 
-    recompute = False
+    activation_checkpointing = False
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """x: (B, n, d). Or, with mask (B, L) bool that is false at padding, packed tokens (T, d). → as x"""
-        if self.recompute and torch.is_grad_enabled():
+        if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(self._forward, x, mask, use_reentrant=False, preserve_rng_state=False)  # nothing is random
         return self._forward(x, mask)
 

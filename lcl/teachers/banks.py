@@ -14,7 +14,7 @@ import torch
 
 from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require
-from lcl.data.base import Rows
+from lcl.data.base import DatasetView
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 
 FORMAT = "lcl-bank-1"
@@ -62,12 +62,12 @@ class Bank:
         return len(self.shards[0])
 
 
-def bank_folder(rows: Rows, encoder: ImageEncoder | TextEncoder) -> Path:
+def bank_folder(rows: DatasetView, encoder: ImageEncoder | TextEncoder) -> Path:
     """Where the bank of these rows and this encoder is kept unless one says otherwise: `data/cache/banks/…`."""
     return data_folder() / "cache" / "banks" / f"{encoder.kind}-{storage.fingerprint(describe(rows, encoder))}"
 
 
-def describe(rows: Rows, encoder: ImageEncoder | TextEncoder) -> dict:
+def describe(rows: DatasetView, encoder: ImageEncoder | TextEncoder) -> dict:
     """All that a bank depends on."""
     return {
         "format": FORMAT,
@@ -79,7 +79,7 @@ def describe(rows: Rows, encoder: ImageEncoder | TextEncoder) -> dict:
 
 
 def build_bank(
-    rows: Rows, encoder: ImageEncoder | TextEncoder, folder: Path | None = None, progress: Progress | None = None
+    rows: DatasetView, encoder: ImageEncoder | TextEncoder, folder: Path | None = None, progress: Progress | None = None
 ) -> Bank:
     """Encode all rows, shard by shard, and return the bank; whole shards of an earlier call are kept and not done again.
 
@@ -92,7 +92,7 @@ def build_bank(
         return _fill(folder, rows, encoder, progress)
 
 
-def _fill(folder: Path, rows: Rows, encoder: ImageEncoder | TextEncoder, progress: Progress | None) -> Bank:
+def _fill(folder: Path, rows: DatasetView, encoder: ImageEncoder | TextEncoder, progress: Progress | None) -> Bank:
     description, step, checksums, shards = describe(rows, encoder), SHARD_ROWS, {}, []
     if (folder / "bank.json").exists():
         step, checksums = _read_manifest(folder, rows, encoder)
@@ -124,7 +124,7 @@ def _read_shard(path: Path, checksum: str | None, first_row: int) -> torch.Tenso
     return features
 
 
-def open_bank(folder: Path, rows: Rows | None = None, encoder: ImageEncoder | TextEncoder | None = None) -> Bank:
+def open_bank(folder: Path, rows: DatasetView | None = None, encoder: ImageEncoder | TextEncoder | None = None) -> Bank:
     """Read a bank, every byte of it once, and compare it with its checksums; then it stays memory-mapped.
 
     rows, encoder: what it should be of. Raises LclError, which says what differs, for a bank of anything else; for one that
@@ -156,7 +156,7 @@ def check_features(features: torch.Tensor, what: str, first_row: int = 0, remedy
 
 
 def _read_manifest(
-    folder: Path, rows: Rows | None, encoder: ImageEncoder | TextEncoder | None
+    folder: Path, rows: DatasetView | None, encoder: ImageEncoder | TextEncoder | None
 ) -> tuple[int, dict[str, str]]:
     """Rows of a shard, and the checksums of the shards that are there. Raises LclError when they are not of `rows`."""
     found = storage.read_json(folder / "bank.json")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from lcl import storage
 from lcl.config import CHECKOUT, LclError, Progress, require
-from lcl.data.base import Rows
+from lcl.data.base import DatasetView
 from lcl.teachers.banks import Bank, build_bank, check_features
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 
@@ -234,7 +234,7 @@ def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None)
     return dataclasses.replace(kept, indices=kept.indices[:, :k], similarities=kept.similarities[:, :k])
 
 
-def open_neighbours(rows: Rows, progress: Progress | None = None) -> tuple[Neighbours, Neighbours]:
+def open_neighbours(rows: DatasetView, progress: Progress | None = None) -> tuple[Neighbours, Neighbours]:
     """The neighbours of a data set among its images and among its captions, by the encoders that are installed.
 
     Those of the profile `laptop` are kept in `data/neighbours/`, so that nobody waits; others are found, and kept with their

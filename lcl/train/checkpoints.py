@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from lcl import storage
-from lcl.config import LclError, require, to_dict
-from lcl.teachers.teacher import LiveGuide
+from lcl.config import LclError, Profile, require, to_dict, upgraded
+from lcl.teachers.teacher import LiveTeacher
 from lcl.train.loop import Training
+from lcl.train.recipes import Recipe
 
 FORMAT = "lcl-checkpoint-1"
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -30,7 +31,7 @@ def describe(training: Training) -> dict:
         "recipe": to_dict(training.recipe),
         "profile": to_dict(training.profile),
         "seed": training.seed,
-        "processes": training.team.size,
+        "processes": training.ranks.world_size,
         "tokenizer": storage.fingerprint(training.tokenizer.to_dict()),
         "teacher": training.teacher.description if training.teacher else None,
     }
@@ -44,14 +45,14 @@ def save_checkpoint(folder: Path, training: Training, score: float | None = None
     leader writes. Raises LclError when the disk is full; the checkpoints before are then untouched.
     """
     place = Path(folder) / f"step-{training.step:08d}"
-    if training.team.leads:
+    if training.ranks.is_main:
         tensors = _tensors(training)
         storage.write_tensors(place / TENSORS, tensors)
         about = {"format": FORMAT, "step": training.step, "score": score, "of": describe(training)}
         about["tensors"] = storage.file_sha256(place / TENSORS)
         storage.write_json(place / STATE, about)
         _remove_old(Path(folder), keep)
-    training.team.wait()
+    training.ranks.wait()
     return place
 
 
@@ -80,7 +81,7 @@ def resume(folder: Path, training: Training) -> int:
     for path in reversed(checkpoints(folder)):
         state = storage.read_json(path / STATE)
         require(isinstance(state, dict) and state.get("format") == FORMAT, f"{path / STATE} is no checkpoint of this library.")
-        difference = _difference(state.get("of"), describe(training), "")
+        difference = _difference(upgraded_description(state.get("of")), describe(training), "")
         require(not difference, f"the checkpoint in {path} belongs to another training: its {difference}.")
         if storage.file_sha256(path / TENSORS) != state.get("tensors"):
             continue  # damaged; the one before is as good, a little earlier
@@ -88,6 +89,13 @@ def resume(folder: Path, training: Training) -> int:
         training.step = state["step"]
         return training.step
     return 0
+
+
+def upgraded_description(of: object) -> object:
+    """What `describe` of version 0.1 or of this one gave → as this one gives it."""
+    if not isinstance(of, dict) or not {"profile", "recipe"} <= set(of):
+        return of
+    return of | json.loads(json.dumps({"profile": upgraded(Profile, of["profile"]), "recipe": upgraded(Recipe, of["recipe"])}))
 
 
 def _difference(kept: object, ours: object, where: str) -> str:
@@ -104,7 +112,7 @@ def _tensors(training: Training) -> dict[str, torch.Tensor]:
     names = {id(parameter): name for name, parameter in training.learner.named_parameters()}
     for parameter, state in training.optimizer.state.items():
         tensors |= {f"optimizer.{key}.{names[id(parameter)]}": torch.as_tensor(value) for key, value in state.items()}
-    if isinstance(training.teacher, LiveGuide):
+    if isinstance(training.teacher, LiveTeacher):
         queue = training.teacher
         tensors |= {"queue.rows": queue.rows, "queue.u": queue.u, "queue.z": queue.z}
     tensors["random.cpu"] = torch.get_rng_state()
@@ -124,7 +132,7 @@ def _restore(training: Training, tensors: dict[str, torch.Tensor]) -> None:
                 for key in ("exp_avg", "exp_avg_sq"):  # laid out in memory as the parameter is: the fused step relies on it
                     state[key] = torch.empty_like(parameter).copy_(tensors[f"optimizer.{key}.{name}"])
                 training.optimizer.state[parameter] = state
-        if isinstance(training.teacher, LiveGuide):
+        if isinstance(training.teacher, LiveTeacher):
             queue = training.teacher
             queue.rows, queue.u, queue.z = (tensors[f"queue.{name}"] for name in ("rows", "u", "z"))
         torch.set_rng_state(tensors["random.cpu"])

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 
 from lcl.config import require
-from lcl.data.base import Taken
-from lcl.data.collection import open_source
+from lcl.data.base import Samples
+from lcl.data.collection import open_dataset
 from lcl.eval.metrics import embed
 from lcl.losses.contrastive import both_ways, own_column
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 from lcl.teachers.search import nearest_neighbours
-from lcl.teachers.teacher import Guide, Teacher
-from lcl.train.loop import WATCHED, Event, Look, Step, Training
-from lcl.train.recipes import Moment, Recipe
+from lcl.teachers.teacher import BankTeacher, Teacher
+from lcl.train.loop import VALIDATION_PAIRS, Event, Step, Training, Validation
+from lcl.train.recipes import Recipe, StepContext
 from lcl.train.runs import load_run
 
 PAIRS = 256  # of the training, that are looked at
@@ -63,32 +63,32 @@ class Finding:
     """A check and its verdict. says: the measured value in words; mend: what to look at, "" where all is well."""
 
     check: str
-    says: str
-    mend: str = ""
+    measured: str
+    fix: str = ""
 
     @property
-    def well(self) -> bool:
-        return not self.mend
+    def ok(self) -> bool:
+        return not self.fix
 
 
 class Diagnosis(tuple):
     """Findings, one a check; printed, a line each."""
 
     @property
-    def ailments(self) -> list[str]:
+    def failed(self) -> list[str]:
         """The names of the checks that found something."""
-        return [finding.check for finding in self if not finding.well]
+        return [finding.check for finding in self if not finding.ok]
 
     @property
-    def ill(self) -> Diagnosis:
+    def failures(self) -> Diagnosis:
         """The findings that name a mend."""
-        return Diagnosis(finding for finding in self if not finding.well)
+        return Diagnosis(finding for finding in self if not finding.ok)
 
     def __repr__(self) -> str:
         if not self:
             return "✓ nothing was found"
         wide = max(len(finding.check) for finding in self)
-        lines = [f"{'✓' if f.well else '✗'} {f.check:{wide}s}  {f.says}" + (f" → {f.mend}" if f.mend else "") for f in self]
+        lines = [f"{'✓' if f.ok else '✗'} {f.check:{wide}s}  {f.measured}" + (f" → {f.fix}" if f.fix else "") for f in self]
         return "\n".join(lines)
 
 
@@ -112,7 +112,7 @@ def gather(run: Path | str | Training, curve: Sequence[Event] = ()) -> Evidence:
         teacher, profile = run.teacher, run.profile
         return measure(run.model, run.tokenizer, run.source, profile.training, curve, run.recipe, run.extra, teacher)
     found = load_run(Path(run))
-    source = open_source(found.profile, found.pictures_folder, found.shards_folder)
+    source = open_dataset(found.profile, found.pictures_folder, found.shards_folder)
     # a run does not keep its teacher; what guides it is looked at when it is a Training
     return measure(found.model, found.tokenizer, source, found.profile.training, found.curve, found.recipe, found.extra, None)
 
@@ -125,7 +125,7 @@ def measure(
     model.eval()
     extra.eval()
     device, context = model.tau.device, model.config.language.context_length
-    rows = source.training(min(config.pairs, PAIRS))
+    rows = source.train(min(config.pairs, PAIRS))
     pairs = rows.take(range(len(rows)))
     v, t = embed(model, tokenizer, pairs)
     lengths = torch.cat([v, t]).norm(dim=1)
@@ -138,7 +138,7 @@ def measure(
 
     steps = [event for event in curve if isinstance(event, Step)]
     require(bool(steps), "a training is judged by its steps, and there are none.")
-    look = next((event for event in reversed(curve) if isinstance(event, Look)), None)
+    look = next((event for event in reversed(curve) if isinstance(event, Validation)), None)
     part = next((name for name in ("info_nce", "soft_info_nce") if steps and name in steps[0].losses), None)
     return Evidence(
         config.batch_size,
@@ -152,7 +152,7 @@ def measure(
         tuple(event.logit_scale for event in steps),
         look and look.loss,
         look and (look.image_to_text + look.text_to_image) / 2,
-        1 / max(1, len(source.watched(max(WATCHED, config.batch_size)))),
+        1 / max(1, len(source.validation(max(VALIDATION_PAIRS, config.batch_size)))),
         _own(teacher),
         _kin(pairs),
     )
@@ -165,7 +165,7 @@ def _alike(x: torch.Tensor) -> float:
 
 
 def _quiz(
-    model: Clip, tokenizer: Tokenizer, pairs: Taken, size: int, recipe: Recipe, extra, teacher: Teacher | None
+    model: Clip, tokenizer: Tokenizer, pairs: Samples, size: int, recipe: Recipe, extra, teacher: Teacher | None
 ) -> tuple[float, float, float] | None:
     if "info_nce" not in recipe.weights or recipe.ping.live:
         return None
@@ -176,19 +176,19 @@ def _quiz(
     rows, columns = (F.cross_entropy(s, own_column(s)).item() for s in
                      (seen.logit_scale * half for half in both_ways(seen.v, seen.t)))  # fmt: skip
     near = extra["projections"](teacher(torch.arange(size), images)) if teacher is not None else None
-    now = Moment(model, extra, seen, tokens, 1.0, torch.Generator().manual_seed(0), near)
-    _, parts = recipe.loss(now, ["info_nce"])
+    context = StepContext(model, extra, seen, tokens, 1.0, torch.Generator().manual_seed(0), near)
+    _, parts = recipe.loss(context, ["info_nce"])
     return (parts["info_nce"].item(), rows, columns) if "info_nce" in parts else None
 
 
 def _own(teacher: Teacher | None) -> float | None:
-    if not isinstance(teacher, Guide):
+    if not isinstance(teacher, BankTeacher):
         return None
     rows = torch.arange(len(teacher.a))
     return max((teacher.a == rows).float().mean().item(), (teacher.b == rows).float().mean().item())
 
 
-def _kin(pairs: Taken) -> float | None:
+def _kin(pairs: Samples) -> float | None:
     """Do captions of similar images resemble each other? By the frozen encoders, in standard errors above any two captions."""
     u, z = ImageEncoder()(pairs.images), TextEncoder()(pairs.captions)
     similarity = z @ z.T  # (N, N)
@@ -202,8 +202,8 @@ def _kin(pairs: Taken) -> float | None:
 def length_one(e: Evidence) -> Finding:
     """Embeddings of length one (CLIP, section 2.3)."""
     low, high = e.lengths
-    mend = "normalise both embeddings before the dot product" if max(abs(low - 1), abs(high - 1)) > 0.01 else ""
-    return Finding("embeddings of length one", f"lengths from {low:.2f} to {high:.2f}", mend)
+    fix = "normalise both embeddings before the dot product" if max(abs(low - 1), abs(high - 1)) > 0.01 else ""
+    return Finding("embeddings of length one", f"lengths from {low:.2f} to {high:.2f}", fix)
 
 
 def both_quizzes(e: Evidence) -> Finding | None:
@@ -212,8 +212,8 @@ def both_quizzes(e: Evidence) -> Finding | None:
         return None
     said, rows, columns = e.quiz
     one_way = abs(rows - columns) > 1e-3 and min(abs(said - rows), abs(said - columns)) < 1e-4
-    mend = "the softmax runs along one axis only: let images choose captions, and captions images" if one_way else ""
-    return Finding("both quizzes", f"loss {said:.3f}; along the rows {rows:.3f}, along the columns {columns:.3f}", mend)
+    fix = "the softmax runs along one axis only: let images choose captions, and captions images" if one_way else ""
+    return Finding("both quizzes", f"loss {said:.3f}; along the rows {rows:.3f}, along the columns {columns:.3f}", fix)
 
 
 def temperature_moves(e: Evidence) -> Finding | None:
@@ -222,8 +222,8 @@ def temperature_moves(e: Evidence) -> Finding | None:
         return None
     low, high = min(e.scales), max(e.scales)
     frozen = high - low < 1e-4 * high and high < 99
-    mend = "let the optimiser have the temperature, and no weight decay on it" if frozen else ""
-    return Finding("temperature", f"logit_scale from {low:.2f} to {high:.2f}", mend)
+    fix = "let the optimiser have the temperature, and no weight decay on it" if frozen else ""
+    return Finding("temperature", f"logit_scale from {low:.2f} to {high:.2f}", fix)
 
 
 def enough_negatives(e: Evidence) -> Finding:
@@ -233,8 +233,8 @@ def enough_negatives(e: Evidence) -> Finding:
     if e.batch_size < 2 or max(map(abs, e.losses)) < 1e-6:
         return Finding("negatives", said, "a batch of one has no negatives: its loss is 0, and nothing can be learned")
     fewer = e.from_start and first < 0.8 * guess
-    mend = f"it looks like a guess among {math.exp(first):.0f}: contrast the whole batch" if fewer else ""
-    return Finding("negatives", said, mend)
+    fix = f"it looks like a guess among {math.exp(first):.0f}: contrast the whole batch" if fewer else ""
+    return Finding("negatives", said, fix)
 
 
 def no_peeking(e: Evidence) -> Finding | None:
@@ -244,14 +244,14 @@ def no_peeking(e: Evidence) -> Finding | None:
     said, rows, columns = e.quiz
     honest, guess = (rows + columns) / 2, math.log(max(e.batch_size, 2))
     leaks = said < honest - 0.25 * guess and max(map(abs, e.losses)) > 1e-6
-    mend = "the objective sees its answer: no image may reach a caption's embedding" if leaks else ""
-    return Finding("no peeking", f"loss {said:.3f}, while the embeddings are worth {honest:.3f}", mend)
+    fix = "the objective sees its answer: no image may reach a caption's embedding" if leaks else ""
+    return Finding("no peeking", f"loss {said:.3f}, while the embeddings are worth {honest:.3f}", fix)
 
 
 def not_collapsed(e: Evidence) -> Finding:
     """Different things, different embeddings."""
-    mend = "everything lies in one place: something pulls, and nothing pushes apart" if max(e.alike) > COLLAPSED else ""
-    return Finding("spread", f"cosine of two images {e.alike[0]:.2f}, of two captions {e.alike[1]:.2f}", mend)
+    fix = "everything lies in one place: something pulls, and nothing pushes apart" if max(e.alike) > COLLAPSED else ""
+    return Finding("spread", f"cosine of two images {e.alike[0]:.2f}, of two captions {e.alike[1]:.2f}", fix)
 
 
 def padding_is_nothing(e: Evidence) -> Finding:
@@ -267,16 +267,16 @@ def others_as_neighbours(e: Evidence) -> Finding | None:
     """Neighbours other than oneself."""
     if e.own is None:
         return None
-    mend = "exclude the diagonal from the search: who is his own neighbour learns nothing from him" if e.own > 0.01 else ""
-    return Finding("neighbours", f"{e.own:.0%} of the rows are their own neighbour", mend)
+    fix = "exclude the diagonal from the search: who is his own neighbour learns nothing from him" if e.own > 0.01 else ""
+    return Finding("neighbours", f"{e.own:.0%} of the rows are their own neighbour", fix)
 
 
 def captions_belong(e: Evidence) -> Finding | None:
     """Captions that go with their images."""
     if e.kin is None:
         return None
-    mend = "captions are shuffled against the images: look at a dozen pairs" if e.kin < 3 else ""
-    return Finding("pairing", f"captions of similar images are {e.kin:.1f} standard errors more alike than any two", mend)
+    fix = "captions are shuffled against the images: look at a dozen pairs" if e.kin < 3 else ""
+    return Finding("pairing", f"captions of similar images are {e.kin:.1f} standard errors more alike than any two", fix)
 
 
 def learns(e: Evidence) -> Finding | None:
@@ -285,8 +285,8 @@ def learns(e: Evidence) -> Finding | None:
         return None
     last = sum(e.losses[-10:]) / len(e.losses[-10:])
     said = f"loss {last:.2f} in training, {e.watched:.2f} on new pairs; recall@1 there {e.recall:.1%} (chance {e.chance:.1%})"
-    mend = "nothing is learned that holds for new pairs: see the other lines, the learning rate, the number of steps"
-    return Finding("learning", said, mend if e.recall < 3 * e.chance else "")
+    fix = "nothing is learned that holds for new pairs: see the other lines, the learning rate, the number of steps"
+    return Finding("learning", said, fix if e.recall < 3 * e.chance else "")
 
 
 CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (

@@ -1,97 +1,227 @@
-"""Several processes that train as one: who is who, and what they tell each other. `torchrun` starts them."""
+"""One training in several processes, and batches that no single forward pass holds.
+
+`torchrun` starts the processes; `Ranks` is what they tell each other. A batch that is shared among them, or too large for
+memory, is handled by gradient caching (GradCache; Gao et al. 2021, arXiv 2101.06983): all micro-batches are embedded first;
+the loss over all embeddings gives the gradient at each of them; then every micro-batch passes through the towers again with
+its cached gradient. Each process compares its own rows with all others', and the sum of these gradients is the batch's:
+nothing is approximated. Objectives that look at patches and words stay within their micro-batch.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from lcl.config import LclError, require
+from lcl.losses.neighbours import NeighbourFeatures
+from lcl.models.clip import Clip, Embeddings
+from lcl.models.tokenizer import Tokens
+from lcl.teachers.teacher import Teacher
+from lcl.train.recipes import PAIRWISE, Recipe, StepContext
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of one training. rank: 0 … size - 1, one's own. device: that one works on."""
+class Ranks:
+    """The process group of one training, as one of its processes sees it.
+
+    Attributes:
+        rank: this process, 0 to world_size - 1.
+        world_size: how many processes there are.
+        device: the one that this process works on.
+    """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     device: str = "cpu"
 
     @property
-    def leads(self) -> bool:
-        """Is this the one that writes files and prints?"""
+    def is_main(self) -> bool:
+        """Is this the process that writes files and prints?"""
         return self.rank == 0
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """Everybody's rows, in order of their ranks: (b, …) → (size·b, …), where x is. No gradient passes."""
-        if self.size == 1:
+        """All ranks' rows, in order of the ranks: (b, …) → (world_size·b, …), on the device of x. No gradient flows."""
+        if self.world_size == 1:
             return x.detach()
-        own = x.detach().to(self.device).contiguous()  # GPUs tell each other what they hold, and nothing else
-        parts = [torch.empty_like(own) for _ in range(self.size)]
+        own = x.detach().to(self.device).contiguous()  # NCCL exchanges only what is on the GPU
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
         dist.all_gather(parts, own)
         return torch.cat(parts).to(x.device)
 
     def add(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum of everybody's x, in its place."""
-        if self.size > 1:
+        """Sum x over all ranks, in place."""
+        if self.world_size > 1:
             dist.all_reduce(x)
         return x
 
     def average(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Replace everybody's tensors by their means: in one message, for that is what takes the time."""
+        """Replace tensors by their means over all ranks; one message, since each message costs time."""
         tensors = list(tensors)
-        if self.size == 1 or not tensors:
+        if self.world_size == 1 or not tensors:
             return
-        flat = self.add(torch.cat([tensor.flatten() for tensor in tensors])) / self.size
+        flat = self.add(torch.cat([tensor.flatten() for tensor in tensors])) / self.world_size
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
-    def agree(self, value: object) -> object:
-        """What the leader says."""
+    def broadcast(self, value: object) -> object:
+        """The main process's value, on every rank."""
         values = [value]
-        if self.size > 1:
+        if self.world_size > 1:
             dist.broadcast_object_list(values, device=torch.device(self.device))
         return values[0]
 
-    def one_by_one(self, work: Callable[[], Result]) -> Result:
-        """What needs to be done once and is then found done, as files that are kept: first by the leader, then by all others."""
-        done = [work()] if self.leads else []
+    def main_first(self, work: Callable[[], Result]) -> Result:
+        """Call `work` on the main process, then on the others, which find the files that it made."""
+        done = [work()] if self.is_main else []
         self.wait()
         return done[0] if done else work()
 
     def wait(self) -> None:
-        """Until all are here."""
-        if self.size > 1:
+        """Wait for all ranks (a barrier)."""
+        if self.world_size > 1:
             dist.barrier()
 
 
 @contextlib.contextmanager
-def join(device: str | None = None) -> Iterator[Team]:
-    """The team that `torchrun` made, or a team of one. Raises LclError for more processes than there are GPUs."""
+def join(device: str | None = None) -> Iterator[Ranks]:
+    """Join the process group that `torchrun` started, or make a group of one.
+
+    Raises:
+        LclError: for more processes than GPUs, and for processes that do not find each other.
+    """
     started = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0} | os.environ
-    size, rank, place = (int(started[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+    size, rank, local_rank = (int(started[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if size == 1:
-        yield Team(device=kind)
+        yield Ranks(device=kind)
         return
     if kind == "cuda":
         gpus = torch.cuda.device_count()
-        require(place < gpus, f"there are more processes than GPUs ({gpus}); start one for each: --nproc-per-node={gpus}.")
-        torch.cuda.set_device(place)
+        require(local_rank < gpus, f"there are more processes than GPUs ({gpus}); start one for each: --nproc-per-node={gpus}.")
+        torch.cuda.set_device(local_rank)
     try:
-        # the leader may build banks for hours while the others wait; that one died, torchrun notices
+        # The main process may build banks for hours while the others wait; torchrun notices if it dies.
         dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=datetime.timedelta(days=3))
     except (RuntimeError, ValueError) as error:
         raise LclError(f"the {size} processes did not find each other ({error}); start them with torchrun.") from None
     try:
-        yield Team(rank, size, f"cuda:{place}" if kind == "cuda" else kind)
+        yield Ranks(rank, size, f"cuda:{local_rank}" if kind == "cuda" else kind)
     finally:
         dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A part of a batch.
+
+    Attributes:
+        images: (m, 3, H, W) uint8.
+        tokens: of its m captions.
+        indices: (m,) int64, the pairs' rows in the data set.
+        generator: for what is random in this part, on the CPU.
+    """
+
+    images: torch.Tensor
+    tokens: Tokens
+    indices: torch.Tensor
+    generator: torch.Generator
+
+
+def cached_backward(
+    recipe: Recipe, model: Clip, extra: nn.ModuleDict, micro_batches: Sequence[MicroBatch], progress: float,
+    teacher: Teacher | None, ranks: Ranks,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # fmt: skip
+    """Set `.grad` of every parameter to the batch gradient, identical on all ranks. Existing gradients are overwritten.
+
+    Args:
+        recipe: the objectives and their weights.
+        model: the pair of towers.
+        extra: the recipe's training-only modules.
+        micro_batches: those of this rank, of equal size; its rows of the batch precede those of the next rank.
+        progress: share of the training that is done, 0 to 1.
+        teacher: the source of neighbours, if the recipe needs one.
+        ranks: the process group.
+
+    Returns:
+        The loss, and its parts before weighting: scalars, the same on every rank. Batch norms normalise each micro-batch
+        by its own statistics; their running statistics become the mean over all micro-batches.
+    """
+    local = [name for name in recipe.weights if name not in PAIRWISE]
+    model.zero_grad(), extra.zero_grad()
+    statistics = _RunningStatistics(model)
+    with torch.set_grad_enabled(len(micro_batches) == 1):  # a single micro-batch needs no second pass
+        embedded = [model(part.images, part.tokens) for part in micro_batches]
+
+    v, t = (ranks.gather(torch.cat(rows)).requires_grad_() for rows in zip(*((e.v, e.t) for e in embedded), strict=True))
+    total, parts = _pairwise_backward(recipe, model, extra, v, t, micro_batches, progress, teacher, ranks)
+    cached = [
+        ranks.add(x.grad).split(len(v) // ranks.world_size)[ranks.rank].split(len(micro_batches[0].indices)) for x in (v, t)
+    ]
+
+    for number, (part, grad_v, grad_t) in enumerate(zip(micro_batches, *cached, strict=True)):
+        own = embedded[number]
+        if len(micro_batches) > 1:
+            statistics.restore()
+            own = model(part.images, part.tokens)
+        context = StepContext(model, extra, own, part.tokens, progress, part.generator)
+        share, local_parts = recipe.loss(context, local)
+        ((own.v * grad_v).sum() + (own.t * grad_t).sum() + share / len(micro_batches)).backward()
+        statistics.note()
+        for name, value in local_parts.items():
+            parts[name] = parts.get(name, 0.0) + value.detach() / len(micro_batches)
+        total = total + torch.as_tensor(share).detach() / len(micro_batches)
+    statistics.keep(ranks)
+    ranks.average(p.grad for p in (*model.parameters(), *extra.parameters()) if p.grad is not None)
+    values = torch.stack([total, *(parts[name] for name in recipe.weights)])
+    ranks.average([values])
+    return values[0], dict(zip(recipe.weights, values[1:], strict=True))
+
+
+def _pairwise_backward(
+    recipe: Recipe, model: Clip, extra: nn.ModuleDict, v: torch.Tensor, t: torch.Tensor,
+    micro_batches: Sequence[MicroBatch], progress: float, teacher: Teacher | None, ranks: Ranks,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # fmt: skip
+    """Losses over the whole batch's embeddings v, t (B, d), scored for this rank's rows, and their gradients: at v and t, and
+    at what follows the towers (temperature and projections)."""
+    near, own = None, len(v) // ranks.world_size
+    if teacher:
+        indices, images = (torch.cat(x) for x in zip(*((part.indices, part.images) for part in micro_batches), strict=True))
+        near = extra["projections"](NeighbourFeatures(*teacher(indices, images, ranks.gather)))
+    rows = slice(ranks.rank * own, (ranks.rank + 1) * own) if ranks.world_size > 1 else None
+    whole = Embeddings(v, t, model.logit_scale, None, None)
+    context = StepContext(model, extra, whole, None, progress, None, near, rows)
+    loss, parts = recipe.loss(context, [name for name in recipe.weights if name in PAIRWISE])
+    (loss + 0.0 * (v.sum() + t.sum())).backward()  # also where no objective uses them
+    return torch.as_tensor(loss).detach(), {name: part.detach() for name, part in parts.items()}
+
+
+class _RunningStatistics:
+    """Running statistics of batch norms: every micro-batch starts from the same, and the mean of the results stays."""
+
+    def __init__(self, model: nn.Module):
+        self.buffers = list(model.buffers())
+        self.before = [buffer.clone() for buffer in self.buffers]
+        self.after: list[list[torch.Tensor]] = []
+
+    def restore(self) -> None:
+        for buffer, before in zip(self.buffers, self.before, strict=True):
+            buffer.copy_(before)
+
+    def note(self) -> None:
+        self.after.append([buffer.clone() for buffer in self.buffers])
+
+    def keep(self, ranks: Ranks) -> None:
+        for buffer, *after in zip(self.buffers, *self.after, strict=True):
+            if buffer.is_floating_point():  # counters are the same after each micro-batch
+                buffer.copy_(torch.stack(after).mean(0))
+        ranks.average(buffer for buffer in self.buffers if buffer.is_floating_point())

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from lcl.config import LclError, TrainConfig, require
-from lcl.data.base import Rows, Source
+from lcl.data.base import DatasetView, PairDataset
 from lcl.data.shards import MAX_BAD, tell
 from lcl.models.tokenizer import Tokenizer, Tokens
-from lcl.train.distributed import Team
+from lcl.train.distributed import Ranks
 
 CHUNK = 32_768  # pairs that are shuffled among each other, and in memory at a time; at 64 pixels 0.4 GB
 AHEAD = 4  # batches that a worker reads ahead
@@ -70,10 +70,10 @@ def order(config: TrainConfig, seed: int, epoch: int) -> Iterator[Chunk]:
         yield Chunk(starts[number], length, rows[:whole].view(-1, config.batch_size))
 
 
-def shares(config: TrainConfig, seed: int, team: Team, first: int) -> Iterator[torch.Tensor]:
+def shares(config: TrainConfig, seed: int, ranks: Ranks, first: int) -> Iterator[torch.Tensor]:
     """The rows of every chunk that this process is to see from step `first` on: (n, B / processes) int64, a step a row."""
-    size, per_epoch = config.batch_size // team.size, config.pairs // config.batch_size
-    mine = slice(team.rank * size, (team.rank + 1) * size)
+    size, per_epoch = config.batch_size // ranks.world_size, config.pairs // config.batch_size
+    mine = slice(ranks.rank * size, (ranks.rank + 1) * size)
     for epoch in range(first // per_epoch, config.epochs):
         step = epoch * per_epoch  # of the chunk's first batch
         for chunk in order(config, seed, epoch):
@@ -84,13 +84,13 @@ def shares(config: TrainConfig, seed: int, team: Team, first: int) -> Iterator[t
 
 
 def batches(
-    source: Source,
+    source: PairDataset,
     tokenizer: Tokenizer,
     config: TrainConfig,
     context: int,
     seed: int,
     device: str,
-    team: Team | None = None,
+    ranks: Ranks | None = None,
     first: int = 0,
     workers: int | None = None,
 ) -> Iterator[Batch]:
@@ -101,13 +101,13 @@ def batches(
     are processors, up to eight. Workers that die are started again where they were, RESTARTS times.
     Raises LclError when more than MAX_BAD of the rows cannot be read, or the workers die again and again.
     """
-    team, rows = team or Team(), source.training(config.pairs)
+    ranks, rows = ranks or Ranks(), source.train(config.pairs)
     if workers is None:
         workers = min(_processors(), 8) if rows.streamed and config.pairs > CHUNK else 0
     if workers:
-        yield from _streamed(rows, tokenizer, config, context, seed, team, first, workers, device)
+        yield from _streamed(rows, tokenizer, config, context, seed, ranks, first, workers, device)
     else:
-        yield from _drawn(rows, tokenizer, config, context, seed, team, first, device)
+        yield from _drawn(rows, tokenizer, config, context, seed, ranks, first, device)
 
 
 class _Count:
@@ -135,12 +135,12 @@ def _processors() -> int:
 
 
 def _drawn(
-    rows: Rows, tokenizer: Tokenizer, config: TrainConfig, context: int, seed: int, team: Team, first: int, device: str
+    rows: DatasetView, tokenizer: Tokenizer, config: TrainConfig, context: int, seed: int, ranks: Ranks, first: int, device: str
 ) -> Iterator[Batch]:
     """Batches out of what is in memory: everything, or a chunk."""
     all_fit = config.pairs <= CHUNK // config.batch_size * config.batch_size
     taken, count = None, _Count()
-    for share in shares(config, seed, team, first):
+    for share in shares(config, seed, ranks, first):
         if taken is None or not all_fit:
             taken = rows.take(range(config.pairs) if all_fit else share.flatten().tolist(), device)
             replaced = count.add(len(taken), taken.faults)
@@ -151,12 +151,12 @@ def _drawn(
 
 
 def _streamed(
-    rows: Rows,
+    rows: DatasetView,
     tokenizer: Tokenizer,
     config: TrainConfig,
     context: int,
     seed: int,
-    team: Team,
+    ranks: Ranks,
     first: int,
     workers: int,
     device: str,
@@ -165,7 +165,7 @@ def _streamed(
     reading, count = _Reading(rows, tokenizer, context), _Count(min(FEW, len(rows)))
     on_gpu, restarts = device.startswith("cuda"), 0
     while True:
-        steps = (row.tolist() for share in shares(config, seed, team, first) for row in share)
+        steps = (row.tolist() for share in shares(config, seed, ranks, first) for row in share)
         loader = DataLoader(
             reading, None, sampler=steps, num_workers=workers, prefetch_factor=AHEAD, timeout=LOOK, pin_memory=on_gpu,
             collate_fn=_as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
@@ -210,7 +210,7 @@ def _wait(found: Iterator):
 class _Reading(Dataset):
     """What a worker does: a step's rows in, its batch out; or an error, to be raised where the training is."""
 
-    def __init__(self, rows: Rows, tokenizer: Tokenizer, context: int):
+    def __init__(self, rows: DatasetView, tokenizer: Tokenizer, context: int):
         self.rows, self.tokenizer, self.context = rows, tokenizer, context
 
     def __getitem__(self, wanted: list[int]) -> tuple[torch.Tensor, Tokens, torch.Tensor, dict[str, int]] | Exception:

@@ -24,8 +24,8 @@ LEARNS = ("train.loop", "eval.metrics")  # what these modules and all that they 
 
 # Code that changed and gives bitwise identical results: its own key, and the older key that it goes by. A test trains the
 # study's small cell by it, and compares every metric with the kept one.
-SAME = {  # what is hashed changed: the set of statements, wherever they stand
-    "5db808a4a89640b2": "b5035f09d922b355"
+SAME = {  # names, docstrings and module layout changed
+    "0f4ba705f75c7233": "b5035f09d922b355"
 }
 
 

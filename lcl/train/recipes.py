@@ -13,18 +13,18 @@ from lcl.config import choose, positive, require
 from lcl.losses.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
 from lcl.losses.masked_lm import FusedMlm, masked_language
 from lcl.losses.matching import SOLVERS, matched_contrast
+from lcl.losses.neighbours import NeighbourFeatures, Projections, nn_contrast, xnn_contrast
 from lcl.models.clip import Clip, Embeddings
 from lcl.models.layers import full
 from lcl.models.tokenizer import NOT_MASKED, Tokens, mask_words
 from lcl.teachers.encoders import IMAGE_ENCODER, TEXT_ENCODER
-from lcl.teachers.teacher import Near, Projections, nn_contrast, xnn_contrast
 
 
 @dataclass(frozen=True)
 class SoftConfig:
-    """Softened labels. The negatives' share grows from 0 to `alpha_max` by the schedule; see `contrastive.ramp`.
+    """Softened labels. The negatives' share grows from 0 to `alpha_max` by the schedule; see `losses.contrastive.ramp`.
 
-    Late and sharp: with a straight ramp, α_max 0.2 and temperature 0.1 cost four to six points of recall@1, 0.1 and 0.05
+    Late and sharp: with a linear ramp, alpha_max 0.2 and temperature 0.1 cost four to six points of recall@1, 0.1 and 0.05
     three (trials of half the steps, one seed each).
     """
 
@@ -40,24 +40,24 @@ class SoftConfig:
 
 @dataclass(frozen=True)
 class MatchConfig:
-    """Words matched to patches; see `matching.matched_contrast`."""
+    """Words matched to patches; see `losses.matching.matched_contrast`."""
 
     solver: str = "exact"
-    negatives: int = 4  # a pair is contrasted with so many, each way
-    price: float = 1.0  # of the dustbin: a word looks for a patch of positive cosine
+    negatives: int = 4  # hardest negatives a pair, each way
+    unmatched_cost: float = 1.0  # of a word without a patch; 1.0: only patches of positive cosine are matched
     scale: float = 10.0  # of the logits
 
     def __post_init__(self):
         choose("solver", self.solver, SOLVERS)
         require(self.negatives >= 1, f"the number of negatives must be 1 or more, not {self.negatives}.")
-        limits = "the price of the dustbin must be a number, or infinity for no dustbin"
-        require(self.price > -math.inf, f"{limits}, not {self.price}.")
+        limits = "the unmatched cost must be a number, or infinity to match every word"
+        require(self.unmatched_cost > -math.inf, f"{limits}, not {self.unmatched_cost}.")
         positive(self, "scale")
 
 
 @dataclass(frozen=True)
 class MlmConfig:
-    """Words masked and guessed with the image; see `text.mask_words` and `fusion.FusedMlm`."""
+    """Masked words predicted with the image; see `models.tokenizer.mask_words` and `losses.masked_lm.FusedMlm`."""
 
     share: float = 0.15  # of a caption's words
     layers: tuple[int, ...] = ()  # of the text tower; () means all
@@ -68,12 +68,12 @@ class MlmConfig:
 
 @dataclass(frozen=True)
 class PingConfig:
-    """Neighbours as guidance; see `guidance`. live: an active teacher on augmented views, with a queue of its features."""
+    """Neighbours from frozen teachers; see `teachers.teacher`."""
 
     image_encoder: str = IMAGE_ENCODER
     text_encoder: str = TEXT_ENCODER
-    image_size: int = 128  # pixels that the image encoder looks at
-    live: bool = False
+    image_size: int = 128  # pixels that the image encoder sees
+    live: bool = False  # an active teacher on augmented views, with a queue of its features
     queue: int = 4096  # rows; of the live teacher only
 
     def __post_init__(self):
@@ -81,31 +81,41 @@ class PingConfig:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What objectives may look at in one step of training.
+class StepContext:
+    """What objectives may use in one step of training.
 
-    progress: share of the training that is done, 0 to 1. generator: for what is random in this step, on the CPU.
-    extra: the recipe's modules that exist in training only, by name. near: features of the batch's neighbours, projected
-    into the shared space, if any objective asks for them. mine: the rows that ask, if not all; see `info_nce`.
+    Attributes:
+        model: the pair of towers.
+        extra: the recipe's training-only modules, by name.
+        embeddings: the batch's embeddings and the towers' outputs.
+        tokens: of the batch's captions.
+        progress: share of the training that is done, 0 to 1.
+        generator: for what is random in this step, on the CPU.
+        neighbours: features of the batch's neighbours in the shared space, if the recipe needs a teacher.
+        rows: slice of queries to score (default: all); see `info_nce`.
     """
 
     model: Clip
     extra: nn.ModuleDict
-    seen: Embeddings
+    embeddings: Embeddings
     tokens: Tokens
     progress: float
     generator: torch.Generator
-    near: Near | None = None
-    mine: slice | None = None
+    neighbours: NeighbourFeatures | None = None
+    rows: slice | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method: total loss = Σ weight · objective. `source` says where it was published.
+    """A method: total loss = Σ weight · objective.
 
-    warmup: for some objectives the share of the training over which the weight grows from zero, 0 to 1.
-    fade: for some objectives the power of (1 - progress) that the weight falls by: 1 is a straight line to zero, 2 a curve
-    that leaves early.
+    Attributes:
+        name: of the method.
+        weights: by objective, each 0 or more.
+        source: where the method was published.
+        warmup: by objective, the share of the training over which its weight grows from zero, 0 to 1.
+        fade: by objective, the power of (1 - progress) by which its weight falls: 1 is linear, 2 falls faster at first.
+        soft, match, mlm, ping: settings of the objectives.
     """
 
     name: str
@@ -131,13 +141,15 @@ class Recipe:
             choose("objective", name, self.weights)
             require(0 <= power < math.inf, f"the fade of {name} is a power, 0 or more, not {power}.")
 
-    def loss(self, now: Moment, names: Sequence[str] | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The weighted total, and its parts before weighting; scalars. names: of the objectives to add up, all if None."""
+    def loss(
+        self, context: StepContext, names: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The weighted total and its parts before weighting, scalars; of the objectives `names` (default: all)."""
         parts: dict[str, torch.Tensor] = {}
         names = self.weights if names is None else names
         for name in names:
-            parts |= OBJECTIVES[name](self, now)
-        return sum(self.weight(name, now.progress) * parts[name] for name in names), parts
+            parts |= OBJECTIVES[name](self, context)
+        return sum(self.weight(name, context.progress) * parts[name] for name in names), parts
 
     def weight(self, name: str, progress: float) -> float:
         """An objective's weight when `progress` (0 to 1) of the training is done."""
@@ -146,70 +158,70 @@ class Recipe:
         return self.weights[name] * rise * (1 - progress) ** self.fade.get(name, 0.0)
 
     @property
-    def guided(self) -> bool:
-        """Does an objective ask for neighbours?"""
-        return not GUIDED.isdisjoint(self.weights)
+    def needs_teacher(self) -> bool:
+        """Does an objective use neighbours?"""
+        return not NEEDS_TEACHER.isdisjoint(self.weights)
 
-    def guesses(self, batch_size: int, vocab_size: int) -> dict[str, float]:
-        """What each part of the loss would be for a model that knows nothing, in nats: by objective."""
-        among = {"matched_contrast": 1 + min(self.match.negatives, batch_size - 1), "masked_language": vocab_size}
-        return {name: math.log(among.get(name, batch_size)) for name in self.weights}
+    def chance_losses(self, batch_size: int, vocab_size: int) -> dict[str, float]:
+        """Each part of the loss at chance level, that is with uniform predictions: by objective, in nats."""
+        choices = {"matched_contrast": 1 + min(self.match.negatives, batch_size - 1), "masked_language": vocab_size}
+        return {name: math.log(choices.get(name, batch_size)) for name in self.weights}
 
-    def make_extra(self, model: Clip, widths: Sequence[int] = ()) -> nn.ModuleDict:
-        """The modules that exist in training only: "masked_language", "projections"; new, on the CPU.
+    def make_extra(self, model: Clip, dims: Sequence[int] = ()) -> nn.ModuleDict:
+        """New training-only modules, on the CPU: "masked_language", "projections".
 
-        widths: dimensions of the image and the text features of the neighbours, where the recipe is guided.
+        Args:
+            model: the pair of towers.
+            dims: of the teacher's image and text features, if the recipe needs a teacher.
         """
         extra = nn.ModuleDict()
         if "masked_language" in self.weights:
             extra["masked_language"] = FusedMlm(model.config, model.language, model.vision.width, self.mlm.layers)
-        if self.guided:
-            require(len(widths) == 2, f"the recipe {self.name!r} is guided: say how wide its neighbours' features are.")
-            extra["projections"] = Projections(*widths, model.config.embed_dim)
+        if self.needs_teacher:
+            require(len(dims) == 2, f"the recipe {self.name!r} needs a teacher: give the dimensions of its two features.")
+            extra["projections"] = Projections(*dims, model.config.embed_dim)
         return extra
 
 
-def _info_nce(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
-    return info_nce(now.seen.v, now.seen.t, now.seen.logit_scale, now.mine)
+def _info_nce(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
+    v, t, logit_scale, *_ = context.embeddings
+    return info_nce(v, t, logit_scale, context.rows)
 
 
-def _soft_info_nce(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
-    alpha = ramp(recipe.soft.schedule, recipe.soft.alpha_max, now.progress)
-    return soft_info_nce(now.seen.v, now.seen.t, now.seen.logit_scale, alpha, recipe.soft.temperature, now.mine)
+def _soft_info_nce(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
+    alpha = ramp(recipe.soft.schedule, recipe.soft.alpha_max, context.progress)
+    v, t, logit_scale, *_ = context.embeddings
+    return soft_info_nce(v, t, logit_scale, alpha, recipe.soft.temperature, context.rows)
 
 
-def _matched_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
-    patches = now.model.embed_patches(now.seen.image)
-    words, real = now.model.embed_words(now.seen.text, now.tokens)
+def _matched_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
+    patches = context.model.embed_patches(context.embeddings.image)
+    words, real = context.model.embed_words(context.embeddings.text, context.tokens)
     settings = recipe.match
+    s = context.embeddings.v @ context.embeddings.t.T  # (B, B)
     return matched_contrast(
-        patches,
-        words,
-        real,
-        now.seen.v @ now.seen.t.T,
-        settings.scale,
-        settings.negatives,
-        settings.price,
-        settings.solver,
+        patches, words, real, s, settings.scale, settings.negatives, settings.unmatched_cost, settings.solver
     )
 
 
-def _masked_language(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
-    masked, targets = mask_words(now.tokens, now.generator, now.model.config.language.vocab_size, recipe.mlm.share)
-    with now.model.mixed():
-        logits = now.extra["masked_language"](now.model.language, masked, now.seen.image, targets != NOT_MASKED)
+def _masked_language(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
+    masked, targets = mask_words(context.tokens, context.generator, context.model.config.language.vocab_size, recipe.mlm.share)
+    with context.model.mixed():
+        logits = context.extra["masked_language"](context.model.language, masked, context.embeddings.image, targets != NOT_MASKED)
     return masked_language(full(logits), targets)
 
 
-def _nn_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
-    return nn_contrast(now.seen.v, now.seen.t, now.near, now.seen.logit_scale, now.mine)
+def _nn_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
+    v, t, logit_scale, *_ = context.embeddings
+    return nn_contrast(v, t, context.neighbours, logit_scale, context.rows)
 
 
-def _xnn_contrast(recipe: Recipe, now: Moment) -> dict[str, torch.Tensor]:
-    return xnn_contrast(now.seen.v, now.seen.t, now.near, now.seen.logit_scale, now.mine)
+def _xnn_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
+    v, t, logit_scale, *_ = context.embeddings
+    return xnn_contrast(v, t, context.neighbours, logit_scale, context.rows)
 
 
-OBJECTIVES: dict[str, Callable[[Recipe, Moment], dict[str, torch.Tensor]]] = {
+OBJECTIVES: dict[str, Callable[[Recipe, StepContext], dict[str, torch.Tensor]]] = {
     "info_nce": _info_nce,
     "soft_info_nce": _soft_info_nce,
     "matched_contrast": _matched_contrast,
@@ -217,25 +229,25 @@ OBJECTIVES: dict[str, Callable[[Recipe, Moment], dict[str, torch.Tensor]]] = {
     "nn_contrast": _nn_contrast,
     "xnn_contrast": _xnn_contrast,
 }
-"""What there is to minimise: from a moment of training to named scalars."""
+"""All objectives, from a step's context to named scalars."""
 
-GUIDED = {"nn_contrast", "xnn_contrast"}
-"""The objectives that ask for neighbours."""
+NEEDS_TEACHER = {"nn_contrast", "xnn_contrast"}
+"""Objectives that use neighbours."""
 
-WHOLE = {"info_nce", "soft_info_nce", "nn_contrast", "xnn_contrast"}
-"""The objectives that compare every pair with every other of the batch, by their embeddings alone."""
+PAIRWISE = {"info_nce", "soft_info_nce", "nn_contrast", "xnn_contrast"}
+"""Objectives that compare every pair with every other of the batch, by their embeddings only."""
 
 CLIP = "Radford et al. 2021, arXiv 2103.00020"
 LIGHTCLIP = "LightCLIP, arXiv 2312.00674"
 PING = "CLIP-PING, arXiv 2412.03871"
 MATCH, MLM = {"matched_contrast": 1.0}, {"masked_language": 0.5}
-# Neighbours show early what things are alike, but they are not the pair: their places and grounds differ, and at a constant
-# weight they are still pulled at when these are all that is left to learn. So they lead at first, and leave. Trials, seed 0,
-# recall@1 both ways: clip 69/68; weight 1 falling as (1 - p)² 80/79, straight 78/74, constant 72/65; weight 0.5 straight
-# 80/76, constant 75/71; 0.75, gone at 70 % of the training, 80/78.
+# Neighbours show early which objects are alike, but they are not the pair: their positions and backgrounds differ. So their
+# weight is large at first and falls to zero (our choice; the paper's abstract names no schedule). Trials, seed 0, recall@1 both
+# ways: clip 69/68; weight 1 falling as (1 - p)² 80/79, linear 78/74, constant 72/65; weight 0.5 linear 80/76, constant 75/71;
+# 0.75, zero from 70 % of the training on, 80/78.
 NN, XNN = {"nn_contrast": 1.0}, {"xnn_contrast": 1.0}
 NN_LEAVES, XNN_LEAVES = {"nn_contrast": 2.0}, {"xnn_contrast": 2.0}
-SLOWLY = {"matched_contrast": 0.5}  # at full weight from the start it pulls all embeddings together: nothing is hard yet
+SLOWLY = {"matched_contrast": 0.5}  # at full weight from the start all embeddings collapse: no negative is hard yet
 
 RECIPES = {
     recipe.name: recipe

@@ -14,10 +14,10 @@ import torch
 
 from lcl import storage
 from lcl.config import LclError, Profile, from_dict, require, to_dict
-from lcl.eval.metrics import Figure
+from lcl.eval.metrics import Metric
 from lcl.models.clip import Clip, load_model, save_model
 from lcl.models.tokenizer import Tokenizer
-from lcl.train.loop import Event, Look, Step, Training
+from lcl.train.loop import Event, Step, Training, Validation
 from lcl.train.provenance import provenance
 from lcl.train.recipes import Recipe
 
@@ -37,7 +37,7 @@ class Run:
     seed: int
     pictures_folder: str | None
     shards_folder: str | None
-    metrics: dict[str, dict[str, Figure]]
+    metrics: dict[str, dict[str, Metric]]
     curve: list[Event]
     provenance: dict
     model: Clip
@@ -159,7 +159,7 @@ def _event(line: str) -> Event | None:
     """An event of the log; None for half a line, as a kill leaves it."""
     try:
         found = json.loads(line)
-        return {"Step": Step, "Look": Look}[found.pop("event")](**found)
+        return {"Step": Step, "Validation": Validation, "Look": Validation}[found.pop("event")](**found)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -168,7 +168,7 @@ def save_run(
     folder: Path,
     training: Training,
     curve: Sequence[Event],
-    metrics: dict[str, dict[str, Figure]],
+    metrics: dict[str, dict[str, Metric]],
     seconds: dict[str, float],
     pictures_folder: Path | None = None,
     shards_folder: Path | None = None,
@@ -233,11 +233,11 @@ def load_run(folder: Path) -> Run:
         profile = from_dict(Profile, found["profile"])
         curve = curve_from_dict(storage.read_json(folder / "curve.json"), profile)
         recipe = from_dict(Recipe, found["recipe"])
-        widths = ()
-        if recipe.guided:
+        dims = ()
+        if recipe.needs_teacher:
             image_width, text_width = found["teacher"]["widths"]
-            widths = image_width, text_width
-        extra = recipe.make_extra(model, widths).eval()
+            dims = image_width, text_width
+        extra = recipe.make_extra(model, dims).eval()
         if len(extra):
             extra.load_state_dict(storage.read_tensors(folder / EXTRA))
             same = storage.file_sha256(folder / EXTRA) == found["training_only"]
@@ -253,11 +253,11 @@ def load_run(folder: Path) -> Run:
 def curve_to_dict(curve: Sequence[Event]) -> dict:
     """What is kept of a curve, JSON-able: the loss, logit_scale and the parts of every step, and every look."""
     steps = [[event.step, event.loss, event.logit_scale, event.losses] for event in curve if isinstance(event, Step)]
-    return {"steps": steps, "looks": [dataclasses.astuple(event) for event in curve if isinstance(event, Look)]}
+    return {"steps": steps, "looks": [dataclasses.astuple(event) for event in curve if isinstance(event, Validation)]}
 
 
 def curve_from_dict(kept: dict, profile: Profile) -> list[Event]:
     """Steps, then looks; what was not kept of a step is 0."""
     total = profile.training.steps
     steps = [Step(step, total, loss, dict(parts), 0.0, 0.0, scale, 0.0, 0.0) for step, loss, scale, parts in kept["steps"]]
-    return [*steps, *(Look(*look) for look in kept["looks"])]
+    return [*steps, *(Validation(*look) for look in kept["looks"])]

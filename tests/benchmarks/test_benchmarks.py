@@ -11,14 +11,14 @@ import torch
 
 from benchmarks import baselines, run, scaling, timing
 from benchmarks.run import Bench, load_bench, save_bench
-from benchmarks.scaling import Growth, grow, slope
-from benchmarks.timing import Race, Spread, race
+from benchmarks.scaling import Scaling, grow, slope
+from benchmarks.timing import Benchmark, Spread, benchmark
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
 from lcl.losses.matching import SOLVERS
 from lcl.models.tokenizer import Tokens
 from lcl.train.recipes import RECIPES
 
-THREE = Race("a", "ours", "theirs", "things/s", 10, (1.0, 2.0, 4.0), (2.0, 3.0, 16.0), "so much")
+THREE = Benchmark("a", "ours", "theirs", "things/s", 10, (1.0, 2.0, 4.0), (2.0, 3.0, 16.0), "so much")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_small_ratio_keeps_its_digits():
 
 def test_they_take_turns_after_a_round_that_does_not_count():
     order = []
-    found = race("k", "w", "b", "u", 1, lambda: order.append("ours"), lambda: order.append("peer"), repeats=2, times=3)
+    found = benchmark("k", "w", "b", "u", 1, lambda: order.append("ours"), lambda: order.append("peer"), repeats=2, times=3)
     rounds = [order[start : start + 2] for start in range(0, len(order), 2)]
     assert len(rounds) == 1 + 2 * 3 and all(sorted(each) == ["ours", "peer"] for each in rounds)
     assert len({tuple(each) for each in rounds[1:]}) == 2  # now one goes first, now the other
@@ -62,7 +62,7 @@ def test_a_power_law_has_its_slope_and_fixed_costs_hide_it_less_in_the_larger_ha
     assert slope(x, [3e-4 * size**power for size in x]) == pytest.approx(power)
     fixed = 1e-9 * x[0] ** power  # as much as the smallest size itself costs
     laps = tuple((1e-9 * size**power + fixed, 2e-9 * size**power + fixed) for size in x)
-    found = Growth("k", "w", "v", x, laps, power, "because")
+    found = Scaling("k", "w", "v", x, laps, power, "because")
     of_all = slope(x, [1.5e-9 * size**power + fixed for size in x])
     assert of_all < found.slope < power and power - found.slope < 0.7 * (power - of_all)
     assert len(found.slopes) == 2 and found.slopes[0] < found.slopes[1]  # the second repeat's cost is twice the first's
@@ -170,7 +170,7 @@ def test_who_compares_steps_pads_alike_or_not_at_all(small, world, monkeypatch):
 
 @pytest.mark.slow
 def test_streams_are_raced_over_the_same_number_of_pairs(small, world, monkeypatch):
-    monkeypatch.setattr(baselines, "open_world", lambda scenes: world)  # whose pictures are drawn already
+    monkeypatch.setattr(baselines, "open_scenes", lambda scenes: world)  # whose pictures are drawn already
     facts = {}
     found = {each.key: each for each in baselines.streaming(1, facts, number=170)}
     assert [*found] == ["stream-64", "stream-128", "reading"]
@@ -212,7 +212,7 @@ def test_losses_are_raced_with_both_libraries():
 
 
 def test_what_was_measured_can_be_read_again(tmp_path):
-    found = Growth("g", "what", "x", (1, 2, 3), ((1.0, 1.0), (2.0, 2.1), (4.0, 4.2)), 1, "so it is")
+    found = Scaling("g", "what", "x", (1, 2, 3), ((1.0, 1.0), (2.0, 2.1), (4.0, 4.2)), 1, "so it is")
     kept = Bench({"a": THREE}, {"g": found}, {"waits": [0.1, 0.2]}, 3, 1.5, {"commit": None})
     save_bench(tmp_path / "bench.json", kept)
     assert load_bench(tmp_path / "bench.json") == kept
@@ -237,8 +237,8 @@ def test_everything_is_run_and_told(monkeypatch):
         monkeypatch.setattr(
             baselines, name, lambda repeats, facts, name=name: facts.update(share=[0.5]) or [dataclasses.replace(THREE, key=name)]
         )
-    monkeypatch.setattr(run, "growths", lambda repeats: [Growth("g", "w", "v", (1, 2, 4), ((1.0,), (2.0,), (4.0,)), 1, "so")])
-    monkeypatch.setattr(run, "open_world", lambda scenes: None)
+    monkeypatch.setattr(run, "growths", lambda repeats: [Scaling("g", "w", "v", (1, 2, 4), ((1.0,), (2.0,), (4.0,)), 1, "so")])
+    monkeypatch.setattr(run, "open_scenes", lambda scenes: None)
     found = run.run(1, told.append)
     assert len(found.races) == 8 and [*found.growths] == ["g"] and found.facts == {"share": [0.5]}
     assert len(told) == 1 + 8 + 1 + 1 and told[-1] == "share: 0.5" and found.provenance["code"]

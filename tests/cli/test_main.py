@@ -33,7 +33,7 @@ from lcl.train.recipes import RECIPES
 from lcl.train.runs import EventLog, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
-open_once = functools.cache(scenes.open_world)
+open_once = functools.cache(scenes.open_scenes)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def elsewhere(monkeypatch, tmp_path):
     """Every command runs in an empty folder, with no profile set, and opens a world that was opened before at once."""
     monkeypatch.delenv("LCL_PROFILE", raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scenes, "open_world", open_once)
+    monkeypatch.setattr(scenes, "open_scenes", open_once)
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +330,7 @@ def test_data_shows_the_splits_the_credits_and_a_sheet_of_scenes(tmp_path):
 
 
 def test_scenes_are_written_as_shards_looked_at_and_noticed_when_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes, "open_world", open_once)
+    monkeypatch.setattr(scenes, "open_scenes", open_once)
     out = tmp_path / "shards"
     made = lcl("data", "scenes", "--profile", "smoke", "--count", 1200, "--out", out)
     assert made.code == 0 and "1,200 pairs in 2 tars" in made.out and "nothing wrong" in made.out
@@ -579,7 +579,7 @@ def real(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LCL_DATA", str(folder))
-        patch.setattr(scenes, "open_world", open_once)
+        patch.setattr(scenes, "open_scenes", open_once)
         for module in (encoders, loop):
             patch.setattr(module, "ImageEncoder", image_encoder)
             patch.setattr(module, "TextEncoder", text_encoder)
@@ -587,7 +587,7 @@ def real(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def guided(real, tmp_path_factory):
+def needs_teacher(real, tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     train = ("train", "--profile", "smoke", "--epochs", 1, "--runs", work / "runs")
     commands = {
@@ -604,21 +604,21 @@ def guided(real, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_banks_are_written_where_the_command_says_and_are_what_it_says(guided):
-    lines = guided.results["banks"].out.splitlines()
-    assert len(lines) == 2 and all(bank.folder.parent == guided.data / "cache" / "banks" for bank in guided.banks)
-    for line, bank, kind, width in zip(lines, guided.banks, ("images", "captions"), (1280, 384), strict=True):
+def test_banks_are_written_where_the_command_says_and_are_what_it_says(needs_teacher):
+    lines = needs_teacher.results["banks"].out.splitlines()
+    assert len(lines) == 2 and all(bank.folder.parent == needs_teacher.data / "cache" / "banks" for bank in needs_teacher.banks)
+    for line, bank, kind, width in zip(lines, needs_teacher.banks, ("images", "captions"), (1280, 384), strict=True):
         assert line == f"1024 rows of {width} numbers in {bank.folder}, fingerprint {bank.fingerprint}"
         assert (len(bank), bank.width, bank.description["encoder"]["kind"]) == (1024, width, kind)
         torch.testing.assert_close(bank[:].norm(dim=1), torch.ones(1024), rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow
-def test_neighbours_are_saved_as_many_as_were_asked_for_with_the_purity_that_was_printed(guided, small_world):
-    lines = guided.results["neighbours"].out.splitlines()
+def test_neighbours_are_saved_as_many_as_were_asked_for_with_the_purity_that_was_printed(needs_teacher, small_world):
+    lines = needs_teacher.results["neighbours"].out.splitlines()
     every = [small_world.scene("train", row) for row in range(1024)]
-    for number, (bank, kind) in enumerate(zip(guided.banks, ("images", "captions"), strict=True)):
-        path = guided.runs / "three" / f"{kind}.safetensors"
+    for number, (bank, kind) in enumerate(zip(needs_teacher.banks, ("images", "captions"), strict=True)):
+        path = needs_teacher.runs / "three" / f"{kind}.safetensors"
         found, wanted = load_neighbours(path, bank), nearest_neighbours(bank, 3)
         assert torch.equal(found.indices, wanted.indices)
         purity = neighbour_purity(every, found.indices[:, :1])
@@ -629,16 +629,16 @@ def test_neighbours_are_saved_as_many_as_were_asked_for_with_the_purity_that_was
 
 
 @pytest.mark.slow
-def test_as_many_neighbours_are_saved_as_were_asked_for_even_if_more_are_kept(guided):
-    found = load_neighbours(guided.runs / "two" / "images.safetensors", guided.banks[0])
+def test_as_many_neighbours_are_saved_as_were_asked_for_even_if_more_are_kept(needs_teacher):
+    found = load_neighbours(needs_teacher.runs / "two" / "images.safetensors", needs_teacher.banks[0])
     assert found.indices.shape == (1024, 2)
 
 
 @pytest.mark.slow
-def test_an_approximate_search_says_what_it_misses(guided, tmp_path):
+def test_an_approximate_search_says_what_it_misses(needs_teacher, tmp_path):
     result = lcl("neighbours", "--profile", "smoke", "--k", 2, "--approximate", "--save", tmp_path / "found")
     assert result.code == 0
-    for bank, kind in zip(guided.banks, ("images", "captions"), strict=True):
+    for bank, kind in zip(needs_teacher.banks, ("images", "captions"), strict=True):
         found, wanted = load_neighbours(tmp_path / "found" / f"{kind}.safetensors", bank), nearest_neighbours(bank, 2)
         said = float(re.search(rf"{kind}: .*has ([\d.]+)% of the exact ones", result.out)[1]) / 100
         pairs = zip(found.indices.tolist(), wanted.indices.tolist(), strict=True)
@@ -647,7 +647,7 @@ def test_an_approximate_search_says_what_it_misses(guided, tmp_path):
 
 @pytest.mark.parametrize("options", [[], ["--approximate"]], ids=str)
 @pytest.mark.slow
-def test_more_neighbours_than_there_are_others_are_refused(guided, tmp_path, options):
+def test_more_neighbours_than_there_are_others_are_refused(needs_teacher, tmp_path, options):
     result = lcl("neighbours", "--profile", "smoke", "--k", 1024, "--save", tmp_path / "found", *options)
     assert result.code == 2 and "Traceback" not in result.err
     assert re.search(r"\nerror: .*\b1024 neighbours\b.*\b1023\b.*\.\n\Z", result.err)
@@ -660,32 +660,32 @@ def test_no_neighbours_at_all_are_refused(option):
 
 
 @pytest.mark.slow
-def test_a_run_of_clip_ping_knows_its_recipe_and_its_teachers(guided):
-    found = metrics_of(guided.runs / "runs" / "ping")
+def test_a_run_of_clip_ping_knows_its_recipe_and_its_teachers(needs_teacher):
+    found = metrics_of(needs_teacher.runs / "runs" / "ping")
     assert found["recipe"]["name"] == found["profile"]["training"]["recipe"] == "clip-ping"
-    images, captions = guided.banks
+    images, captions = needs_teacher.banks
     assert found["teacher"]["images"] == images.fingerprint and found["teacher"]["captions"] == captions.fingerprint
     assert found["teacher"]["widths"] == [1280, 384] and found["teacher"]["rows"] == images.description["rows"]
-    assert load_run(guided.runs / "runs" / "ping").recipe == RECIPES["clip-ping"]
-    curve = json.loads((guided.runs / "runs" / "ping" / "curve.json").read_text(encoding="utf-8"))
+    assert load_run(needs_teacher.runs / "runs" / "ping").recipe == RECIPES["clip-ping"]
+    curve = json.loads((needs_teacher.runs / "runs" / "ping" / "curve.json").read_text(encoding="utf-8"))
     assert all(losses.keys() == RECIPES["clip-ping"].weights.keys() for *_, losses in curve["steps"])
 
 
 @pytest.mark.slow
-def test_a_run_of_clip_ping_is_measured_again_to_the_same_figures_without_its_teacher(guided):
-    assert table_text(metrics_of(guided.runs / "runs" / "ping")["metrics"]) in guided.results["train"].out
-    assert "equal to metrics.json" in guided.results["evaluate"].out
-    assert "linear probe, concept" in guided.results["evaluate"].out
+def test_a_run_of_clip_ping_is_measured_again_to_the_same_figures_without_its_teacher(needs_teacher):
+    assert table_text(metrics_of(needs_teacher.runs / "runs" / "ping")["metrics"]) in needs_teacher.results["train"].out
+    assert "equal to metrics.json" in needs_teacher.results["evaluate"].out
+    assert "linear probe, concept" in needs_teacher.results["evaluate"].out
 
 
 @pytest.mark.slow
-def test_the_exported_towers_of_clip_ping_give_the_same_bits_and_hold_no_projections(guided, small_world):
-    folder, kept = guided.runs / "runs" / "exported", load_run(guided.runs / "runs" / "ping")
+def test_the_exported_towers_of_clip_ping_give_the_same_bits_and_hold_no_projections(needs_teacher, small_world):
+    folder, kept = needs_teacher.runs / "runs" / "exported", load_run(needs_teacher.runs / "runs" / "ping")
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
     exported, tokenizer = load_model(folder)
     assert list(kept.extra) == ["projections"]
     assert exported.state_dict().keys() == Clip(exported.config).state_dict().keys()
-    assert f"{(1280 + 384) * exported.config.embed_dim:,} that only the training needed" in guided.results["export"].out
+    assert f"{(1280 + 384) * exported.config.embed_dim:,} that only the training needed" in needs_teacher.results["export"].out
     pairs = small_world.pairs("new_scenes", range(8))
     for ours, theirs in zip(embed(exported, tokenizer, pairs), embed(kept.model, kept.tokenizer, pairs), strict=True):
         assert torch.equal(ours, theirs)

@@ -5,9 +5,9 @@ from matplotlib.colors import to_hex
 
 from lcl.course import charts, plots
 from lcl.course.study import Gain
-from lcl.train.loop import Look, Step
+from lcl.train.loop import Step, Validation
 
-LOOKS = [Look(step, 2.0, share, share / 2) for step, share in ((10, 0.2), (20, 0.6))]
+LOOKS = [Validation(step, 2.0, share, share / 2) for step, share in ((10, 0.2), (20, 0.6))]
 CURVE = [Step(1, 20, 3.0, {"info_nce": 3.0}, 1e-3, 1.0, 14.0, 100.0, 1.0), *LOOKS]
 GAINS = {"up": Gain(5.0, 2.0, 8.0, 3), "unsure": Gain(1.0, -2.0, 4.0, 3), "down": Gain(-3.0, -4.0, -2.0, 3)}
 

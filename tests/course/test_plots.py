@@ -11,13 +11,13 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from lcl.course import plots
-from lcl.train.loop import Look, Step
+from lcl.train.loop import Step, Validation
 
 SIMILARITY = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 CURVE = [
     *(Step(step, 6, 4 / step, {"info_nce": 4 / step}, 1e-3, 1.0, 14.0, 100.0, 1.0) for step in range(1, 7)),
-    Look(3, 2.0, 0.1, 0.2),
-    Look(6, 1.0, 0.3, 0.4),
+    Validation(3, 2.0, 0.1, 0.2),
+    Validation(6, 1.0, 0.3, 0.4),
 ]
 
 

@@ -12,8 +12,8 @@ from benchmarks.run import load_bench
 from lcl.config import LclError, VisionConfig, get_profile
 from lcl.course import plots, results
 from lcl.course.results import as_markdown, as_text, comparison
-from lcl.course.study import Gain, gain, kept_runs, level
-from lcl.data.scenes import open_world
+from lcl.course.study import Gain, gain, level, saved_runs
+from lcl.data.scenes import open_scenes
 from lcl.models.language import make_language
 from lcl.models.vision import make_vision
 from lcl.storage import read_json
@@ -62,17 +62,17 @@ def test_the_depth_sweep_falls_as_it_is_said():
 
 
 def test_the_baseline_reaches_what_the_course_promises():
-    for run in kept_runs("clip-laptop"):
+    for run in saved_runs("clip-laptop"):
         found = {name: figure["value"] for name, figure in run["metrics"]["new_scenes"].items()}
         assert found["image_to_text_recall@1"] >= 0.65 and found["text_to_image_recall@1"] >= 0.65
         assert found["zero_shot_top1"] >= 0.60
 
 
 def test_words_find_their_things_and_guesses_need_the_image():
-    assert level(kept_runs("lightclip-laptop"), "new_scenes", "alignment").mean >= 80
+    assert level(saved_runs("lightclip-laptop"), "new_scenes", "alignment").mean >= 80
     for stem in ("clip+mlm-laptop", "lightclip-laptop"):
         true, none, wrong = (
-            level(kept_runs(stem), "new_scenes", f"masked_word_{image}").mean
+            level(saved_runs(stem), "new_scenes", f"masked_word_{image}").mean
             for image in ("true_image", "no_image", "wrong_image")
         )
         assert true - none >= 40 and true - wrong >= 40
@@ -102,22 +102,22 @@ def test_towers_have_as_many_parameters_as_is_said():
 def test_captions_that_several_scenes_have_bound_recall_as_is_said():
     """Of scenes with one caption at most one is found by it."""
     laptop = get_profile("laptop")
-    world, number = open_world(laptop.scenes), laptop.evaluation.retrieval
+    world, number = open_scenes(laptop.scenes), laptop.evaluation.retrieval
     page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
-    for split in kept_runs("clip-laptop")[0]["metrics"]:
+    for split in saved_runs("clip-laptop")[0]["metrics"]:
         captions = {world.scene(split, row).caption for row in range(number)}
         assert f"{100 * len(captions) / number:.1f} % on `{split}`" in page
 
 
 def test_neighbours_lift_zero_shot_most():
     others = (I2T, T2I, *NDCG, *PROBES, "alignment")
-    measured = [figure for figure in others if level(kept_runs("clip-ping-laptop"), "new_scenes", figure)]
+    measured = [figure for figure in others if level(saved_runs("clip-ping-laptop"), "new_scenes", figure)]
     assert len(measured) >= 6 and above("clip-ping", ZERO).mean > max(above("clip-ping", figure).mean for figure in measured)
 
 
 def test_a_wrong_image_makes_guesses_no_better_than_chance():
     for stem in ("clip+mlm-laptop", "lightclip-laptop"):
-        for run in kept_runs(stem):
+        for run in saved_runs(stem):
             found = run["metrics"]["new_scenes"]["masked_word_wrong_image"]
             assert found["value"] <= found["chance"]
 

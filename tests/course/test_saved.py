@@ -11,7 +11,7 @@ from lcl import storage
 from lcl.config import LclError, get_profile
 from lcl.course import saved
 from lcl.eval.metrics import embed, recall_at_k
-from lcl.train.loop import Look, Step, Training
+from lcl.train.loop import Step, Training, Validation
 
 KEPT = sorted((saved.data_folder() / "checkpoints").glob("*/about.json"))
 
@@ -49,9 +49,10 @@ def trained(small_world, monkeypatch, tmp_path):
 def test_what_is_kept_takes_the_place_of_training(trained, small_world):
     training, curve = trained
     fresh = Training(training.profile, small_world)
-    told, notes = saved.take_kept("mine", fresh)
+    told, notes = saved.load_saved("mine", fresh)
     assert notes == {"note": [1, 2]} and list(fresh) == []  # nothing is left to train
-    assert [(type(e), e.step) for e in told if isinstance(e, Look)] == [(Look, e.step) for e in curve if isinstance(e, Look)]
+    steps = [[event.step for event in each if isinstance(event, Validation)] for each in (told, curve)]
+    assert steps[0] == steps[1]
     losses = [[event.loss for event in events if isinstance(event, Step)] for events in (told, curve)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     pairs = small_world.pairs("new_scenes", range(8))
@@ -63,9 +64,9 @@ def test_what_is_kept_takes_the_place_of_training(trained, small_world):
 def test_another_training_is_refused_and_told_why(trained, small_world):
     training, _ = trained
     with pytest.raises(LclError, match=r"has another seed than this training; train here"):
-        saved.take_kept("mine", Training(training.profile, small_world, seed=1))
+        saved.load_saved("mine", Training(training.profile, small_world, seed=1))
     with pytest.raises(LclError, match="nothing is kept in"):
-        saved.take_kept("yours", training)
+        saved.load_saved("yours", training)
 
 
 def test_damage_is_noticed(trained, small_world):
@@ -75,10 +76,10 @@ def test_damage_is_noticed(trained, small_world):
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(LclError, match="not the file that about.json describes"):
-        saved.take_kept("mine", Training(training.profile, small_world))
+        saved.load_saved("mine", Training(training.profile, small_world))
     storage.write_json(saved.folder_of("mine") / "about.json", [])
     with pytest.raises(LclError, match="not of this library"):
-        saved.take_kept("mine", Training(training.profile, small_world))
+        saved.load_saved("mine", Training(training.profile, small_world))
 
 
 def test_every_chapter_that_trains_for_long_has_something_kept():
@@ -97,11 +98,11 @@ def test_it_is_as_good_as_its_curve_says(about, world):
     profile = get_profile("laptop")
     settings = {name: found["of"]["profile"]["training"][name] for name in ("recipe", "epochs", "evaluate_every")}
     chosen = dataclasses.replace(profile, training=dataclasses.replace(profile.training, **settings))
-    teacher = StandIn(found["of"]["teacher"], {"rows": world.training(16_384).description}) if found["of"]["teacher"] else None
+    teacher = StandIn(found["of"]["teacher"], {"rows": world.train(16_384).description}) if found["of"]["teacher"] else None
     training = Training(chosen, world, teacher=teacher)
-    curve, _ = saved.take_kept(about.parent.name, training)
-    look = [event for event in curve if isinstance(event, Look)][-1]
-    watched = world.watched(256).take(range(256))
+    curve, _ = saved.load_saved(about.parent.name, training)
+    look = [event for event in curve if isinstance(event, Validation)][-1]
+    watched = world.validation(256).take(range(256))
     v, t = embed(training.model, training.tokenizer, watched)
     assert recall_at_k(v @ t.T, 1) == pytest.approx(look.image_to_text, abs=0.03)
     assert recall_at_k(t @ v.T, 1) == pytest.approx(look.text_to_image, abs=0.03)
@@ -110,6 +111,6 @@ def test_it_is_as_good_as_its_curve_says(about, world):
 class StandIn:
     """A teacher that is only described: what is kept of a guided training is looked at without its banks."""
 
-    def __init__(self, widths, rows):
+    def __init__(self, dims, rows):
         self.description = rows | {"images": "of another machine"}
-        self.widths = tuple(widths)
+        self.dims = tuple(dims)

@@ -18,10 +18,10 @@ from lcl.course.study import (
     Study,
     gain,
     gain_of,
-    kept_runs,
     level,
     read_study,
     recall_gain,
+    saved_runs,
     standing,
     values,
     whole,
@@ -60,10 +60,10 @@ def keep_both(folder: Path) -> None:
 def test_mean_and_spread_are_those_of_the_seeds(folder):
     keep_both(folder)
     assert values(["clip-laptop"], I2T) == [pytest.approx([50, 70, 60])]
-    found = level(kept_runs("clip-laptop"), "new_scenes", I2T)
+    found = level(saved_runs("clip-laptop"), "new_scenes", I2T)
     assert (found.mean, found.spread) == pytest.approx((60, 10)) and str(found) == "60.0 ± 10.0"
-    assert str(level(kept_runs("clip-laptop")[:1], "new_scenes", I2T)) == "50.0"  # of one seed there is no spread
-    assert level(kept_runs("clip-laptop"), "new_scenes", "alignment") is None
+    assert str(level(saved_runs("clip-laptop")[:1], "new_scenes", I2T)) == "50.0"  # of one seed there is no spread
+    assert level(saved_runs("clip-laptop"), "new_scenes", "alignment") is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_mixed_study_is_named_and_left_out(folder, caplog, change, reason):
     runs, wrong = standing("clip-laptop")
     assert runs == [] and wrong.startswith("clip-laptop: ") and reason in wrong
     with pytest.raises(LclError, match="only whole sets of runs are averaged: clip-laptop: .*`make results`"):
-        kept_runs("clip-laptop")
+        saved_runs("clip-laptop")
     with caplog.at_level(logging.WARNING):
         assert [*whole(["clip-laptop", "lightclip-laptop"])] == ["lightclip-laptop"]
         assert comparison(["clip-laptop", "lightclip-laptop"], [I2T])[0] == ["new_scenes, seeds 0 to 2", "lightclip", "chance"]
@@ -152,20 +152,20 @@ def test_a_run_under_anothers_name_is_seen(folder):
 def test_what_the_study_never_asked_for_is_not_read(folder):
     keep_both(folder)
     keep(folder, "clip-laptop", run_of(3, 0.1))
-    assert [run["seed"] for run in kept_runs("clip-laptop")] == [0, 1, 2]
+    assert [run["seed"] for run in saved_runs("clip-laptop")] == [0, 1, 2]
     with pytest.raises(LclError, match="no stem in the study 'clip-pong'"):
-        kept_runs("clip-pong")
+        saved_runs("clip-pong")
 
 
 def test_the_same_torch_for_another_processor_is_the_same_torch(folder):
     keep_both(folder)
     keep(folder, "clip-laptop", run_of(1, 0.7, torch="2+cpu"))
-    assert len(kept_runs("clip-laptop")) == 3
+    assert len(saved_runs("clip-laptop")) == 3
 
 
 def test_a_figure_that_only_some_seeds_have_is_not_averaged(folder):
     keep_both(folder)
-    runs = kept_runs("clip-laptop")
+    runs = saved_runs("clip-laptop")
     runs[0]["metrics"]["new_scenes"]["alignment"] = {"value": 0.5, "chance": 0.1}
     assert level(runs, "new_scenes", "alignment") is None
 
@@ -202,7 +202,7 @@ def test_a_first_run_that_does_not_fit_does_not_blame_the_others(folder):
 def test_without_a_manifest_there_is_no_study(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     with pytest.raises(LclError, match="holds no study.*`make results`"):
-        kept_runs("clip-laptop")
+        saved_runs("clip-laptop")
 
 
 def test_a_gain_is_that_of_equal_seeds(folder):
@@ -241,7 +241,7 @@ def test_seeds_and_stems_are_said_in_words():
 
 @pytest.mark.parametrize("stem", KEPT.seeds)
 def test_the_kept_runs_are_of_their_recipe_and_of_their_seeds(stem):
-    runs = kept_runs(stem)
+    runs = saved_runs(stem)
     assert [run["seed"] for run in runs] == KEPT.seeds[stem] and len(runs) >= (1 if "-rate" in stem else 3)
     assert {run["recipe"]["name"] for run in runs} == {stem.split("-laptop")[0]}
     assert len({run["last_loss"] for run in runs}) == len(runs)
@@ -249,7 +249,7 @@ def test_the_kept_runs_are_of_their_recipe_and_of_their_seeds(stem):
 
 @pytest.mark.parametrize("stem", KEPT.seeds)
 def test_every_run_was_given_the_same_data_and_steps_as_clip_and_differs_in_what_its_name_says(stem):
-    first, run = (kept_runs(name)[0] for name in ("clip-laptop", stem))
+    first, run = (saved_runs(name)[0] for name in ("clip-laptop", stem))
     rest = stem.partition("-laptop")[2].removeprefix("-")
     kind = re.fullmatch(r"(vit|longer|4k|64k|rate|depth|)([\d.e-]*)", rest)
     what, number = kind[1], float(kind[2] or 0)

@@ -29,10 +29,10 @@ def test_a_contender_answers_as_its_recall_says(pairs, tokenizer):
         assert all(similarity[row, answer] == similarity[row].max() for row, answer in enumerate(found.answers[way]))
 
 
-@pytest.mark.parametrize("solver", ["exact", "nearest"])
+@pytest.mark.parametrize("solver", ["exact", "max"])
 def test_words_take_the_patches_that_the_evaluation_finds(pairs, tokenizer, solver):
     model = untrained(0)
-    found = views.aligned(model, tokenizer, pairs, solver, price=torch.inf)
+    found = views.aligned(model, tokenizer, pairs, solver, unmatched_cost=torch.inf)
     for one, patch, scene in zip(found, align(model, tokenizer, pairs, solver), pairs.scenes, strict=True):
         assert one.plan.argmax(1).tolist() == patch.tolist()
         assert "".join(one.words) == "".join(scene.caption.split())
@@ -40,9 +40,9 @@ def test_words_take_the_patches_that_the_evaluation_finds(pairs, tokenizer, solv
 
 def test_the_boxes_of_a_word_are_those_of_what_it_names(pairs, tokenizer):
     for one, scene in zip(views.aligned(untrained(0), tokenizer, pairs), pairs.scenes, strict=True):
-        assert {box for boxes in one.boxes for box in boxes} == {thing.box for thing in scene.things}
+        assert {box for boxes in one.boxes for box in boxes} == {obj.box for obj in scene.objects}
         for word, boxes in zip(one.words, one.boxes, strict=True):
-            named = {thing.box for thing in scene.things if word in scene.caption[slice(*thing.span)]}
+            named = {obj.box for obj in scene.objects if word in scene.caption[slice(*obj.span)]}
             assert set(boxes) <= named
 
 

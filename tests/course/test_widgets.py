@@ -20,7 +20,7 @@ from lcl.course import plots, views, widgets
 from lcl.course.widgets import Explorer, dropdown, slider, stops
 from lcl.losses.masked_lm import FusedMlm
 from lcl.teachers.search import nearest_neighbours
-from lcl.train.loop import Look, Step, Training
+from lcl.train.loop import Step, Training, Validation
 from lcl.train.recipes import SoftConfig
 
 SCRIPTS = sorted(Path(widgets.__file__).parent.glob("*.js"))
@@ -86,7 +86,7 @@ def exhibits(few_world, small_world, tokenizer, pairs):
     """One of each, of an untrained model."""
     model = untrained(0)
     mlm = FusedMlm(model.config, model.language, model.vision.width)
-    aligned = {name: {s: views.aligned(model, tokenizer, pairs, s) for s in ("exact", "nearest")} for name in ("a", "b")}
+    aligned = {name: {s: views.aligned(model, tokenizer, pairs, s) for s in ("exact", "max")} for name in ("a", "b")}
     v, t = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
     points = {way: torch.rand(12, 2) for way in ("PCA", "UMAP")}
     live = widgets.LiveCurves(Training(get_profile("smoke"), small_world))
@@ -110,7 +110,7 @@ def exhibits(few_world, small_world, tokenizer, pairs):
 
 CURVE = [
     *(Step(step, 32, 4 / step, {"info_nce": 4 / step}, 1e-3, 1.0, 14.0, 100.0, 1.0) for step in range(1, 33)),
-    Look(32, 1.0, 0.3, 0.4),
+    Validation(32, 1.0, 0.3, 0.4),
 ]
 KINDS = ("alignment", "labels", "guesser", "neighbours", "map", "board", "curves")
 
@@ -203,6 +203,6 @@ def test_a_long_training_sends_no_more_than_can_be_seen(exhibits):
 
 def test_the_guesser_begins_with_the_name_of_a_thing(exhibits, pairs):
     for told, scene in zip(exhibits["guesser"].data["scenes"], pairs.scenes, strict=True):
-        names = {scene.caption[slice(*thing.span)] for thing in scene.things}
+        names = {scene.caption[slice(*obj.span)] for obj in scene.objects}
         single = names & {word["text"] for word in told["words"]}
         assert not single or told["words"][told["start"]]["text"] in names

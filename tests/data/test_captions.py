@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lcl.data import captions
 from lcl.data.captions import Mention, article, compose, holds, next_to, plural
 from lcl.data.pictures import COLOURS, colour_name
-from lcl.data.scenes import SPLITS, Scene, Thing
+from lcl.data.scenes import SPLITS, Scene, SceneObject
 
 # --- relations between boxes
 
@@ -121,7 +121,7 @@ class Said:
     """One naming: the things it is about, and what stands before the name."""
 
     scene: Scene
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     name: str
     count: str
     size: str | None
@@ -132,13 +132,13 @@ class Said:
 def read(scene):
     """A caption's namings in order, and what it says of the ground. Fails where the caption is no such sentence."""
     text = scene.caption[0].lower() + scene.caption[1:]
-    spans, said, at = sorted({thing.span for thing in scene.things}), [], 0
+    spans, said, at = sorted({obj.span for obj in scene.objects}), [], 0
     for start, end in spans:
         words = (BETWEEN if said else BEFORE_FIRST).fullmatch(text[at:start])
         assert words, f"{text[at:start]!r} in {scene.caption!r}"
-        things = tuple(thing for thing in scene.things if thing.span == (start, end))
+        objects = tuple(obj for obj in scene.objects if obj.span == (start, end))
         words = words.groupdict() | {"count": words["count"] or ""}
-        said.append(Said(scene, things, text[start:end], **{"relation": None} | words))
+        said.append(Said(scene, objects, text[start:end], **{"relation": None} | words))
         at = end
     tail = AFTER_LAST.fullmatch(text[at:])
     assert tail, f"{text[at:]!r} in {scene.caption!r}"
@@ -159,10 +159,10 @@ def sayings(many):
 
 def test_every_span_holds_the_name_of_its_things(world, sayings):
     for naming in sayings:
-        (number,) = {thing.concept for thing in naming.things}
+        (number,) = {obj.concept for obj in naming.objects}
         concept = world.pictures.concepts[number]
         names = [concept.name, *concept.synonyms]
-        assert naming.name in (names if len(naming.things) == 1 else [plural(name) for name in names])
+        assert naming.name in (names if len(naming.objects) == 1 else [plural(name) for name in names])
 
 
 def test_every_concept_is_named_once(many):
@@ -173,8 +173,8 @@ def test_every_concept_is_named_once(many):
 def test_number_words_count_what_is_there(world, sayings):
     assert {naming.count for naming in sayings} >= DETERMINERS.keys() - {"four"}
     for naming in sayings:
-        assert len(naming.things) == DETERMINERS[naming.count]
-        assert (naming.count in ("", "some")) == (not world.pictures.concepts[naming.things[0].concept].counted)
+        assert len(naming.objects) == DETERMINERS[naming.count]
+        assert (naming.count in ("", "some")) == (not world.pictures.concepts[naming.objects[0].concept].counted)
 
 
 def test_an_stands_before_a_vowel_that_is_spoken(many):
@@ -192,8 +192,8 @@ def test_relations_are_true_of_the_boxes(sayings):
         words = {"over": "above", "under": "below"}.get(naming.relation, naming.relation).replace("to the ", "")
         word = words.split()[0]
         told[word] += 1
-        for a in (thing.box for thing in before.things):
-            for b in (thing.box for thing in naming.things):
+        for a in (obj.box for obj in before.objects):
+            for b in (obj.box for obj in naming.objects):
                 if word == "next":
                     gap, widest = max(a[0] - b[2], b[0] - a[2]), max(a[2] - a[0], b[2] - b[0], a[3] - a[1], b[3] - b[1])
                     assert gap <= widest / 2 and a[1] < b[3] and b[1] < a[3]
@@ -206,9 +206,9 @@ def test_relations_are_true_of_the_boxes(sayings):
 def test_sizes_are_true_of_the_boxes(world, sayings):
     sized = [naming for naming in sayings if naming.size]
     for naming in sized:
-        (left, top, right, bottom) = naming.things[0].box
+        (left, top, right, bottom) = naming.objects[0].box
         share = max(right - left, bottom - top) / world.config.size
-        assert len(naming.things) == 1
+        assert len(naming.objects) == 1
         assert share < 1 / 3 if naming.size in ("small", "little") else share > 1 / 2
     assert {naming.size for naming in sized} == {"small", "little", "big", "large"}
 
@@ -217,8 +217,8 @@ def test_colours_are_true_of_the_pixels(sample):
     checked = 0
     for scene, image, opacity in zip(sample.scenes, sample.images, sample.opacity, strict=True):
         for naming in read(scene)[0]:
-            for thing in naming.things if naming.colour else ():
-                place = scene.things.index(thing)
+            for obj in naming.objects if naming.colour else ():
+                place = scene.objects.index(obj)
                 seen = opacity[place] > 250
                 for later in opacity[place + 1 :]:
                     seen &= later == 0
@@ -237,20 +237,20 @@ def test_the_ground_is_of_its_colour_and_said_to_be(sample):
     for scene, image, opacity in zip(sample.scenes, sample.images, sample.opacity, strict=True):
         bare = torch.stack(opacity).amax(0) == 0
         mean = image[:, bare].float().mean(1)
-        assert list(COLOURS)[colour_name(mean)] == scene.ground.colour, scene.ground
-        ground = read(scene)[1]
-        if ground is not None:
+        assert list(COLOURS)[colour_name(mean)] == scene.background.colour, scene.background
+        background = read(scene)[1]
+        if background is not None:
             told += 1
-            assert set(ground.split()) & COLOURS.keys() == {scene.ground.colour}
+            assert set(background.split()) & COLOURS.keys() == {scene.background.colour}
     assert told >= 60
 
 
 def test_patterns_are_said_only_of_grounds_that_have_them(many):
     words = {"stripes": "strip", "checks": "check", "dots": "dot", "grain": r"grainy|rough", "gradient": "shaded"}
-    for scene, _, ground in many:
+    for scene, _, background in many:
         for kind, word in words.items():
-            if ground and re.search(word, ground):
-                assert scene.ground.kind == kind
+            if background and re.search(word, background):
+                assert scene.background.kind == kind
 
 
 def test_wording_varies(many):
@@ -261,7 +261,7 @@ def test_wording_varies(many):
     for share in (
         sum(text.endswith(".") for text in texts) / len(texts),
         sum(text[0].isupper() for text in texts) / len(texts),
-        sum(ground is not None for _, _, ground in many) / len(texts),
+        sum(background is not None for _, _, background in many) / len(texts),
     ):
         assert 0.1 < share < 0.6
 

@@ -20,17 +20,17 @@ from test_shards import samples
 
 from lcl.config import LclError, TrainConfig, get_profile
 from lcl.data import collection, shards
-from lcl.data.collection import Collection, open_source
+from lcl.data.collection import ShardDataset, open_dataset
 from lcl.data.photos import decode_image
-from lcl.data.scenes import World
+from lcl.data.scenes import SceneDataset
 from lcl.data.shards import Sample, open_shards, scene_samples, write_shards
 from lcl.eval.metrics import evaluate
 from lcl.models.tokenizer import Tokenizer
 from lcl.train import loader
 from lcl.train.checkpoints import resume, save_checkpoint
-from lcl.train.distributed import Team
+from lcl.train.distributed import Ranks
 from lcl.train.loader import batches
-from lcl.train.loop import Look, Step, Training
+from lcl.train.loop import Step, Training, Validation
 
 SIZE, COUNT = 32, 200
 
@@ -52,7 +52,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def pairs(folder):
-    return Collection(open_shards(folder), SIZE)
+    return ShardDataset(open_shards(folder), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -83,24 +83,24 @@ def equal(one, other) -> bool:
 
 
 def test_pairs_are_divided_and_none_is_in_two_parts(pairs):
-    parts = [pairs.training(len(pairs)), pairs.watched(10_000), pairs.asked(10_000)]
+    parts = [pairs.train(len(pairs)), pairs.validation(10_000), pairs.test(10_000)]
     numbers = [{number_of(caption) for caption in rows.captions(range(len(rows)))} for rows in parts]
     assert [len(part) for part in numbers] == [185, 5, 10]
     assert set.union(*numbers) == set(range(COUNT))
 
 
 def test_the_division_is_always_the_same_and_a_part_of_the_training_is_drawn_evenly(folder, pairs):
-    again = Collection(open_shards(folder), SIZE)
-    for part in ("training", "watched", "asked"):
+    again = ShardDataset(open_shards(folder), SIZE)
+    for part in ("train", "validation", "test"):
         one, other = (getattr(whose, part)(5) for whose in (pairs, again))
         assert one.captions(range(5)) == other.captions(range(5)) and one.description == other.description
-    some = [number_of(caption) for caption in pairs.training(60).captions(range(60))]
+    some = [number_of(caption) for caption in pairs.train(60).captions(range(60))]
     assert some == sorted(some) and some[0] < 20 and some[-1] > 180  # in order of the tars, and out of all of them
-    assert set(some) < {number_of(caption) for caption in pairs.training(185).captions(range(185))}
+    assert set(some) < {number_of(caption) for caption in pairs.train(185).captions(range(185))}
 
 
 def test_a_row_is_its_picture_and_its_caption(pairs):
-    rows = pairs.training(50)
+    rows = pairs.train(50)
     taken = rows.take([3, 40, 3])
     assert taken.rows == [3, 40, 3] and taken.faults == {} and taken.captions == rows.captions([3, 40, 3])
     for image, caption in zip(taken.images, taken.captions, strict=True):
@@ -108,7 +108,7 @@ def test_a_row_is_its_picture_and_its_caption(pairs):
 
 
 def test_many_rows_are_read_by_several_threads_to_the_same_result(folder, monkeypatch):
-    rows = Collection(open_shards(folder), SIZE).training(150)
+    rows = ShardDataset(open_shards(folder), SIZE).train(150)
     wanted = [row % 150 for row in range(0, 7 * 600, 7)]
     taken = rows.take(wanted)
     assert taken.captions == [rows.captions([row])[0] for row in wanted] and taken.rows == wanted
@@ -118,31 +118,31 @@ def test_many_rows_are_read_by_several_threads_to_the_same_result(folder, monkey
 @pytest.mark.parametrize(("count", "reason"), [(186, "have 185 pairs to learn from, not 186"), (10**9, "ask for fewer")])
 def test_more_pairs_than_there_are_are_refused(pairs, count, reason):
     with pytest.raises(LclError, match=reason):
-        pairs.training(count)
+        pairs.train(count)
 
 
 def test_a_handful_of_pairs_is_refused(tmp_path):
     write_shards(tmp_path, samples(79), {})
     with pytest.raises(LclError, match="79 pairs .* too few to learn from; 80 are the fewest"):
-        Collection(open_shards(tmp_path), 64)
+        ShardDataset(open_shards(tmp_path), 64)
 
 
 def test_scenes_and_shards_are_opened_by_the_same_words(folder, tmp_path):
     profile = get_profile("smoke")
-    assert isinstance(open_source(profile, shards=folder), Collection)
-    assert isinstance(open_source(profile), World)
+    assert isinstance(open_dataset(profile, shards=folder), ShardDataset)
+    assert isinstance(open_dataset(profile), SceneDataset)
     with pytest.raises(LclError, match="shards bring their own pictures"):
-        open_source(profile, tmp_path, folder)
+        open_dataset(profile, tmp_path, folder)
 
 
 # --- what cannot be read any more
 
 
 def test_a_row_that_cannot_be_read_is_replaced_by_the_same_one_each_time_and_counted(folder, pairs):
-    rows = pairs.training(len(pairs))
+    rows = pairs.train(len(pairs))
     whole = rows.take(range(len(rows)))
     break_tar(folder, 4)
-    rows = Collection(open_shards(folder), SIZE).training(len(pairs))
+    rows = ShardDataset(open_shards(folder), SIZE).train(len(pairs))
     taken, again = (rows.take(range(len(rows))) for _ in range(2))
     lost = [row for row, caption in enumerate(whole.captions) if 80 <= number_of(caption) < 100]
     assert [row for row, used in enumerate(taken.rows) if used != row] == lost
@@ -154,7 +154,7 @@ def test_a_row_that_cannot_be_read_is_replaced_by_the_same_one_each_time_and_cou
 
 @pytest.mark.parametrize("count", range(1, 20))
 def test_every_other_row_is_tried_in_a_rows_place(pairs, count):
-    rows = pairs.training(count)
+    rows = pairs.train(count)
     tried, place = set(), 0
     for _ in range(count):
         tried.add(place)
@@ -163,7 +163,7 @@ def test_every_other_row_is_tried_in_a_rows_place(pairs, count):
 
 
 def test_a_disk_that_fails_costs_rows_and_too_many_open_files_are_said_as_such(pairs, monkeypatch):
-    rows, read = pairs.training(50), shards.read_row
+    rows, read = pairs.train(50), shards.read_row
 
     def failing(number):
         def fail(file, place, size):
@@ -201,12 +201,12 @@ print(taken.faults, taken.rows == [row * 7 % 1000 for row in range(2000)])
 
 def test_pairs_that_cannot_be_read_any_more_are_not_evaluated_on(scene_pairs, caplog):
     made = Training(short(), scene_pairs, device="cpu")
-    rows = scene_pairs.asked(100)
+    rows = scene_pairs.test(100)
     lost = int(rows.numbers[3])
     broken = copy.copy(scene_pairs.shards)
     broken.places = broken.places.clone()
     broken.places[lost, 1] = 3  # so many bytes are no picture
-    figures = evaluate(made.model, made.tokenizer, Collection(broken, 64), made.profile.evaluation)["held_out"]
+    figures = evaluate(made.model, made.tokenizer, ShardDataset(broken, 64), made.profile.evaluation)["held_out"]
     assert figures["image_to_text_recall@1"]["chance"] == 1 / 14
     assert "1 of 15 pairs to evaluate on cannot be read any more" in caplog.text
 
@@ -217,7 +217,7 @@ def test_where_nothing_can_be_read_it_stops_and_never_hangs(folder, words, monke
         tar.unlink()
     for workers in (0, 2):
         with pytest.raises(LclError, match=r"cannot be read any more \(tar: missing\), nor can 63 others"):
-            read(Collection(opened, SIZE), words, workers=workers)
+            read(ShardDataset(opened, SIZE), words, workers=workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -245,7 +245,7 @@ def test_workers_read_what_one_reads_alone_from_any_step_on(pairs, words):
 
 def test_forked_workers_do_not_read_from_one_open_file(pairs, words):
     """They would move each other's place in it; before this was so, one batch in some twenty had a wrong row."""
-    config, rows = TrainConfig(pairs=len(pairs), epochs=20, batch_size=16), pairs.training(len(pairs))
+    config, rows = TrainConfig(pairs=len(pairs), epochs=20, batch_size=16), pairs.train(len(pairs))
     rows.take(range(len(rows)))  # opens the tars here
     for batch in batches(pairs, words, config, 48, 0, "cpu", workers=2):
         assert batch.replaced == 0 and torch.equal(batch.images, rows.take(batch.indices.tolist()).images)
@@ -253,7 +253,7 @@ def test_forked_workers_do_not_read_from_one_open_file(pairs, words):
 
 def test_workers_of_several_processes_share_every_batch_out(pairs, words):
     whole = read(pairs, words, workers=1)
-    halves = [read(pairs, words, workers=1, team=Team(rank, 2)) for rank in range(2)]
+    halves = [read(pairs, words, workers=1, ranks=Ranks(rank, 2)) for rank in range(2)]
     for one, *parts in zip(whole, *halves, strict=True):
         assert one[0] == [row for part in parts for row in part[0]]
         assert torch.equal(one[1], torch.cat([part[1] for part in parts]))
@@ -270,15 +270,15 @@ def test_chunks_shuffle_within_themselves_and_are_read_alike(pairs, words, monke
 
 def test_what_a_worker_reads_with_may_be_sent_to_it(pairs, words):
     """As systems do that start workers anew, instead of forking."""
-    reading = loader._Reading(pairs.training(20), words, 48)
-    pairs.training(20).take(range(20))  # files are open
+    reading = loader._Reading(pairs.train(20), words, 48)
+    pairs.train(20).take(range(20))  # files are open
     sent = pickle.loads(pickle.dumps(reading))
     (images, tokens, numbers, _), (again, other, same, _) = reading[[3, 1]], sent[[3, 1]]
     assert torch.equal(images, again) and torch.equal(tokens.ids, other.ids) and torch.equal(numbers, same)
 
 
 def test_a_mistake_in_a_worker_is_told_with_its_traceback_and_not_tried_again(pairs, words, monkeypatch, caplog):
-    monkeypatch.setattr(collection.ShardRows, "take", lambda *_: [][0])
+    monkeypatch.setattr(collection.ShardView, "take", lambda *_: [][0])
     with pytest.raises(RuntimeError, match="(?s)in a process that reads the data:.*IndexError: list index out of range"):
         read(pairs, words, workers=2)
     assert "starting it again" not in caplog.text
@@ -317,7 +317,7 @@ def test_a_worker_that_is_killed_is_started_again_where_it_was(pairs, words, cap
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.slow
 def test_workers_that_die_again_and_again_stop_the_training(pairs, words, monkeypatch):
-    monkeypatch.setattr(collection.ShardRows, "take", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(collection.ShardView, "take", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(LclError, match="the processes that read the data died 4 times"):
         read(pairs, words, workers=1)
 
@@ -328,7 +328,7 @@ def test_a_worker_that_hangs_is_taken_for_dead(pairs, words, monkeypatch):
     monkeypatch.setattr(loader, "STALL", 3)
     monkeypatch.setattr(loader, "LOOK", 1)
     monkeypatch.setattr(loader, "RESTARTS", 0)
-    monkeypatch.setattr(collection.ShardRows, "take", lambda *_: signal.pause())
+    monkeypatch.setattr(collection.ShardView, "take", lambda *_: signal.pause())
     with pytest.raises(LclError, match="died 1 times .nothing was read for 3 seconds"):
         read(pairs, words, workers=1)
 
@@ -341,7 +341,7 @@ def scene_pairs(tmp_path_factory, small_world):
     """Scenes as shards, as many as a very short training needs."""
     folder = tmp_path_factory.mktemp("scenes")
     write_shards(folder, scene_samples(small_world, range(300)), {}, rows=50)
-    return Collection(open_shards(folder), 64)
+    return ShardDataset(open_shards(folder), 64)
 
 
 def short(**changes):
@@ -354,7 +354,7 @@ def test_a_training_on_shards_learns_is_watched_and_measured_and_workers_change_
     alone, read_ahead = (Training(short(), scene_pairs, device="cpu", workers=workers) for workers in (0, 2))
     one, other = list(alone), list(read_ahead)
     assert [event.loss for event in one] == [event.loss for event in other]
-    steps, looks = ([event for event in one if isinstance(event, kind)] for kind in (Step, Look))
+    steps, looks = ([event for event in one if isinstance(event, kind)] for kind in (Step, Validation))
     assert len(steps) == 16 and len(looks) == 2 and steps[-1].loss < steps[0].loss
     assert all(0 <= step.waited < 1 and step.memory > 0.05 and step.replaced == 0 for step in steps)
     figures = evaluate(alone.model, alone.tokenizer, scene_pairs, alone.profile.evaluation)
@@ -377,6 +377,6 @@ def test_a_training_on_shards_that_was_stopped_goes_on_bit_for_bit_whoever_reads
 
 
 def test_pictures_of_another_size_than_the_model_sees_are_refused(scene_pairs):
-    other = Collection(scene_pairs.shards, 128)
-    with pytest.raises(LclError, match="the model sees 64 pixels, the pictures have 128"):
+    other = ShardDataset(scene_pairs.shards, 128)
+    with pytest.raises(LclError, match="the model takes 64 pixels a side, the data set has 128"):
         Training(short(), other, device="cpu")

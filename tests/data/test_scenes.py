@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from lcl.config import LclError, SceneConfig
-from lcl.data.scenes import MAX_OVERLAP, SPLITS, World, open_world, overlap
+from lcl.data.scenes import MAX_OVERLAP, SPLITS, SceneDataset, open_scenes, overlap
 
 PLANNED = 3000
 
@@ -36,50 +36,50 @@ def every(planned):
 
 
 def test_a_scene_has_one_to_four_things(every):
-    assert {len(scene.things) for scene in every} == {1, 2, 3, 4}
+    assert {len(scene.objects) for scene in every} == {1, 2, 3, 4}
 
 
 def test_boxes_lie_inside_the_canvas(world, every):
     for scene in every:
-        for left, top, right, bottom in (thing.box for thing in scene.things):
+        for left, top, right, bottom in (obj.box for obj in scene.objects):
             assert 0 <= left < right <= world.config.size and 0 <= top < bottom <= world.config.size
 
 
 def test_things_overlap_little(every):
     for scene in every:
-        for a, b in itertools.combinations(scene.things, 2):
+        for a, b in itertools.combinations(scene.objects, 2):
             assert overlap(a.box, b.box) <= MAX_OVERLAP
 
 
 def test_things_of_a_concept_share_a_span_and_others_do_not(every):
     for scene in every:
-        assert len({thing.span for thing in scene.things}) == len(scene.concepts)
-        assert len({(thing.span, thing.concept) for thing in scene.things}) == len(scene.concepts)
-        for start, end in (thing.span for thing in scene.things):
+        assert len({obj.span for obj in scene.objects}) == len(scene.concepts)
+        assert len({(obj.span, obj.concept) for obj in scene.objects}) == len(scene.concepts)
+        for start, end in (obj.span for obj in scene.objects):
             assert 0 <= start < end <= len(scene.caption)
 
 
 def test_a_ground_has_a_colour_that_none_of_its_things_has(world, every):
     for scene in every:
-        colours = {world.pictures.concepts[thing.concept].colours[thing.style] for thing in scene.things}
-        assert scene.ground.colour not in colours
+        colours = {world.pictures.concepts[obj.concept].colours[obj.style] for obj in scene.objects}
+        assert scene.background.colour not in colours
 
 
 def test_boxes_are_tight_around_what_is_opaque(sample):
     for scene, opacity in zip(sample.scenes, sample.opacity, strict=True):
-        for thing, shown in zip(scene.things, opacity, strict=True):
+        for obj, shown in zip(scene.objects, opacity, strict=True):
             rows, columns = torch.nonzero(shown > 127, as_tuple=True)
             edges = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-            assert tuple(int(edge) for edge in edges) == thing.box
+            assert tuple(int(edge) for edge in edges) == obj.box
 
 
 def test_a_thing_changes_pixels_only_where_its_drawing_lies(world, sample):
-    without = world.render([dataclasses.replace(scene, things=scene.things[:-1]) for scene in sample.scenes])
+    without = world.render([dataclasses.replace(scene, objects=scene.objects[:-1]) for scene in sample.scenes])
     for scene, with_it, image, opacity in zip(sample.scenes, sample.images, without, sample.opacity, strict=True):
         changed = (with_it != image).any(0)
         assert changed.any()
         assert not (changed & (opacity[-1] == 0)).any()
-        left, top, right, bottom = scene.things[-1].box
+        left, top, right, bottom = scene.objects[-1].box
         strongly = ((with_it.int() - image.int()).abs() > 140).any(0)
         strongly[top:bottom, left:right] = False
         assert not strongly.any()  # half transparent at the most outside the box
@@ -96,7 +96,7 @@ def test_overlap_is_the_share_of_pixels_of_the_smaller_box(a, b):
 
 
 def test_a_scene_is_a_function_of_seed_split_and_index(few_pictures, few_world):
-    again = World(few_world.config, few_pictures)
+    again = SceneDataset(few_world.config, few_pictures)
     asked = [(split, index, single) for split in SPLITS for index in (0, 1, 7, 10**9) for single in (False, True)]
     first = [few_world.scene(*which) for which in asked]
     assert [again.scene(*which) for which in reversed(asked)][::-1] == first
@@ -105,7 +105,7 @@ def test_a_scene_is_a_function_of_seed_split_and_index(few_pictures, few_world):
 
 
 def test_another_seed_is_another_world(few_pictures, few_world):
-    other = World(dataclasses.replace(few_world.config, seed=1), few_pictures)
+    other = SceneDataset(dataclasses.replace(few_world.config, seed=1), few_pictures)
     assert other.fingerprint != few_world.fingerprint
     assert other.known != few_world.known
     same = sum(other.scene("train", index).caption == few_world.scene("train", index).caption for index in range(100))
@@ -188,7 +188,7 @@ def test_what_is_held_out_leaves_something_to_train_on(world):
 
 
 def drawings(scene):
-    return {(thing.style, thing.concept) for thing in scene.things}
+    return {(obj.style, obj.concept) for obj in scene.objects}
 
 
 def held_pairs(world, scene):
@@ -243,11 +243,11 @@ def test_single_scenes_show_each_concept_in_turn(few_world):
     for split in SPLITS:
         concepts = few_world.concepts(split)
         scenes = [few_world.scene(split, index, single=True) for index in range(2 * len(concepts))]
-        assert all(len(scene.things) == 1 for scene in scenes)
-        assert [scene.things[0].concept for scene in scenes] == list(concepts) * 2
+        assert all(len(scene.objects) == 1 for scene in scenes)
+        assert [scene.objects[0].concept for scene in scenes] == list(concepts) * 2
         assert scenes[0] != scenes[len(concepts)]  # another view of it
         for scene in scenes:
-            assert scene.things[0].style in few_world.styles(split, scene.things[0].concept)
+            assert scene.objects[0].style in few_world.styles(split, scene.objects[0].concept)
 
 
 # --- what cannot be
@@ -261,13 +261,13 @@ def test_an_unknown_split_is_refused_with_its_neighbours(few_world):
 
 def test_more_concepts_than_there_are_drawings_are_refused(few_pictures):
     with pytest.raises(LclError, match="61 concepts are asked for, but the pictures hold 60"):
-        World(SceneConfig(known=50, unseen=11), few_pictures)
-    assert len(World(SceneConfig(known=50, unseen=10), few_pictures).unseen) == 10
+        SceneDataset(SceneConfig(known=50, unseen=11), few_pictures)
+    assert len(SceneDataset(SceneConfig(known=50, unseen=10), few_pictures).unseen) == 10
 
 
 def test_a_world_of_one_style_has_no_unseen_drawings_and_says_so(few_pictures):
     one = dataclasses.replace(few_pictures, styles=few_pictures.styles[:1], drawings=few_pictures.drawings[:1])
-    world = World(SceneConfig(known=20, unseen=0), one)
+    world = SceneDataset(SceneConfig(known=20, unseen=0), one)
     assert not world.held_drawings
     for split in ("unseen_drawings", "unseen_concepts"):
         with pytest.raises(LclError, match=f"nothing for the split {split}"):
@@ -278,7 +278,7 @@ def test_a_world_of_one_style_has_no_unseen_drawings_and_says_so(few_pictures):
 def test_the_smallest_world_has_every_pair_it_promises_or_says_so(few_pictures):
     eight = dataclasses.replace(few_pictures, concepts=few_pictures.concepts[:8], drawings=few_pictures.drawings[:, :8])
     for seed in range(60):
-        world = World(SceneConfig(size=32, known=8, unseen=0, seed=seed), eight)
+        world = SceneDataset(SceneConfig(size=32, known=8, unseen=0, seed=seed), eight)
         try:
             assert held_pairs(world, world.scene("unseen_pairs", 0))
         except LclError as error:
@@ -293,8 +293,8 @@ def test_a_folder_of_your_own_drawings_makes_a_world_even_of_thin_lines(tmp_path
         image.save(tmp_path / f"{number}.png")
         lines.append(f"{number}.png,bar number {number}")
     (tmp_path / "names.csv").write_text("\n".join(lines))
-    world = open_world(SceneConfig(known=9, unseen=0), tmp_path)
+    world = open_scenes(SceneConfig(known=9, unseen=0), tmp_path)
     hair = next(concept for concept in world.known if world.name(concept) == "bar number 0")
     scenes = [world.scene("train", index) for index in range(100)]
-    widths = [t.box[2] - t.box[0] for scene in scenes for t in scene.things if t.concept == hair]
+    widths = [t.box[2] - t.box[0] for scene in scenes for t in scene.objects if t.concept == hair]
     assert widths and max(widths) <= 3

@@ -20,8 +20,8 @@ from lcl import storage
 from lcl.config import LclError
 from lcl.data import shards
 from lcl.data.photos import BadSample, decode_image
-from lcl.data.shards import INDEX, MANIFEST, Sample, look_through, open_shards, write_shards, written
-from lcl.data.tars import look_at, read_row
+from lcl.data.shards import INDEX, MANIFEST, Sample, open_shards, scan_shards, write_shards, written
+from lcl.data.tars import read_row, scan_tar
 
 
 def jpeg(number: int, side: int = 24) -> bytes:
@@ -67,7 +67,7 @@ def looked(tmp_path, data: bytes) -> tuple[list[str], dict[str, int]]:
     """The captions of the rows that are found in a tar, and the faults."""
     path = tmp_path / "x.tar"
     path.write_bytes(data)
-    found = look_at(path)
+    found = scan_tar(path)
     with path.open("rb") as file:
         return [read_row(file, place, 16)[1] for place in found.rows], found.faults
 
@@ -145,7 +145,7 @@ def test_a_full_disk_is_said_what_was_written_stays_and_the_writing_goes_on(tmp_
 
 def test_what_tars_are_made_of_stays_known_when_they_are_looked_at_anew(folder):
     (folder / "pairs-00001.tar").unlink()
-    look_through(folder, accept=True)
+    scan_shards(folder, accept=True)
     assert storage.read_json(folder / MANIFEST)["source"] == SOURCE
 
 
@@ -169,8 +169,8 @@ def test_scenes_become_shards_and_their_json_knows_the_things(small_world, tmp_p
     drawn = torch.stack([found.read(row, 64)[0] for row in range(300)])
     assert (drawn.int() - pairs.images.int()).abs().float().mean() < 3  # of 255; JPEG keeps what one sees
     first = next(iter(webdataset.WebDataset(str(tmp_path / "pairs-00000.tar"), shardshuffle=False, empty_check=False)))
-    things = [{"name": small_world.name(t.concept), "box": [*t.box], "words": [*t.span]} for t in pairs.scenes[0].things]
-    assert json.loads(first["json"]) == {"things": things}
+    objects = [{"name": small_world.name(t.concept), "box": [*t.box], "words": [*t.span]} for t in pairs.scenes[0].objects]
+    assert json.loads(first["json"]) == {"things": objects}
 
 
 def test_the_index_is_kept_and_found_again_and_workers_find_the_same(folder, monkeypatch):
@@ -180,7 +180,7 @@ def test_the_index_is_kept_and_found_again_and_workers_find_the_same(folder, mon
     (folder / INDEX).unlink()
     alone = open_shards(folder, workers=0)
     assert torch.equal(first.places, alone.places) and first.fingerprint == alone.fingerprint
-    monkeypatch.setattr(shards, "look_at", lambda path: pytest.fail("looked again"))
+    monkeypatch.setattr(shards, "scan_tar", lambda path: pytest.fail("looked again"))
     again = open_shards(folder)
     assert torch.equal(again.places, first.places) and torch.equal(again.tar, first.tar)
 
@@ -326,8 +326,8 @@ def test_a_tar_that_was_cut_off_is_noticed_at_once_and_may_be_accepted(folder):
     path = folder / "pairs-00001.tar"
     path.write_bytes(path.read_bytes()[:9000])
     refused(lambda: open_shards(folder, workers=0), "pairs-00001.tar has 9,000 of [0-9,]+ bytes", "fetch it again")
-    refused(lambda: look_through(folder, workers=0), "pairs-00001.tar is not as the manifest says", "tar: cut 1×")
-    found = look_through(folder, workers=0, accept=True)
+    refused(lambda: scan_shards(folder, workers=0), "pairs-00001.tar is not as the manifest says", "tar: cut 1×")
+    found = scan_shards(folder, workers=0, accept=True)
     assert 30 <= len(found) < 50 and found.faults["tar: cut"] == 1
     assert len(open_shards(folder, workers=0)) == len(found)
 
@@ -335,8 +335,8 @@ def test_a_tar_that_was_cut_off_is_noticed_at_once_and_may_be_accepted(folder):
 def test_a_missing_tar_is_noticed_at_once_and_may_be_accepted(folder):
     (folder / "pairs-00000.tar").unlink()
     refused(lambda: open_shards(folder, workers=0), "pairs-00000.tar is missing")
-    refused(lambda: look_through(folder, workers=0), "pairs-00000.tar is missing")
-    assert [look_through(folder, workers=0, accept=True).caption(0)] == ["pair 20"]
+    refused(lambda: scan_shards(folder, workers=0), "pairs-00000.tar is missing")
+    assert [scan_shards(folder, workers=0, accept=True).caption(0)] == ["pair 20"]
 
 
 def test_a_flipped_bit_is_found_by_looking_through(folder):
@@ -345,13 +345,13 @@ def test_a_flipped_bit_is_found_by_looking_through(folder):
     data = bytearray(path.read_bytes())
     data[700] ^= 1
     path.write_bytes(data)
-    refused(lambda: look_through(folder, workers=0), "pairs-00002.tar is not as the manifest says")
+    refused(lambda: scan_shards(folder, workers=0), "pairs-00002.tar is not as the manifest says")
 
 
 def test_a_tar_that_the_manifest_does_not_know_is_noticed(folder):
     (folder / "more.tar").write_bytes(WHOLE)
-    refused(lambda: look_through(folder, workers=0), "more.tar is not in the manifest")
-    assert len(look_through(folder, workers=0, accept=True)) == 70
+    refused(lambda: scan_shards(folder, workers=0), "more.tar is not in the manifest")
+    assert len(scan_shards(folder, workers=0, accept=True)) == 70
 
 
 def test_a_row_that_went_away_after_it_was_looked_at_is_a_bad_sample(folder):

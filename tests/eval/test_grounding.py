@@ -54,11 +54,11 @@ def object_words(pairs, spans) -> list[tuple[int, int, set[int]]]:
     """Every word that names something: its scene, its number, and the patches (8 × 8 of them) that would be right."""
     found = []
     for row, scene in enumerate(pairs.scenes):
-        for name in sorted({thing.span for thing in scene.things}):
+        for name in sorted({obj.span for obj in scene.objects}):
             right = set()
-            for thing in scene.things:
-                if thing.span == name:
-                    right |= set(patches_in_box(thing.box, 64, 64))
+            for obj in scene.objects:
+                if obj.span == name:
+                    right |= set(patches_in_box(obj.box, 64, 64))
             found += [(row, word, right) for word in words_of_span(spans[row], name)]
     return found
 
@@ -157,18 +157,18 @@ def test_of_every_scene_one_name_of_a_single_word_is_masked_wholly(small_world, 
     assert torch.equal(masked.words, tokens.words) and len(concepts) == 80
     for row, scene in enumerate(pairs.scenes):
         hidden = set(tokens.words[row][where[row]].tolist())
-        known = {thing.concept: words_of_span(tokens.spans[row], thing.span) for thing in scene.things}
+        known = {obj.concept: words_of_span(tokens.spans[row], obj.span) for obj in scene.objects}
         if concepts[row] == -1:
             assert not hidden
             assert not any(
-                len(known[thing.concept]) == 1 and scene.caption[slice(*thing.span)].isalpha() for thing in scene.things
+                len(known[obj.concept]) == 1 and scene.caption[slice(*obj.span)].isalpha() for obj in scene.objects
             )
         else:
             assert sorted(hidden) == known[concepts[row]] and len(hidden) == 1
             assert torch.equal(where[row], tokens.words[row] == min(hidden))
     if context == 48:
         assert len(set(concepts)) > 10 and concepts.count(-1) < 40
-    assert concepts != [scene.things[0].concept for scene in pairs.scenes]  # not always the first
+    assert concepts != [scene.objects[0].concept for scene in pairs.scenes]  # not always the first
 
 
 def told(small_world, tokenizer, concept: int) -> set[tuple[int, ...]]:
@@ -235,7 +235,7 @@ def test_masked_words_of_an_untrained_model_are_near_zero(small_world, tokenizer
 @pytest.mark.parametrize("measure", ["alignment", "masked words"])
 def test_a_context_too_short_for_any_name_is_measured_or_refused(small_world, tokenizer, measure):
     scenes = (small_world.scene("new_scenes", index) for index in range(400))
-    late = [scene for scene in scenes if min(thing.span[0] for thing in scene.things) > 12][:4]
+    late = [scene for scene in scenes if min(obj.span[0] for obj in scene.objects) > 12][:4]
     assert len(late) == 4
     pairs = Pairs(small_world.render(late), tuple(late))
     short = dataclasses.replace(TINY, language=dataclasses.replace(TINY.language, context_length=8))

@@ -272,7 +272,7 @@ def test_relevance_is_the_number_of_concepts_that_two_scenes_share(small_world):
     shared = relevance(scenes)
     for i, one_scene in enumerate(scenes):
         for j, other in enumerate(scenes):
-            assert shared[i, j] == len({t.concept for t in one_scene.things} & {t.concept for t in other.things})
+            assert shared[i, j] == len({t.concept for t in one_scene.objects} & {t.concept for t in other.objects})
     assert torch.equal(shared, shared.T) and (shared.diagonal() >= 1).all()
 
 
@@ -310,7 +310,7 @@ class Labelled:
         assert single
         self.asked.append((split, list(indices)))
         scenes = tuple(self.world.scene(split, index, single) for index in indices)
-        return Pairs(torch.stack([self.code(scene.things[0].concept) for scene in scenes]), scenes)
+        return Pairs(torch.stack([self.code(scene.objects[0].concept) for scene in scenes]), scenes)
 
 
 def categories_of(world, split: str) -> set[str]:
@@ -408,7 +408,7 @@ def test_a_probe_is_a_classifier_of_the_towers_pooled_features(small_world):
     looks = {}
     for split, views in (("train", metrics.PROBE_VIEWS), ("new_scenes", 2)):
         pairs = small_world.pairs(split, range(32 * views), single=True)
-        concepts = [scene.things[0].concept for scene in pairs.scenes]
+        concepts = [scene.objects[0].concept for scene in pairs.scenes]
         features = model.eval().vision(pairs.images).pooled.double().numpy()
         looks[split] = features, concepts, [small_world.pictures.concepts[c].category for c in concepts]
     (learned, *labels), (asked, *right) = looks["train"], looks["new_scenes"]
@@ -453,7 +453,7 @@ def test_neighbours_that_show_the_same_things_are_pure_and_those_that_share_noth
     first = [small_world.scene("train", index) for index in range(20)]
     twins = torch.arange(40).roll(20)[:, None]
     assert neighbour_purity(first * 2, twins)["value"] == 1.0 > neighbour_purity(first * 2, twins)["chance"]
-    apart = {scene.things[0].concept: scene for scene in (small_world.scene("train", i, single=True) for i in range(8))}
+    apart = {scene.objects[0].concept: scene for scene in (small_world.scene("train", i, single=True) for i in range(8))}
     assert len(apart) == 8
     found = neighbour_purity([*apart.values()], torch.arange(8).roll(1)[:, None])
     assert found == {"value": 0.0, "chance": 0.0}

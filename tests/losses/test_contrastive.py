@@ -49,8 +49,8 @@ def test_value_and_gradients_are_those_of_open_clip(dtype, seed, size, width):
     loss.backward()
     peer.backward()
     torch.testing.assert_close(loss, peer, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-    for mine, theirs in zip(ours, peers, strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    for rows, theirs in zip(ours, peers, strict=True):
+        torch.testing.assert_close(rows.grad, theirs.grad, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(("seed", "size", "width"), [(0, 2, 4), (1, 5, 8), (2, 12, 16)])
@@ -160,7 +160,7 @@ def test_without_softening_it_is_info_nce_to_the_bit_gradients_included(dtype, s
     loss.backward()
     peer.backward()
     assert torch.equal(loss, peer)
-    assert all(torch.equal(mine.grad, theirs.grad) for mine, theirs in zip(soft, hard, strict=True))
+    assert all(torch.equal(rows.grad, theirs.grad) for rows, theirs in zip(soft, hard, strict=True))
 
 
 def test_without_softening_the_labels_are_those_of_clip():
@@ -236,8 +236,8 @@ def test_gradients_with_the_labels_held_are_those_of_finite_differences(alpha):
     assert torch.autograd.gradcheck(held, (v, t, scale))
     wanted = torch.autograd.grad(held(v, t, scale), (v, t, scale))
     found = torch.autograd.grad(soft_loss_of(v, t, scale, alpha, 0.2), (v, t, scale))
-    for mine, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+    for rows, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(rows, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_the_gradient_of_the_logits_is_the_guess_minus_the_label():

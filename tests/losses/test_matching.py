@@ -12,19 +12,19 @@ from scipy.optimize import linear_sum_assignment
 
 from lcl.config import LclError
 from lcl.losses.matching import (
-    FREE,
+    FORBIDDEN,
     SOLVERS,
     exact,
     hardest,
     matched_contrast,
-    nearest,
+    max_match,
     sinkhorn,
     token_similarity,
     total_cost,
 )
 
 seeds = st.integers(0, 2**31)
-prices = st.sampled_from([FREE, 0.25, 0.5, 0.3, 0.7, 1.0, 0.0, -0.25])
+prices = st.sampled_from([FORBIDDEN, 0.25, 0.5, 0.3, 0.7, 1.0, 0.0, -0.25])
 
 
 def random(seed: int) -> torch.Generator:
@@ -40,27 +40,27 @@ def problems(seed: int, number: int, words: int, patches: int, grid: int | None 
     return cost, torch.arange(words) < counts[:, None]
 
 
-def optimum(cost: torch.Tensor, price: float) -> float:
+def optimum(cost: torch.Tensor, unmatched_cost: float) -> float:
     """The cheapest way to place words (m, n), by scipy, where every word has a dustbin of its own at a price."""
     m, n = cost.shape
     if m == 0:
         return 0.0
-    if not math.isinf(price):  # (m, n + m)
-        private = torch.where(torch.eye(m, dtype=torch.bool), price, 1e6).double()
+    if not math.isinf(unmatched_cost):  # (m, n + m)
+        private = torch.where(torch.eye(m, dtype=torch.bool), unmatched_cost, 1e6).double()
         cost = torch.cat([cost, private], dim=1)
     rows, columns = linear_sum_assignment(cost.numpy())
     return float(cost[torch.from_numpy(rows), torch.from_numpy(columns)].sum())
 
 
-def brute_force(cost: list, price: float) -> float:
+def brute_force(cost: list, unmatched_cost: float) -> float:
     """The same by trying every way there is."""
     m, n = len(cost), len(cost[0])
     best = math.inf
     for places in itertools.product(range(-1, n), repeat=m):
         taken = [place for place in places if place >= 0]
-        if len(set(taken)) < len(taken) or (math.isinf(price) and len(taken) < min(m, n)):
+        if len(set(taken)) < len(taken) or (math.isinf(unmatched_cost) and len(taken) < min(m, n)):
             continue
-        dustbin = 0.0 if math.isinf(price) else price
+        dustbin = 0.0 if math.isinf(unmatched_cost) else unmatched_cost
         best = min(best, sum(dustbin if place < 0 else cost[word][place] for word, place in enumerate(places)))
     return best
 
@@ -83,44 +83,45 @@ SHAPES = [
 """Twenty; 20 shapes × 5 prices × 100 problems are the ten thousand."""
 
 
-@pytest.mark.parametrize("price", [FREE, 0.25, 0.5, 0.75, 1.0], ids=str)
-def test_ten_thousand_random_matchings_with_ties_cost_what_scipy_says(price):
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 0.25, 0.5, 0.75, 1.0], ids=str)
+def test_ten_thousand_random_matchings_with_ties_cost_what_scipy_says(unmatched_cost):
     for number, (m, n) in enumerate(SHAPES):
         cost, words = problems(1000 * number, 100, m, n)
-        matching = exact(cost, words, price)
+        matching = exact(cost, words, unmatched_cost)
         assert_one_to_one(matching, words, n)
-        found = total_cost(matching, cost, words, price).tolist()
-        wanted = [optimum(one[some], price) for one, some in zip(cost, words, strict=True)]
+        found = total_cost(matching, cost, words, unmatched_cost).tolist()
+        wanted = [optimum(one[some], unmatched_cost) for one, some in zip(cost, words, strict=True)]
         assert found == pytest.approx(wanted, abs=1e-9), (m, n)
 
 
 @settings(max_examples=60)
 @given(seeds, st.integers(1, 4), st.integers(1, 4), prices, st.sampled_from([2, 4, None]))
-def test_a_tiny_matching_is_the_best_of_all_ways(seed, m, n, price, grid):
+def test_a_tiny_matching_is_the_best_of_all_ways(seed, m, n, unmatched_cost, grid):
     cost, _ = problems(seed, 1, m, n, grid)
     words = torch.ones(1, m, dtype=torch.bool)
-    matching = exact(cost, words, price)
+    matching = exact(cost, words, unmatched_cost)
     assert_one_to_one(matching, words, n)
-    assert total_cost(matching, cost, words, price).item() == pytest.approx(brute_force(cost[0].tolist(), price))
+    best = brute_force(cost[0].tolist(), unmatched_cost)
+    assert total_cost(matching, cost, words, unmatched_cost).item() == pytest.approx(best)
 
 
 @pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("price", [0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
-def test_a_word_dearer_than_the_price_lies_in_the_dustbin_and_a_cheaper_one_does_not(solve, dtype, price):
+@pytest.mark.parametrize("unmatched_cost", [0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_a_word_dearer_than_the_price_lies_in_the_dustbin_and_a_cheaper_one_does_not(solve, dtype, unmatched_cost):
     cost = torch.full((1, 3, 4), 5.0, dtype=dtype)
-    cost[0, 0, 2], cost[0, 1, 1], cost[0, 2, 3] = price - 0.05, price + 0.05, price + 1.0
-    assert solve(cost, torch.ones(1, 3, dtype=torch.bool), price).patch.tolist() == [[2, -1, -1]]
+    cost[0, 0, 2], cost[0, 1, 1], cost[0, 2, 3] = unmatched_cost - 0.05, unmatched_cost + 0.05, unmatched_cost + 1.0
+    assert solve(cost, torch.ones(1, 3, dtype=torch.bool), unmatched_cost).patch.tolist() == [[2, -1, -1]]
 
 
 @settings(max_examples=40)
 @given(seeds, st.integers(1, 6), st.integers(1, 6), prices)
-def test_single_precision_costs_no_more_than_double(seed, m, n, price):
+def test_single_precision_costs_no_more_than_double(seed, m, n, unmatched_cost):
     cost, words = problems(seed, 8, m, n, None)
-    single = exact(cost.float(), words, price)
+    single = exact(cost.float(), words, unmatched_cost)
     assert_one_to_one(single, words, n)
-    best = total_cost(exact(cost, words, price), cost, words, price)
-    torch.testing.assert_close(total_cost(single, cost, words, price), best, rtol=1e-5, atol=1e-5)
+    best = total_cost(exact(cost, words, unmatched_cost), cost, words, unmatched_cost)
+    torch.testing.assert_close(total_cost(single, cost, words, unmatched_cost), best, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -144,49 +145,49 @@ def test_a_word_gives_way_to_one_that_has_no_other_place():
     cost = torch.tensor([[[0.0, 0.1], [0.0, 0.9]]])  # both want the first patch
     words = torch.ones(1, 2, dtype=torch.bool)
     assert exact(cost, words).patch.tolist() == [[1, 0]]
-    assert nearest(cost, words).patch.tolist() == [[0, 0]]
+    assert max_match(cost, words).patch.tolist() == [[0, 0]]
 
 
-@pytest.mark.parametrize("price", [FREE, 0.4], ids=str)
-def test_nearest_takes_every_words_cheapest_patch(price):
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 0.4], ids=str)
+def test_max_takes_every_words_cheapest_patch(unmatched_cost):
     cost, words = problems(3, 50, 6, 5, None)
-    patch = nearest(cost, words, price).patch
+    patch = max_match(cost, words, unmatched_cost).patch
     for row, column in itertools.product(range(50), range(6)):
         costs = cost[row, column].tolist()
-        takes = words[row, column] and min(costs) < price
+        takes = words[row, column] and min(costs) < unmatched_cost
         assert patch[row, column] == (costs.index(min(costs)) if takes else -1)
 
 
 @settings(max_examples=25)
 @given(seeds, st.integers(1, 8), st.integers(1, 8), prices)
-def test_no_other_one_to_one_matching_is_cheaper_than_the_exact_one(seed, m, n, price):
+def test_no_other_one_to_one_matching_is_cheaper_than_the_exact_one(seed, m, n, unmatched_cost):
     cost, words = problems(seed, 4, m, n, None)
-    best = total_cost(exact(cost, words, price), cost, words, price)
+    best = total_cost(exact(cost, words, unmatched_cost), cost, words, unmatched_cost)
     order = torch.rand(4, m, generator=random(seed)).masked_fill(~words, 2.0).argsort(1)
     greedy = torch.full((4, m), -1)
     for row in range(4):  # each word in some order takes the cheapest patch that is left
         free = set(range(n))
         for word in order[row, : int(words[row].sum())].tolist():
             patch = min(free, key=lambda p: float(cost[row, word, p]), default=None)  # noqa: B023
-            if patch is not None and cost[row, word, patch] < price:
+            if patch is not None and cost[row, word, patch] < unmatched_cost:
                 greedy[row, word] = patch
                 free.remove(patch)
     other = type(exact(cost, words))(greedy, None, n)
-    assert (total_cost(other, cost, words, price) >= best - 1e-9).all()
-    if not math.isinf(price):  # a relaxation can only be cheaper
-        assert (total_cost(nearest(cost, words, price), cost, words, price) <= best + 1e-9).all()
+    assert (total_cost(other, cost, words, unmatched_cost) >= best - 1e-9).all()
+    if not math.isinf(unmatched_cost):  # a relaxation can only be cheaper
+        assert (total_cost(max_match(cost, words, unmatched_cost), cost, words, unmatched_cost) <= best + 1e-9).all()
 
 
 @pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
-@pytest.mark.parametrize("price", [FREE, 0.5], ids=str)
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 0.5], ids=str)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_padding_may_hold_anything(solve, price, bad):
+def test_padding_may_hold_anything(solve, unmatched_cost, bad):
     cost, words = problems(5, 6, 4, 5, None)
     broken = cost.masked_fill(~words[..., None], bad)
-    clean, found = solve(cost, words, price), solve(broken, words, price)
+    clean, found = solve(cost, words, unmatched_cost), solve(broken, words, unmatched_cost)
     assert (~words).any() and torch.equal(found.patch, clean.patch)
     assert torch.equal(found.plan, clean.plan) and (found.plan[~words] == 0).all()
-    torch.testing.assert_close(total_cost(found, broken, words, price), total_cost(clean, cost, words, price))
+    torch.testing.assert_close(total_cost(found, broken, words, unmatched_cost), total_cost(clean, cost, words, unmatched_cost))
 
 
 @pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
@@ -226,7 +227,7 @@ def test_shapes_that_do_not_fit_are_refused(solve, cost, words):
 def test_words_that_are_not_yes_or_no_and_a_price_that_is_no_number_are_refused(solve):
     with pytest.raises(LclError, match="int64"):
         solve(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.int64), 1.0)
-    with pytest.raises(LclError, match="price of the dustbin must be a number"):
+    with pytest.raises(LclError, match="the unmatched cost must be a number"):
         solve(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), math.nan)
 
 
@@ -258,20 +259,20 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("price", [FREE, 0.5], ids=str)
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 0.5], ids=str)
 @pytest.mark.parametrize("shape", [(12, 64), (12, 12), (20, 12), (1, 5), (5, 1)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_sinkhorn_comes_within_a_hundredth_of_the_optimum_and_keeps_its_margins(kind, shape, price):
+def test_sinkhorn_comes_within_a_hundredth_of_the_optimum_and_keeps_its_margins(kind, shape, unmatched_cost):
     cost = KINDS[kind](random(sum(shape)), shape)
     words = torch.ones(8, shape[0], dtype=torch.bool)
     words[1, shape[0] // 2 + 1 :] = False
-    matching = sinkhorn(cost, words, price)
-    best = total_cost(exact(cost, words, price), cost, words, price)
-    torch.testing.assert_close(total_cost(matching, cost, words, price), best, rtol=0.01, atol=1e-6)
+    matching = sinkhorn(cost, words, unmatched_cost)
+    best = total_cost(exact(cost, words, unmatched_cost), cost, words, unmatched_cost)
+    torch.testing.assert_close(total_cost(matching, cost, words, unmatched_cost), best, rtol=0.01, atol=1e-6)
     plan = matching.plan
     assert (plan >= 0).all() and plan.sum(2).max() <= 1 + 1e-3 and plan.sum(1).max() <= 1 + 1e-3
     assert (plan[~words] == 0).all() and (matching.patch[~words] == -1).all()
-    if math.isinf(price) and shape[0] <= shape[1]:  # where there is room, all words are placed
+    if math.isinf(unmatched_cost) and shape[0] <= shape[1]:  # where there is room, all words are placed
         torch.testing.assert_close(plan.sum(2)[words], torch.ones(int(words.sum())), rtol=0, atol=1e-3)
 
 
@@ -282,11 +283,11 @@ def test_among_near_equals_a_word_still_loses_less_than_a_two_hundredth_of_the_s
     assert (lost / 12 < 0.005 * (cost.amax((1, 2)) - cost.amin((1, 2)))).all()
 
 
-@pytest.mark.parametrize("price", [FREE, 0.5], ids=str)
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 0.5], ids=str)
 @pytest.mark.parametrize("unit", [1e-6, 1e-3, 1e3, 1e6])
-def test_the_unit_of_the_costs_does_not_matter_to_sinkhorn(unit, price):
+def test_the_unit_of_the_costs_does_not_matter_to_sinkhorn(unit, unmatched_cost):
     cost, words = torch.rand(6, 7, 12, generator=random(2)), torch.ones(6, 7, dtype=torch.bool)
-    plain, scaled = sinkhorn(cost, words, price), sinkhorn(cost * unit, words, price * unit)
+    plain, scaled = sinkhorn(cost, words, unmatched_cost), sinkhorn(cost * unit, words, unmatched_cost * unit)
     assert scaled.plan.isfinite().all()
     torch.testing.assert_close(scaled.plan, plain.plan, rtol=0, atol=2e-3)
     assert torch.equal(scaled.patch, plain.patch)
@@ -298,12 +299,12 @@ def test_sinkhorn_bears_costs_from_a_millionth_to_a_million_in_one_problem():
     assert matching.plan.isfinite().all() and matching.plan.sum(1).max() <= 1 + 1e-3
 
 
-@pytest.mark.parametrize("price", [FREE, 0.5, 1.0, 1.5], ids=str)
-def test_equal_costs_divide_or_fall_but_stay_finite(price):
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 0.5, 1.0, 1.5], ids=str)
+def test_equal_costs_divide_or_fall_but_stay_finite(unmatched_cost):
     cost, words = torch.ones(2, 3, 5), torch.ones(2, 3, dtype=torch.bool)
-    matching = sinkhorn(cost, words, price)
+    matching = sinkhorn(cost, words, unmatched_cost)
     assert matching.plan.isfinite().all() and matching.plan.sum(1).max() <= 1 + 1e-3
-    assert (matching.plan.sum(2) > 0.99).all() == (price > 1)
+    assert (matching.plan.sum(2) > 0.99).all() == (unmatched_cost > 1)
 
 
 def test_half_precision_is_solved_as_single():
@@ -313,14 +314,14 @@ def test_half_precision_is_solved_as_single():
     torch.testing.assert_close(found.plan.float(), sinkhorn(cost.float(), words).plan, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("price", [FREE, 0.6], ids=str)
-def test_gradients_of_sinkhorn_are_those_of_finite_differences_while_the_spread_stays(price):
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 0.6], ids=str)
+def test_gradients_of_sinkhorn_are_those_of_finite_differences_while_the_spread_stays(unmatched_cost):
     inner = 0.2 + 0.6 * torch.rand(3, 4, generator=random(5), dtype=torch.float64)
     words = torch.tensor([[True, True, True, False]])
 
     def plan(inner):  # the last word, which is padding for a while, holds the least and the largest cost
         edge = torch.tensor([[0.0, 1.0, 0.5, 0.5]], dtype=torch.float64)
-        return sinkhorn(torch.cat([inner[:1], edge, inner[1:]])[None], words, price, epsilon=0.3, rounds=40).plan
+        return sinkhorn(torch.cat([inner[:1], edge, inner[1:]])[None], words, unmatched_cost, epsilon=0.3, rounds=40).plan
 
     assert torch.autograd.gradcheck(plan, inner.requires_grad_(), atol=1e-6)
     gradient = torch.autograd.grad((plan(inner) ** 2).sum(), inner)[0]
@@ -349,46 +350,46 @@ def tokens_of(seed: int, size: int, n: int, m: int, width: int, counts: list[int
     return patches, words * real[..., None], real
 
 
-def slow_similarity(patches: torch.Tensor, words: torch.Tensor, price: float) -> float:
+def slow_similarity(patches: torch.Tensor, words: torch.Tensor, unmatched_cost: float) -> float:
     """1 - the mean cost of a word, by scipy and loops. patches (n, d), words (m, d), no padding."""
     m, n = len(words), len(patches)
     cosines = [[sum(a * b for a, b in zip(w, p, strict=True)) for p in patches.tolist()] for w in words.tolist()]
     cost = torch.tensor([[1 - cosine for cosine in row] for row in cosines], dtype=torch.float64)
-    if math.isinf(price):
+    if math.isinf(unmatched_cost):
         rows, columns = linear_sum_assignment(cost.numpy())
         return sum(cosines[i][j] for i, j in zip(rows, columns, strict=True)) / m  # one left over counts as zero
-    private = torch.where(torch.eye(m, dtype=torch.bool), price, 1e6).double()
+    private = torch.where(torch.eye(m, dtype=torch.bool), unmatched_cost, 1e6).double()
     total = 0.0
     for i, j in zip(*linear_sum_assignment(torch.cat([cost, private], 1).numpy()), strict=True):
-        total += cosines[i][j] if j < n else 1 - price
+        total += cosines[i][j] if j < n else 1 - unmatched_cost
     return total / m
 
 
-@pytest.mark.parametrize("price", [FREE, 1.0, 0.7], ids=str)
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 1.0, 0.7], ids=str)
 @pytest.mark.parametrize("shape", [(9, 4), (4, 4), (3, 6)], ids=str)
-def test_token_similarity_is_the_formula_worked_out_word_by_word(shape, price):
+def test_token_similarity_is_the_formula_worked_out_word_by_word(shape, unmatched_cost):
     patches, words, real = tokens_of(0, 5, *shape, 4)
     images, captions = torch.tensor([0, 1, 2, 3, 4, 0, 3]), torch.tensor([0, 1, 2, 3, 4, 4, 1])
-    found, matching = token_similarity(patches, words, real, images, captions, price, exact)
+    found, matching = token_similarity(patches, words, real, images, captions, unmatched_cost, exact)
     for number, (i, j) in enumerate(zip(images.tolist(), captions.tolist(), strict=True)):
-        assert found[number].item() == pytest.approx(slow_similarity(patches[i], words[j][real[j]], price), abs=1e-9)
+        assert found[number].item() == pytest.approx(slow_similarity(patches[i], words[j][real[j]], unmatched_cost), abs=1e-9)
     assert matching.patch.shape == (7, shape[1])
 
 
-@pytest.mark.parametrize("price", [FREE, 1.0, 0.7], ids=str)
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 1.0, 0.7], ids=str)
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_gradients_of_token_similarity_are_those_of_finite_differences(solver, price):
+def test_gradients_of_token_similarity_are_those_of_finite_differences(solver, unmatched_cost):
     patches, words, real = tokens_of(1, 3, 5, 3, 4)
     images, captions = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 2, 2])
 
-    fixed = token_similarity(patches, words, real, images, captions, price, SOLVERS[solver])[1]
+    fixed = token_similarity(patches, words, real, images, captions, unmatched_cost, SOLVERS[solver])[1]
 
     def similarity(patches, words):  # an assignment stays where it is in the gradient; Sinkhorn's shares are held, too
-        return token_similarity(patches, words, real, images, captions, price, lambda *_: fixed)[0]
+        return token_similarity(patches, words, real, images, captions, unmatched_cost, lambda *_: fixed)[0]
 
     assert torch.autograd.gradcheck(similarity, (patches.requires_grad_(), words.requires_grad_()))
     if solver != "sinkhorn":  # and the whole, assignment included, has the same gradient at a generic point
-        whole = lambda p, w: token_similarity(p, w, real, images, captions, price, SOLVERS[solver])[0]  # noqa: E731
+        whole = lambda p, w: token_similarity(p, w, real, images, captions, unmatched_cost, SOLVERS[solver])[0]  # noqa: E731
         assert torch.autograd.gradcheck(whole, (patches, words))
 
 
@@ -396,9 +397,9 @@ def test_where_words_and_patches_are_clear_all_solvers_agree():
     words = F.normalize(torch.eye(4, 8, dtype=torch.float64) + 0.02, dim=-1)[None]
     patches = torch.cat([words[0, [2, 0, 3, 1]], -words[0]])[None]
     real, zero = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
-    for price in (FREE, 1.0):
+    for unmatched_cost in (FORBIDDEN, 1.0):
         for solve in SOLVERS.values():
-            similarity, matching = token_similarity(patches, words, real, zero, zero, price, solve)
+            similarity, matching = token_similarity(patches, words, real, zero, zero, unmatched_cost, solve)
             assert matching.patch.tolist() == [[1, 3, 0, 2]]
             assert similarity.item() == pytest.approx(1.0, abs=1e-6)
 
@@ -414,10 +415,10 @@ def test_a_caption_without_words_has_similarity_zero_and_no_gradient():
 # --- the objective
 
 
-def slow_contrast(patches, words, real, s, scale: float, negatives: int, price: float) -> float:
+def slow_contrast(patches, words, real, s, scale: float, negatives: int, unmatched_cost: float) -> float:
     """The objective by loops: token similarities by scipy, cross-entropies by hand; captions without words left out."""
     size, asks = len(s), [bool(row.any()) for row in real]
-    token = lambda i, j: slow_similarity(patches[i], words[j][real[j]], price)  # noqa: E731
+    token = lambda i, j: slow_similarity(patches[i], words[j][real[j]], unmatched_cost)  # noqa: E731
     terms: dict[str, list[float]] = {"by image": [], "by caption": []}
     for i in range(size):
         if not asks[i]:
@@ -438,14 +439,14 @@ def similarities(seed: int, size: int) -> torch.Tensor:
     return 2 * torch.rand(size, size, generator=random(seed), dtype=torch.float64) - 1
 
 
-@pytest.mark.parametrize("price", [FREE, 1.0, 0.7], ids=str)
+@pytest.mark.parametrize("unmatched_cost", [FORBIDDEN, 1.0, 0.7], ids=str)
 @pytest.mark.parametrize(("size", "negatives"), [(2, 1), (5, 2), (6, 4), (4, 9)])
-def test_the_objective_is_what_loops_and_scipy_make_of_it(size, negatives, price):
+def test_the_objective_is_what_loops_and_scipy_make_of_it(size, negatives, unmatched_cost):
     patches, words, real = tokens_of(size, size, 7, 4, 4)
     s = similarities(size, size)
-    found = matched_contrast(patches, words, real, s, 3.0, negatives, price, "exact")
+    found = matched_contrast(patches, words, real, s, 3.0, negatives, unmatched_cost, "exact")
     assert list(found) == ["matched_contrast"]
-    wanted = slow_contrast(patches, words, real, s, 3.0, negatives, price)
+    wanted = slow_contrast(patches, words, real, s, 3.0, negatives, unmatched_cost)
     assert found["matched_contrast"].item() == pytest.approx(wanted, rel=1e-7)
 
 
@@ -468,7 +469,7 @@ def test_a_batch_whose_captions_have_no_words_at_all_teaches_nothing(solver):
     assert patches.grad is None or (patches.grad == 0).all()
 
 
-@pytest.mark.parametrize("solver", ["exact", "nearest"])
+@pytest.mark.parametrize("solver", ["exact", "max"])
 def test_gradients_of_the_objective_are_those_of_finite_differences(solver):
     patches, words, real = tokens_of(9, 4, 5, 3, 4, [3, 1, 2, 3])
     s, scale = similarities(9, 4), torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
@@ -502,7 +503,7 @@ def test_sinkhorn_teaches_what_the_exact_solver_teaches_where_the_matching_is_cl
     )
     real, s = torch.ones(4, 3, dtype=torch.bool), similarities(12, 4)
     losses = [
-        matched_contrast(patches, words, real, s, 5.0, 3, FREE, solver)["matched_contrast"].item()
+        matched_contrast(patches, words, real, s, 5.0, 3, FORBIDDEN, solver)["matched_contrast"].item()
         for solver in ("exact", "sinkhorn")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
@@ -537,7 +538,7 @@ def test_more_negatives_than_there_are_means_all_of_them():
 
 def contrast(s=None, size=4, **changes):
     patches, words, real = tokens_of(15, size, 5, 3, 4)
-    settings_ = {"scale": 10.0, "negatives": 2, "price": 1.0, "solver": "exact"} | changes
+    settings_ = {"scale": 10.0, "negatives": 2, "unmatched_cost": 1.0, "solver": "exact"} | changes
     return matched_contrast(patches, words, real, similarities(15, size) if s is None else s, **settings_)
 
 

@@ -220,7 +220,7 @@ def test_every_thing_of_a_scene_finds_its_words(few_world, tokenizer):
     scenes = [few_world.scene(split, index) for split in SPLITS for index in range(60)]
     tokens = tokenizer.encode([scene.caption for scene in scenes], 200)
     for scene, spans in zip(scenes, tokens.spans, strict=True):
-        for start, end in (thing.span for thing in scene.things):
+        for start, end in (obj.span for obj in scene.objects):
             words = words_of_span(spans, (start, end))
             assert words and words == list(range(words[0], words[-1] + 1))
             assert (spans[words[0]][0], spans[words[-1]][1]) == (start, end)

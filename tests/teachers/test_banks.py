@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lcl import storage
 from lcl.config import LclError, SceneConfig
-from lcl.data.scenes import SceneRows, World
+from lcl.data.scenes import SceneDataset, SceneView
 from lcl.teachers import banks
 from lcl.teachers.banks import bank_folder, build_bank, check_features, open_bank
 from lcl.teachers.encoders import ImageEncoder, TextEncoder, normalised
@@ -41,8 +41,8 @@ class Fake(WordEncoder):
 
 
 @pytest.fixture(scope="module")
-def rows(few_world) -> SceneRows:
-    return SceneRows(few_world, COUNT)
+def rows(few_world) -> SceneView:
+    return SceneView(few_world, COUNT)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_a_bank_holds_what_the_encoder_says_of_every_row_in_half_precision(rows,
 def bank(request, few_world, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(banks, "SHARD_ROWS", STEP)
-        return build_bank(SceneRows(few_world, request.param), Fake(), tmp_path_factory.mktemp("bank"))
+        return build_bank(SceneView(few_world, request.param), Fake(), tmp_path_factory.mktemp("bank"))
 
 
 @settings(max_examples=40)
@@ -130,7 +130,7 @@ def test_an_open_bank_is_a_file_in_memorys_map_not_a_copy(rows, tmp_path):
 def test_a_bank_of_real_encoders_holds_their_features_and_has_a_place_of_its_own(few_world, tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA", str(tmp_path))
     monkeypatch.setattr(banks, "SHARD_ROWS", 32)
-    rows, folders = SceneRows(few_world, 64), set()
+    rows, folders = SceneView(few_world, 64), set()
     for encoder in (ImageEncoder(size=64), TextEncoder()):
         bank = build_bank(rows, encoder)
         inputs = rows.take(range(64)).images if encoder.kind == "images" else rows.captions(range(64))
@@ -138,14 +138,14 @@ def test_a_bank_of_real_encoders_holds_their_features_and_has_a_place_of_its_own
         torch.testing.assert_close(bank[:].norm(dim=1), torch.ones(64), rtol=0, atol=1e-3)
         assert bank.folder == bank_folder(rows, encoder) and tmp_path in bank.folder.parents
         assert bank.width == encoder.width and encoder.kind in bank.folder.name
-        folders |= {bank.folder, bank_folder(SceneRows(few_world, 63), encoder)}
+        folders |= {bank.folder, bank_folder(SceneView(few_world, 63), encoder)}
     assert len(folders) == 4
 
 
 # --- a build that is killed
 
 
-def killed_at(event: int, rows: SceneRows, folder: Path) -> bool:
+def killed_at(event: int, rows: SceneView, folder: Path) -> bool:
     """Build in another process, which dies when it touches a file for the `event`-th time. Did it die?"""
     child = os.fork()
     if child == 0:
@@ -225,10 +225,10 @@ def test_a_finished_bank_outlives_a_change_of_the_size_of_shards(rows, tmp_path,
 # --- what is refused
 
 
-def other_rows(world: World, change: str) -> SceneRows:
+def other_rows(world: SceneDataset, change: str) -> SceneView:
     if change == "world":
-        return SceneRows(World(SceneConfig(known=32, unseen=8, seed=1), world.pictures), COUNT)
-    rows = SceneRows(world, 24 if change == "count" else COUNT, "unseen_pairs" if change == "split" else "train")
+        return SceneView(SceneDataset(SceneConfig(known=32, unseen=8, seed=1), world.pictures), COUNT)
+    rows = SceneView(world, 24 if change == "count" else COUNT, "unseen_pairs" if change == "split" else "train")
     rows.description |= {"new": {"part": 1}, "nothing": {"part": None}}.get(change, {})
     return rows
 
@@ -256,7 +256,7 @@ def test_a_bank_of_something_else_is_refused_with_what_differs_and_left_alone(
     for call in (lambda: open_bank(folder, rows, encoder), lambda: build_bank(rows, encoder, folder)):
         refused(call, str(folder), "something else", *words)
     assert contents(folder) == unbroken and encoder.seen == 0
-    assert bank_folder(rows, encoder) != bank_folder(SceneRows(few_world, COUNT), Fake()) or change == "code"
+    assert bank_folder(rows, encoder) != bank_folder(SceneView(few_world, COUNT), Fake()) or change == "code"
 
 
 def test_a_bank_that_is_missing_or_not_finished_is_refused_with_the_remedy(rows, tmp_path):
@@ -264,7 +264,7 @@ def test_a_bank_that_is_missing_or_not_finished_is_refused_with_the_remedy(rows,
     with pytest.raises(KeyboardInterrupt):
         build_bank(rows, Fake(last=20), tmp_path)
     refused(lambda: open_bank(tmp_path), str(tmp_path), "20 of 25 rows", "lcl banks")
-    refused(lambda: build_bank(SceneRows(rows.world, 0), Fake(), tmp_path / "0"), "without rows")
+    refused(lambda: build_bank(SceneView(rows.world, 0), Fake(), tmp_path / "0"), "without rows")
 
 
 BASIC = {"format": banks.FORMAT, "code": banks.CODE, "shard_rows": 10, "rows": {"rows": 1}, "shards": {}}

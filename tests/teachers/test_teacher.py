@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcl.config import LclError
-from lcl.data.scenes import SceneRows
+from lcl.data.scenes import SceneView
+from lcl.losses.neighbours import NeighbourFeatures, Projections, nn_contrast, xnn_contrast
 from lcl.teachers import banks
 from lcl.teachers.banks import Bank, build_bank
 from lcl.teachers.search import Neighbours, nearest_neighbours
-from lcl.teachers.teacher import Guide, LiveGuide, Near, Projections, nn_contrast, open_guide, xnn_contrast
+from lcl.teachers.teacher import BankTeacher, LiveTeacher, open_bank_teacher
 
 OBJECTIVES = {"nn_contrast": (nn_contrast, "u_a", "z_b"), "xnn_contrast": (xnn_contrast, "z_a", "u_b")}
 """What an image, and what a caption is told to know."""
@@ -27,8 +28,8 @@ def unit(*shape: int, seed: int) -> torch.Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
 
 
-def near_of(rows: int, width: int, seed: int) -> Near:
-    return Near(*unit(4, rows, width, seed=seed))
+def near_of(rows: int, width: int, seed: int) -> NeighbourFeatures:
+    return NeighbourFeatures(*unit(4, rows, width, seed=seed))
 
 
 def pictures(rows: int, seed: int, side: int = 8) -> torch.Tensor:
@@ -75,7 +76,7 @@ def test_its_gradient_is_the_numerical_one(name):
 
     def loss(x, scale):
         v, t, *near = F.normalize(x, dim=-1)
-        return OBJECTIVES[name][0](v, t, Near(*near), scale)[name]
+        return OBJECTIVES[name][0](v, t, NeighbourFeatures(*near), scale)[name]
 
     assert torch.autograd.gradcheck(loss, (x, scale))
 
@@ -83,7 +84,7 @@ def test_its_gradient_is_the_numerical_one(name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_its_gradient_reaches_both_embeddings_the_temperature_both_projections_and_its_own_neighbours_alone(name):
     v, t = unit(2, 5, 4, seed=0).float()
-    scale, given_near = torch.tensor(3.0), Near(*(unit(5, width, seed=width).float() for width in (6, 7, 7, 6)))
+    scale, given_near = torch.tensor(3.0), NeighbourFeatures(*(unit(5, width, seed=width).float() for width in (6, 7, 7, 6)))
     for tensor in (v, t, scale, *given_near):
         tensor.requires_grad_()
     projections = Projections(6, 7, 4)
@@ -91,7 +92,7 @@ def test_its_gradient_reaches_both_embeddings_the_temperature_both_projections_a
     objective(v, t, projections(given_near), scale)[name].backward()
     for reached in (v, t, scale, *projections.parameters()):
         assert reached.grad.isfinite().all() and reached.grad.abs().sum() > 0
-    assert {field for field in Near._fields if getattr(given_near, field).grad is not None} == set(its_own)
+    assert {field for field in NeighbourFeatures._fields if getattr(given_near, field).grad is not None} == set(its_own)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -109,7 +110,7 @@ def test_who_knows_his_neighbours_loses_less_than_who_knows_another_rows_and_who
     assert knowing < objective(v.roll(1, 0), t, near, scale)[name]
     assert knowing < objective(v, t.roll(1, 0), near, scale)[name]
     same = F.normalize(torch.ones(8, 16, dtype=torch.float64), dim=1)
-    assert objective(same, same, Near(same, same, same, same), scale)[name].item() == pytest.approx(math.log(8))
+    assert objective(same, same, NeighbourFeatures(same, same, same, same), scale)[name].item() == pytest.approx(math.log(8))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -118,8 +119,8 @@ def test_the_order_of_the_rows_and_which_modality_is_called_image_do_not_matter(
     (v, t), near = unit(2, 6, 4, seed=0), near_of(6, 4, 1)
     loss = objective(v, t, near, scale)[name]
     order = torch.tensor([3, 1, 5, 0, 4, 2])
-    torch.testing.assert_close(objective(v[order], t[order], Near(*(x[order] for x in near)), scale)[name], loss)
-    torch.testing.assert_close(objective(t, v, Near(near.z_b, near.u_a, near.u_b, near.z_a), scale)[name], loss)
+    torch.testing.assert_close(objective(v[order], t[order], NeighbourFeatures(*(x[order] for x in near)), scale)[name], loss)
+    torch.testing.assert_close(objective(t, v, NeighbourFeatures(near.z_b, near.u_a, near.u_b, near.z_a), scale)[name], loss)
 
 
 # --- the projections
@@ -131,7 +132,7 @@ def test_images_go_through_q_u_and_captions_through_q_z_and_arrive_with_length_o
     assert {name: tuple(p.shape) for name, p in projections.named_parameters()} == {
         "image.weight": (4, 6), "text.weight": (4, 7)
     }  # fmt: skip
-    before = Near(*(torch.randn(5, width) for width in (6, 7, 7, 6)))
+    before = NeighbourFeatures(*(torch.randn(5, width) for width in (6, 7, 7, 6)))
     after = projections(before)
     for field, q in (("u_a", "image"), ("z_b", "text"), ("z_a", "text"), ("u_b", "image")):
         weights = getattr(projections, q).weight.tolist()
@@ -158,11 +159,11 @@ def random_bank(rows: int, width: int, seed: int, step: int = 10_000, name: str 
     return Bank(Path("nowhere"), described, name or f"{width}-{seed}", features.split(step))
 
 
-def guide_of(images: Bank, captions: Bank) -> Guide:
-    return Guide(images, captions, nearest_neighbours(images), nearest_neighbours(captions))
+def guide_of(images: Bank, captions: Bank) -> BankTeacher:
+    return BankTeacher(images, captions, nearest_neighbours(images), nearest_neighbours(captions))
 
 
-def assert_rows(near: Near, images: torch.Tensor, captions: torch.Tensor, pairs: list[tuple[int, int]]) -> None:
+def assert_rows(near: NeighbourFeatures, images: torch.Tensor, captions: torch.Tensor, pairs: list[tuple[int, int]]) -> None:
     """Is near what the banks say of every row's a and b?"""
     for row, (a, b) in enumerate(pairs):
         for found, wanted in zip(near, (images[a], captions[b], captions[a], images[b]), strict=True):
@@ -186,7 +187,7 @@ def test_a_guide_of_real_scenes_tells_other_scenes_whatever_the_pictures_are(sma
     for row in range(0, 256, 8):
         u, z, nearest = images[:], captions[:], (int(guide.a[row]), int(guide.b[row]))
         assert row not in nearest
-        assert_rows(Near(*(x[row : row + 1] for x in near)), u, z, [nearest])
+        assert_rows(NeighbourFeatures(*(x[row : row + 1] for x in near)), u, z, [nearest])
         for features, other in zip((u, z), nearest, strict=True):  # equal captions are equally near
             best = brute_nearest(features, row)
             found, largest = features[[other, best]] @ features[row]
@@ -205,7 +206,7 @@ def test_built_shard_by_shard_a_bank_guides_as_one_that_was_built_at_once(
     small_world, small_banks, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(banks, "SHARD_ROWS", 60)
-    rows = SceneRows(small_world, 256)
+    rows = SceneView(small_world, 256)
     parts = [build_bank(rows, encoder, tmp_path / encoder.kind) for encoder in (PixelEncoder(), WordEncoder())]
     assert [len(bank.shards) for bank in parts] == [5, 5]
     batch = torch.tensor([0, 59, 60, 119, 120, 239, 240, 255])
@@ -221,13 +222,13 @@ def test_what_a_teacher_tells_is_where_the_pictures_are():
 
 def test_a_teacher_says_what_it_was_made_of():
     images, captions = random_bank(40, 6, 0), random_bank(40, 5, 1)
-    for teacher in (guide_of(images, captions), LiveGuide(PixelEncoder(), captions, 9)):
+    for teacher in (guide_of(images, captions), LiveTeacher(PixelEncoder(), captions, 9)):
         assert json.loads(json.dumps(teacher.description)) == teacher.description
-        assert teacher.description["widths"] == list(teacher.widths) == [teacher.widths[0], 5]
+        assert teacher.description["widths"] == list(teacher.dims) == [teacher.dims[0], 5]
         assert teacher.description["rows"] == captions.description["rows"]
         assert teacher.description["captions"] == captions.fingerprint
     assert teacher.description["live"] == PixelEncoder.description and teacher.description["queue"] == 9
-    assert teacher.widths == (24, 5) and guide_of(images, captions).description["images"] == images.fingerprint
+    assert teacher.dims == (24, 5) and guide_of(images, captions).description["images"] == images.fingerprint
 
 
 def test_what_does_not_belong_together_is_refused():
@@ -235,11 +236,11 @@ def test_what_does_not_belong_together_is_refused():
     a, b = nearest_neighbours(images), nearest_neighbours(captions)
     other = dataclasses.replace(captions, description={"rows": {"data": "other", "rows": 40}})
     with pytest.raises(LclError, match="different rows"):
-        Guide(images, other, a, b)
+        BankTeacher(images, other, a, b)
     short = dataclasses.replace(a, indices=a.indices[:39], similarities=a.similarities[:39])
     for wrong in ((b, b), (a, a), (b, a), (dataclasses.replace(a, bank=""), b), (short, b)):
         with pytest.raises(LclError, match="not found in the bank in nowhere; `lcl neighbours` finds them anew"):
-            Guide(images, captions, *wrong)
+            BankTeacher(images, captions, *wrong)
 
 
 def test_a_row_for_which_an_approximate_search_found_nobody_is_refused_and_gets_no_strangers_features():
@@ -248,19 +249,19 @@ def test_a_row_for_which_an_approximate_search_found_nobody_is_refused_and_gets_
     indices = a.indices.clone()
     indices[3] = -1  # as `approximate_neighbours` says it
     with pytest.raises(LclError):
-        Guide(images, captions, Neighbours(indices, a.similarities, a.bank), b)
+        BankTeacher(images, captions, Neighbours(indices, a.similarities, a.bank), b)
 
 
 def test_opening_a_guide_again_neither_encodes_nor_searches(small_world, small_banks, tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA", str(tmp_path))
-    rows, told = SceneRows(small_world, 256), []
+    rows, told = SceneView(small_world, 256), []
     encoders = PixelEncoder(), WordEncoder()
-    first = open_guide(rows, *encoders, told.append)
+    first = open_bank_teacher(rows, *encoders, told.append)
     calls = [encoder.calls for encoder in encoders]
     assert sum(told) == 512 and min(calls) >= 1
     assert all(bank.folder.is_relative_to(tmp_path) for bank in (first.images, first.captions))
     monkeypatch.setattr("lcl.teachers.search.nearest_neighbours", None)  # a search would fail
-    again = open_guide(rows, *encoders)
+    again = open_bank_teacher(rows, *encoders)
     assert [encoder.calls for encoder in encoders] == calls
     assert again.description == first.description == guide_of(*small_banks).description
     assert torch.equal(again.a, first.a) and torch.equal(again.b, first.b)
@@ -297,7 +298,7 @@ class SlowQueue:
 )  # fmt: skip
 def test_a_live_guide_is_a_queue_of_views_first_in_first_out_where_no_row_is_its_own_neighbour(length, batches, seed):
     captions = random_bank(12, 5, 1)
-    guide, slow, encoder = LiveGuide(PixelEncoder(), captions, length), SlowQueue(captions, length), PixelEncoder()
+    guide, slow, encoder = LiveTeacher(PixelEncoder(), captions, length), SlowQueue(captions, length), PixelEncoder()
     for number, rows in enumerate(batches):
         views = pictures(len(rows), seed + number)
         u, kept = encoder(views), guide.rows.tolist()
@@ -319,8 +320,8 @@ def test_a_live_guide_is_a_queue_of_views_first_in_first_out_where_no_row_is_its
 def test_a_live_guide_looks_at_the_very_views_and_says_the_same_to_the_same():
     captions = random_bank(30, 5, 1)
 
-    def told(seed: int) -> list[Near]:
-        guide = LiveGuide(PixelEncoder(), captions, 12)
+    def told(seed: int) -> list[NeighbourFeatures]:
+        guide = LiveTeacher(PixelEncoder(), captions, 12)
         steps = torch.arange(30).split(6)
         return [guide(rows, pictures(6, seed + number)) for number, rows in enumerate(steps)]
 
@@ -330,7 +331,7 @@ def test_a_live_guide_looks_at_the_very_views_and_says_the_same_to_the_same():
 
 def test_a_live_guide_with_room_for_all_finds_the_neighbours_that_a_guide_finds(small_world, small_banks):
     images, captions = small_banks
-    pairs, live = small_world.pairs("train", range(256)), LiveGuide(PixelEncoder(), captions)
+    pairs, live = small_world.pairs("train", range(256)), LiveTeacher(PixelEncoder(), captions)
     guide = guide_of(images, captions)
     near, wanted = live(torch.arange(256), pairs.images), guide(torch.arange(256), pairs.images)
     for found, right in ((near.u_a, wanted.u_a), (near.z_b, wanted.z_b)):
@@ -340,23 +341,23 @@ def test_a_live_guide_with_room_for_all_finds_the_neighbours_that_a_guide_finds(
 
 def test_a_batch_that_is_one_row_over_and_over_is_refused_and_a_queue_without_room_too():
     captions = random_bank(12, 5, 1)
-    guide = LiveGuide(PixelEncoder(), captions, 4)
+    guide = LiveTeacher(PixelEncoder(), captions, 4)
     for rows in ([3, 3, 3], [3]):
         with pytest.raises(LclError, match="same one; there is no neighbour"):
             guide(torch.tensor(rows), pictures(len(rows), 0))
     guide(torch.tensor([3, 5]), pictures(2, 0))
     guide(torch.tensor([3, 3]), pictures(2, 1))  # now it knows somebody else
     with pytest.raises(LclError, match="1 row or more, not 0"):
-        LiveGuide(PixelEncoder(), captions, 0)
+        LiveTeacher(PixelEncoder(), captions, 0)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("live", [False, True])
 def test_teachers_answer_pictures_on_a_gpu_there(small_banks, live):
     images, captions = small_banks
-    teacher = LiveGuide(PixelEncoder(), captions) if live else guide_of(images, captions)
+    teacher = LiveTeacher(PixelEncoder(), captions) if live else guide_of(images, captions)
     near = teacher(torch.arange(4), pictures(4, 0).cuda())
     assert {x.device.type for x in near} == {"cuda"}
-    here = LiveGuide(PixelEncoder(), captions) if live else teacher
+    here = LiveTeacher(PixelEncoder(), captions) if live else teacher
     for there, wanted in zip(near, here(torch.arange(4), pictures(4, 0)), strict=True):
         torch.testing.assert_close(there.cpu(), wanted)

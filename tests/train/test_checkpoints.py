@@ -12,10 +12,10 @@ import torch
 
 from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
-from lcl.data.scenes import World, open_world
+from lcl.data.scenes import SceneDataset, open_scenes
 from lcl.train.checkpoints import STATE, TENSORS, checkpoints, resume, save_checkpoint
-from lcl.train.distributed import Team
-from lcl.train.loop import Look, Step, Training
+from lcl.train.distributed import Ranks
+from lcl.train.loop import Step, Training, Validation
 from lcl.train.recipes import RECIPES
 
 SMOKE = get_profile("smoke")
@@ -55,7 +55,7 @@ def test_a_training_goes_on_bit_for_bit(start, tmp_path, name, stop):
     before = []
     for event in stopped:
         before.append(event)
-        if isinstance(event, Look) and event.step == stop or stop % 4 and isinstance(event, Step) and event.step == stop:
+        if isinstance(event, Validation) and event.step == stop or stop % 4 and isinstance(event, Step) and event.step == stop:
             break
     save_checkpoint(tmp_path, stopped)
     torch.rand(7)
@@ -98,7 +98,7 @@ def test_one_that_was_not_finished_or_is_damaged_is_passed_over(start, tmp_path)
         ({"name": "clip+soft"}, "its recipe.name is 'clip', not 'clip\\+soft'"),
         ({"profile": dataclasses.replace(SHORT, training=dataclasses.replace(SHORT.training, epochs=3))},
          "its profile.training.epochs is 2, not 3"),
-        ({"team": Team(0, 2)}, "its processes is 1, not 2"),
+        ({"ranks": Ranks(0, 2)}, "its processes is 1, not 2"),
     ],
 )  # fmt: skip
 def test_another_training_cannot_go_on_from_it(start, tmp_path, changes, reason):
@@ -109,7 +109,7 @@ def test_another_training_cannot_go_on_from_it(start, tmp_path, changes, reason)
 
 def test_another_data_set_cannot_go_on_from_it(start, few_pictures, tmp_path):
     save_checkpoint(tmp_path, start())
-    other = World(dataclasses.replace(SHORT.scenes, seed=1), few_pictures)
+    other = SceneDataset(dataclasses.replace(SHORT.scenes, seed=1), few_pictures)
     with pytest.raises(LclError, match="its data is"):
         resume(tmp_path, Training(SHORT, other, 0, "cpu"))
 
@@ -145,7 +145,7 @@ def go_on(folder: Path, pipe) -> None:
     In this order: a step that is told and not kept is done again, one that is kept and not told would be missing.
     """
     torch.set_num_threads(1)
-    training = Training(LONGER, open_world(LONGER.scenes), 0, "cpu")
+    training = Training(LONGER, open_scenes(LONGER.scenes), 0, "cpu")
     resume(folder, training)
     for event in training:
         if isinstance(event, Step):

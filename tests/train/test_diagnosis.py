@@ -33,12 +33,12 @@ ILL = {
 
 
 def test_health_is_health():
-    assert judge(HEALTHY).ailments == []
+    assert judge(HEALTHY).failed == []
 
 
 @pytest.mark.parametrize("name", ILL)
 def test_every_failure_is_named_and_no_other(name):
-    assert judge(dataclasses.replace(HEALTHY, **ILL[name])).ailments == [name]
+    assert judge(dataclasses.replace(HEALTHY, **ILL[name])).failed == [name]
 
 
 def test_every_check_can_fail():
@@ -48,11 +48,11 @@ def test_every_check_can_fail():
 @pytest.mark.parametrize("change", [{"batch_size": 1}, {"losses": (0.0,) * 30, "quiz": (0.0, 4.0, 4.1)}])
 def test_a_batch_of_one_is_named(change):
     found = [finding for finding in judge(dataclasses.replace(HEALTHY, **change)) if finding.check == "negatives"]
-    assert "a batch of one has no negatives" in found[0].mend
+    assert "a batch of one has no negatives" in found[0].fix
 
 
 def test_a_resumed_training_is_not_blamed_for_its_low_first_loss():
-    assert judge(dataclasses.replace(HEALTHY, losses=(1.0,) * 20, from_start=False)).ailments == []
+    assert judge(dataclasses.replace(HEALTHY, losses=(1.0,) * 20, from_start=False)).failed == []
 
 
 def test_among_a_handful_of_watched_pairs_luck_is_not_learning():
@@ -60,11 +60,11 @@ def test_among_a_handful_of_watched_pairs_luck_is_not_learning():
 
 
 def test_words_that_are_padding_are_named():
-    assert judge(dataclasses.replace(HEALTHY, words=(207, 56))).ailments == ["padding"]
+    assert judge(dataclasses.replace(HEALTHY, words=(207, 56))).failed == ["padding"]
 
 
 def test_columns_alone_are_named_as_rows_alone_are():
-    assert judge(dataclasses.replace(HEALTHY, quiz=(0.13, 0.09, 0.13))).ailments == ["both quizzes"]
+    assert judge(dataclasses.replace(HEALTHY, quiz=(0.13, 0.09, 0.13))).failed == ["both quizzes"]
 
 
 def test_what_was_not_measured_is_not_judged():
@@ -74,8 +74,8 @@ def test_what_was_not_measured_is_not_judged():
 
 def test_a_line_for_every_check_and_a_mend_for_what_is_ill():
     found = judge(dataclasses.replace(HEALTHY, **ILL["temperature"]))
-    assert len(repr(found).splitlines()) == len(CHECKS) and repr(found.ill).startswith("✗ temperature")
-    assert repr(judge(HEALTHY).ill) == "✓ nothing was found"
+    assert len(repr(found).splitlines()) == len(CHECKS) and repr(found.failures).startswith("✗ temperature")
+    assert repr(judge(HEALTHY).failures) == "✓ nothing was found"
 
 
 PROFILE = get_profile("smoke")
@@ -87,12 +87,12 @@ PROFILE = dataclasses.replace(PROFILE, training=dataclasses.replace(PROFILE.trai
 def test_healthy_trainings_of_every_method_pass(name, small_world, teacher_of):
     chosen = dataclasses.replace(PROFILE, training=dataclasses.replace(PROFILE.training, recipe=name, pairs=256, epochs=20))
     training = Training(chosen, small_world, teacher=teacher_of(get_recipe(name)))
-    assert diagnose(training, list(training)).ailments == []
+    assert diagnose(training, list(training)).failed == []
 
 
 class OneAxis(Recipe):
     def loss(self, now, names=None):
-        s = now.seen.logit_scale * now.seen.v @ now.seen.t.T
+        s = now.embeddings.logit_scale * now.embeddings.v @ now.embeddings.t.T
         return F.cross_entropy(s, torch.arange(len(s))), {"info_nce": F.cross_entropy(s, torch.arange(len(s)))}
 
 
@@ -100,11 +100,11 @@ class OneAxis(Recipe):
 def test_a_run_is_diagnosed_by_its_folder_and_on_the_command_line(tmp_path, small_world):
     train = "train", "--profile", "smoke", "--epochs", "5", "--name", "mine", "--runs", tmp_path
     assert lcl(*train).code == 0
-    assert package.diagnose(tmp_path / "mine").ailments == []
+    assert package.diagnose(tmp_path / "mine").failed == []
     done = lcl("diagnose", tmp_path / "mine")
     assert done.code == 0 and done.out.count("✓") >= 9
     training = Training(PROFILE, small_world, device="cpu", recipe=OneAxis("clip", {"info_nce": 1.0}, "broken"))
-    assert diagnose(training, list(training)).ailments == ["both quizzes"]
+    assert diagnose(training, list(training)).failed == ["both quizzes"]
 
 
 def test_without_events_or_a_run_there_is_nothing_to_judge(small_world, tmp_path):

@@ -1,4 +1,4 @@
-"""A batch in pieces and a batch among processes learn what one forward pass would: real processes, all recipes."""
+"""A batch in micro_batches and a batch among processes learn what one forward pass would: real processes, all recipes."""
 
 import dataclasses
 import socket
@@ -15,13 +15,12 @@ from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
 from lcl.teachers.banks import Bank
 from lcl.teachers.search import nearest_neighbours
-from lcl.teachers.teacher import Guide, LiveGuide
-from lcl.train.distributed import Team, join
-from lcl.train.recipes import RECIPES, WHOLE, Moment, Recipe
-from lcl.train.together import Piece, backward
+from lcl.teachers.teacher import BankTeacher, LiveTeacher
+from lcl.train.distributed import MicroBatch, Ranks, cached_backward, join
+from lcl.train.recipes import PAIRWISE, RECIPES, Recipe, StepContext
 
 THINGS = ("cat", "dog", "car", "owl")
-CAPTIONS = [f"a {how} {thing} on {ground}" for how in ("red", "big") for thing in THINGS for ground in ("grass", "snow")]
+CAPTIONS = [f"a {how} {obj} on {background}" for how in ("red", "big") for obj in THINGS for background in ("grass", "snow")]
 ROWS = len(CAPTIONS)  # 16
 IMAGES = torch.randint(0, 256, (ROWS, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 TOKENS = Tokenizer.train(CAPTIONS, 300, "a data set").encode(CAPTIONS, 48)
@@ -29,43 +28,43 @@ VIT = dataclasses.replace(TINY, vision=VisionConfig("vit", width=32, depth=1))  
 STEPS = 20
 
 
-def teacher_for(recipe: Recipe) -> Guide | LiveGuide | None:
+def teacher_for(recipe: Recipe) -> BankTeacher | LiveTeacher | None:
     """Real neighbours, found among features of these pictures and of random captions."""
-    if not recipe.guided:
+    if not recipe.needs_teacher:
         return None
     encoder, rows = PixelEncoder(), {"rows": ROWS}
     captions = F.normalize(torch.randn(ROWS, 7, generator=torch.Generator().manual_seed(1)), dim=1).half()
     images = encoder(IMAGES).half()
     u, z = (Bank(Path("nowhere"), {"rows": rows}, name, (x,)) for name, x in (("images", images), ("captions", captions)))
     if recipe.ping.live:
-        return LiveGuide(encoder, z, 24)
-    return Guide(u, z, nearest_neighbours(u, 1), nearest_neighbours(z, 1))
+        return LiveTeacher(encoder, z, 24)
+    return BankTeacher(u, z, nearest_neighbours(u, 1), nearest_neighbours(z, 1))
 
 
-def pieces_of(team: Team, size: int, step: int) -> list[Piece]:
-    """This process's part of a batch, in pieces; what is random in a piece depends on its place in the batch alone."""
+def pieces_of(ranks: Ranks, size: int, step: int) -> list[MicroBatch]:
+    """This process's part of a batch, in micro_batches; what is random in a piece depends on its place in the batch alone."""
     found = []
-    for number in range(ROWS // (size * team.size)):
-        place = team.rank * (ROWS // (size * team.size)) + number
+    for number in range(ROWS // (size * ranks.world_size)):
+        place = ranks.rank * (ROWS // (size * ranks.world_size)) + number
         rows = torch.arange(place * size, (place + 1) * size)
         generator = torch.Generator().manual_seed(100 * step + place)
-        found.append(Piece(IMAGES[rows].double() / 255, TOKENS[rows.tolist()], rows, generator))
+        found.append(MicroBatch(IMAGES[rows].double() / 255, TOKENS[rows.tolist()], rows, generator))
     return found
 
 
-def learn(name: str, team: Team, size: int, steps: int, config: ModelConfig = TINY) -> dict:
+def learn(name: str, ranks: Ranks, size: int, steps: int, config: ModelConfig = TINY) -> dict:
     """Train for some steps; what the first one found, and the weights at the end."""
     recipe = RECIPES[name]
     teacher = teacher_for(recipe)
     torch.manual_seed(0)
     model = Clip(config).train()
-    extra = recipe.make_extra(model, teacher.widths if teacher else ())
+    extra = recipe.make_extra(model, teacher.dims if teacher else ())
     model.double(), extra.double()  # or the last digit of an untrained tower's gradient is another weight 20 steps later
     learner = torch.nn.ModuleList([model, extra])
     optimizer = torch.optim.SGD(learner.parameters(), 0.05)  # AdamW would make a whole step of a gradient's last digit
     first = None
     for step in range(steps):
-        loss, parts = backward(recipe, model, extra, pieces_of(team, size, step), step / steps, teacher, team)
+        loss, parts = cached_backward(recipe, model, extra, pieces_of(ranks, size, step), step / steps, teacher, ranks)
         if first is None:
             gradients = {n: p.grad.clone() for n, p in learner.named_parameters()}
             first = {"loss": loss, "parts": parts, "gradients": gradients, "buffers": dict(model.named_buffers())}
@@ -75,22 +74,22 @@ def learn(name: str, team: Team, size: int, steps: int, config: ModelConfig = TI
 
 
 def one_of_two(rank: int, port: int, folder: str) -> None:
-    """A process of a team of two: as `torchrun` would start it."""
+    """A process of a group of two: as `torchrun` would start it."""
     import os
 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with join("cpu") as team:
-        assert (team.rank, team.size, team.leads) == (rank, 2, rank == 0)
+    with join("cpu") as ranks:
+        assert (ranks.rank, ranks.world_size, ranks.is_main) == (rank, 2, rank == 0)
         mine = torch.full((2, 3), float(rank))
-        assert team.gather(mine)[:, 0].tolist() == [0, 0, 1, 1] and team.add(mine.clone())[0, 0] == 1
+        assert ranks.gather(mine)[:, 0].tolist() == [0, 0, 1, 1] and ranks.add(mine.clone())[0, 0] == 1
         both = [torch.full((2,), 1.0 + rank), torch.full((1, 3), 10.0 * rank)]
-        team.average(both)
+        ranks.average(both)
         assert both[0].tolist() == [1.5, 1.5] and both[1].tolist() == [[5.0, 5.0, 5.0]]
-        assert team.agree(f"said by {rank}") == "said by 0"
-        team.wait()
-        found = {name: learn(name, team, ROWS // 2, STEPS) for name in RECIPES}
+        assert ranks.broadcast(f"said by {rank}") == "said by 0"
+        ranks.wait()
+        found = {name: learn(name, ranks, ROWS // 2, STEPS) for name in RECIPES}
         torch.save(found, f"{folder}/{rank}.pt")
 
 
@@ -117,7 +116,7 @@ def close(found, wanted, tolerance: float) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_the_same_batches(two, name):
-    one = learn(name, Team(), ROWS // 2, STEPS)
+    one = learn(name, Ranks(), ROWS // 2, STEPS)
     for rank in range(2):
         for part in ("loss", "parts", "gradients", "buffers"):
             close(two[rank][name][part], one[part], 1e-6)
@@ -126,11 +125,11 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(two, name):
     assert all(torch.equal(a, b) for a, b in same)  # not a bit apart, or they would drift
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if set(RECIPES[name].weights) <= WHOLE])
+@pytest.mark.parametrize("name", [name for name in RECIPES if set(RECIPES[name].weights) <= PAIRWISE])
 @pytest.mark.parametrize("size", [1, 4, 16])
 def test_pieces_of_any_size_learn_what_one_forward_pass_learns(name, size):
-    whole = learn(name, Team(), ROWS, 1, VIT)
-    close(learn(name, Team(), size, 1, VIT) | {"weights": {}}, whole | {"weights": {}}, 1e-6)
+    whole = learn(name, Ranks(), ROWS, 1, VIT)
+    close(learn(name, Ranks(), size, 1, VIT) | {"weights": {}}, whole | {"weights": {}}, 1e-6)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -138,14 +137,14 @@ def test_one_piece_of_one_process_is_the_plain_loss_and_its_gradient(name):
     recipe, teacher = RECIPES[name], teacher_for(RECIPES[name])
     torch.manual_seed(0)
     model = Clip(TINY).train()
-    extra = recipe.make_extra(model, teacher.widths if teacher else ())
+    extra = recipe.make_extra(model, teacher.dims if teacher else ())
     model.double(), extra.double()
-    (piece,) = pieces_of(Team(), ROWS, 0)
+    (piece,) = pieces_of(Ranks(), ROWS, 0)
     near = extra["projections"](teacher(piece.indices, piece.images)) if teacher else None
     seen = model(piece.images, piece.tokens)
-    loss, parts = recipe.loss(Moment(model, extra, seen, piece.tokens, 0.0, piece.generator, near))
+    loss, parts = recipe.loss(StepContext(model, extra, seen, piece.tokens, 0.0, piece.generator, near))
     loss.backward()
-    found = learn(name, Team(), ROWS, 1)
+    found = learn(name, Ranks(), ROWS, 1)
     close(found["loss"], loss.detach(), 1e-6)
     close(found["parts"], {part: value.detach() for part, value in parts.items()}, 1e-6)
     plain = {n: p.grad for n, p in torch.nn.ModuleList([model, extra]).named_parameters()}
@@ -154,9 +153,9 @@ def test_one_piece_of_one_process_is_the_plain_loss_and_its_gradient(name):
 
 
 def test_what_batch_norms_keep_is_the_mean_over_pieces():
-    found = learn("clip", Team(), 4, 1)["buffers"]
+    found = learn("clip", Ranks(), 4, 1)["buffers"]
     apart = []
-    for piece in pieces_of(Team(), 4, 0):
+    for piece in pieces_of(Ranks(), 4, 0):
         torch.manual_seed(0)
         model = Clip(TINY).train().double()
         model(piece.images, piece.tokens)
@@ -173,8 +172,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         pass
 
 
-def test_a_team_of_one_needs_nobody():
-    with join("cpu") as team:
+def test_a_group_of_one_needs_no_other():
+    with join("cpu") as ranks:
         x = torch.ones(2, requires_grad=True)
-        assert team == Team() and team.leads and torch.equal(team.gather(x), x.detach()) and team.agree(3) == 3
-        assert not team.gather(x).requires_grad
+        assert ranks == Ranks() and ranks.is_main and torch.equal(ranks.gather(x), x.detach()) and ranks.broadcast(3) == 3
+        assert not ranks.gather(x).requires_grad

@@ -5,14 +5,14 @@ import torch
 
 from lcl.config import TrainConfig
 from lcl.train import loader
-from lcl.train.distributed import Team
+from lcl.train.distributed import Ranks
 from lcl.train.loader import batches
 
 
-def drawn(world, tokenizer, seed=0, team=None, first=0, **changes):
+def drawn(world, tokenizer, seed=0, ranks=None, first=0, **changes):
     """The indices of every batch, in the order of training."""
     config = TrainConfig(**changes)
-    return [batch.indices.tolist() for batch in batches(world, tokenizer, config, 48, seed, "cpu", team, first)]
+    return [batch.indices.tolist() for batch in batches(world, tokenizer, config, 48, seed, "cpu", ranks, first)]
 
 
 def joined(lists):
@@ -76,8 +76,8 @@ def test_from_any_step_on_the_batches_are_those_that_were_still_to_come(few_worl
 def test_processes_share_every_batch_out_among_them(few_world, tokenizer, monkeypatch, chunk, size):
     monkeypatch.setattr(loader, "CHUNK", chunk)
     config = TrainConfig(pairs=70, epochs=2, batch_size=16)
-    teams = [Team(rank, size) for rank in range(size)]
-    shares = [list(batches(few_world, tokenizer, config, 48, 0, "cpu", team, 1)) for team in teams]
+    group = [Ranks(rank, size) for rank in range(size)]
+    shares = [list(batches(few_world, tokenizer, config, 48, 0, "cpu", ranks, 1)) for ranks in group]
     for whole, *parts in zip(batches(few_world, tokenizer, config, 48, 0, "cpu", first=1), *shares, strict=True):
         assert torch.equal(torch.cat([part.indices for part in parts]), whole.indices)
         assert torch.equal(torch.cat([part.images for part in parts]), whole.images)

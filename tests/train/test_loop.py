@@ -14,15 +14,16 @@ import torch
 from conftest import PixelEncoder, WordEncoder
 
 from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, TrainConfig, VisionConfig, get_profile
-from lcl.data.scenes import World
+from lcl.data.scenes import SceneDataset
 from lcl.eval.metrics import evaluate
+from lcl.losses.neighbours import NeighbourFeatures
 from lcl.models.clip import Clip, load_model
 from lcl.storage import read_tensors
-from lcl.teachers.teacher import Guide, LiveGuide, Near
+from lcl.teachers.teacher import BankTeacher, LiveTeacher
 from lcl.train import loop
 from lcl.train.loader import batches
-from lcl.train.loop import Look, Step, Training, in_one_line, learning_rate, make_optimizer, open_teacher
-from lcl.train.recipes import RECIPES, MlmConfig, Moment, PingConfig, Recipe
+from lcl.train.loop import Step, Training, Validation, in_one_line, learning_rate, make_optimizer, open_teacher
+from lcl.train.recipes import RECIPES, MlmConfig, PingConfig, Recipe, StepContext
 from lcl.train.runs import EXTRA, load_run, save_run
 
 TINY = dataclasses.replace(
@@ -52,9 +53,9 @@ def test_the_loss_falls_clearly_below_a_guess(finished):
 
 
 def test_the_loss_falls_on_new_scenes_too(finished):
-    looks = [event for event in finished[1] if isinstance(event, Look)]
+    looks = [event for event in finished[1] if isinstance(event, Validation)]
     assert looks[-1].loss < 0.9 * math.log(32)
-    assert (looks[-1].image_to_text + looks[-1].text_to_image) / 2 > 2 / loop.WATCHED
+    assert (looks[-1].image_to_text + looks[-1].text_to_image) / 2 > 2 / loop.VALIDATION_PAIRS
 
 
 def test_events_are_every_step_in_turn_and_looks_where_they_belong(finished):
@@ -62,9 +63,9 @@ def test_events_are_every_step_in_turn_and_looks_where_they_belong(finished):
     steps = [event for event in events if isinstance(event, Step)]
     assert [step.step for step in steps] == list(range(1, TINY.training.steps + 1))
     assert {step.total for step in steps} == {TINY.training.steps} == {96}
-    assert [event.step for event in events if isinstance(event, Look)] == [40, 80, 96]
+    assert [event.step for event in events if isinstance(event, Validation)] == [40, 80, 96]
     for number, event in enumerate(events):
-        assert not isinstance(event, Look) or events[number - 1].step == event.step
+        assert not isinstance(event, Validation) or events[number - 1].step == event.step
     assert [step.learning_rate for step in steps] == [learning_rate(TINY.training, n) for n in range(96)]
     for step in steps:
         assert step.loss == pytest.approx(sum(step.losses.values()))  # the recipe `clip` weighs its one part with 1
@@ -88,7 +89,7 @@ def test_the_first_loss_is_that_of_a_guess(name, seed, request):
     batch = next(batches(made.source, made.tokenizer, first.training, first.model.language.context_length, seed, "cpu"))
     with torch.no_grad():
         seen = made.model.train()(batch.images, batch.tokens)
-        loss, _ = made.recipe.loss(Moment(made.model, made.extra, seen, batch.tokens, 0.0, torch.Generator()))
+        loss, _ = made.recipe.loss(StepContext(made.model, made.extra, seen, batch.tokens, 0.0, torch.Generator()))
     assert loss.item() == pytest.approx(math.log(size), rel=0.02)
 
 
@@ -256,9 +257,9 @@ def test_the_projections_of_neighbours_learn_with_the_towers(short):
 class Watched(Recipe):
     """A recipe that keeps every moment that it was shown, and the first number of each generator."""
 
-    moments: list[tuple[Moment, int]] = dataclasses.field(default_factory=list)
+    moments: list[tuple[StepContext, int]] = dataclasses.field(default_factory=list)
 
-    def loss(self, now: Moment):
+    def loss(self, now: StepContext):
         self.moments.append((now, now.generator.initial_seed()))
         return super().loss(now)
 
@@ -271,7 +272,7 @@ def test_a_recipe_sees_the_progress_from_zero_on_and_another_generator_in_every_
         steps_of(made)
         assert [now.progress for now, _ in recipe.moments] == [step / 6 for step in range(6)]
         assert all(now.model is made.model and now.extra is made.extra for now, _ in recipe.moments)
-        assert all(len(now.tokens) == len(now.seen.v) == 32 for now, _ in recipe.moments)
+        assert all(len(now.tokens) == len(now.embeddings.v) == 32 for now, _ in recipe.moments)
         seeds += [generator for _, generator in recipe.moments]
     assert len(set(seeds)) == 12
 
@@ -311,9 +312,9 @@ class Recorded:
     """Passes every question on to a teacher, and keeps it."""
 
     def __init__(self, teacher):
-        self.teacher, self.widths, self.description, self.asked = teacher, teacher.widths, teacher.description, []
+        self.teacher, self.dims, self.description, self.asked = teacher, teacher.dims, teacher.description, []
 
-    def __call__(self, indices: torch.Tensor, images: torch.Tensor) -> Near:
+    def __call__(self, indices: torch.Tensor, images: torch.Tensor) -> NeighbourFeatures:
         self.asked.append((indices.clone(), images.clone()))
         return self.teacher(indices, images)
 
@@ -360,10 +361,10 @@ def test_a_recipe_that_asks_for_no_neighbours_leaves_a_teacher_alone(short, teac
 
 @pytest.mark.parametrize("name", ["clip-ping", "lightclip-ping"])
 def test_neighbours_that_weigh_nothing_leave_the_towers_as_they_would_be_to_the_bit(short, name):
-    guided = RECIPES[name]
-    plain = {part: weight for part, weight in guided.weights.items() if not part.endswith("nn_contrast")}
-    alone = short(dataclasses.replace(guided, weights=plain, fade={}))
-    beside = short(dataclasses.replace(guided, weights=dict.fromkeys(guided.weights, 0.0) | plain))
+    needs_teacher = RECIPES[name]
+    plain = {part: weight for part, weight in needs_teacher.weights.items() if not part.endswith("nn_contrast")}
+    alone = short(dataclasses.replace(needs_teacher, weights=plain, fade={}))
+    beside = short(dataclasses.replace(needs_teacher, weights=dict.fromkeys(needs_teacher.weights, 0.0) | plain))
     assert [step.loss for step in steps_of(alone)] == [step.loss for step in steps_of(beside)]
     assert all(torch.equal(a, b) for a, b in zip(alone.model.parameters(), beside.model.parameters(), strict=True))
 
@@ -379,10 +380,10 @@ def test_the_towers_learn_who_is_near(small_world, teacher_of):
 
 def test_a_teacher_of_another_data_set_or_of_too_few_pairs_is_refused(few_pictures, small_world, teacher_of):
     recipe = RECIPES["clip-ping"]
-    with pytest.raises(LclError, match="the teacher knows"):
-        other = World(dataclasses.replace(SHORT.scenes, seed=1), few_pictures)
+    with pytest.raises(LclError, match="the teacher has features of"):
+        other = SceneDataset(dataclasses.replace(SHORT.scenes, seed=1), few_pictures)
         Training(SHORT, other, 0, "cpu", recipe, teacher_of(recipe))
-    with pytest.raises(LclError, match="the teacher knows"):  # … 256 pairs
+    with pytest.raises(LclError, match="the teacher has features of"):  # … 256 pairs
         Training(with_training(pairs=320), small_world, 0, "cpu", recipe, teacher_of(recipe))
 
 
@@ -404,9 +405,9 @@ def quick_encoders(monkeypatch, tmp_path):
 def test_a_recipes_settings_say_who_teaches(small_world, quick_encoders, live):
     told, settings = [], PingConfig("some-image-model", "some-text-model", 96, live, queue=77)
     teacher = open_teacher(settings, small_world, SHORT, told.append)
-    assert type(teacher) is (LiveGuide if live else Guide)
+    assert type(teacher) is (LiveTeacher if live else BankTeacher)
     assert [encoder.settings for encoder in quick_encoders] == [("some-image-model", 96), ("some-text-model",)]
-    assert teacher.widths == (24, 16) and teacher.description["rows"]["rows"] == 192
+    assert teacher.dims == (24, 16) and teacher.description["rows"]["rows"] == 192
     assert teacher.description["rows"]["data"] == small_world.fingerprint
     assert sum(told) == (192 if live else 384)  # the live one sees to the images as they come
     assert teacher.length == 77 if live else len(teacher.a) == len(teacher.b) == 192
@@ -456,7 +457,7 @@ def test_a_run_says_who_taught_it(saved, name):
     found = json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
     teacher = trainings[name].teacher
     assert found["teacher"] == (teacher.description if teacher else None)
-    assert not RECIPES[name].guided or found["teacher"]["widths"] == [24, 16]
+    assert not RECIPES[name].needs_teacher or found["teacher"]["widths"] == [24, 16]
 
 
 @pytest.mark.parametrize("name", KEPT[1:])
@@ -486,7 +487,7 @@ WRONG_WIDTHS = ([24], [24, 17], ["24", "16"], 24)
 
 
 @pytest.mark.parametrize(
-    "wrong", [None, {}, *({"widths": widths} for widths in WRONG_WIDTHS), [24, 16], "Guide"], ids=str
+    "wrong", [None, {}, *({"widths": dims} for dims in WRONG_WIDTHS), [24, 16], "Guide"], ids=str
 )
 def test_a_run_that_no_longer_says_how_wide_its_teachers_features_are_is_refused(saved, tmp_path, wrong):
     shutil.copytree(saved[0] / "clip-ping", tmp_path / "changed")
@@ -570,8 +571,9 @@ def first_gradients(made: Training) -> tuple[float, dict[str, torch.Tensor]]:
 def test_recomputed_blocks_keep_less_and_give_the_same_bits(small_world, teacher_of):
     recipe, kept = RECIPES["lightclip-ping"], []
     results = []
-    for recompute in (False, True):
-        made, kept_bytes = Training(vit(recompute=recompute), small_world, 0, "cpu", recipe, teacher_of(recipe)), 0
+    for activation_checkpointing in (False, True):
+        config = vit(activation_checkpointing=activation_checkpointing)
+        made, kept_bytes = Training(config, small_world, 0, "cpu", recipe, teacher_of(recipe)), 0
 
         def note(x: torch.Tensor) -> torch.Tensor:
             nonlocal kept_bytes
@@ -640,7 +642,7 @@ def test_without_a_compiler_compiling_is_refused_at_once(small_world, monkeypatc
 
 def test_to_recompute_what_has_no_blocks_is_refused(small_world):
     with pytest.raises(LclError, match="the image tower 'conv' has no transformer blocks of ours"):
-        Training(with_training(recompute=True), small_world, device="cpu")
+        Training(with_training(activation_checkpointing=True), small_world, device="cpu")
 
 
 def test_steps_say_how_long_they_waited_and_what_memory_is_held(finished):
@@ -662,10 +664,10 @@ def test_memory_that_is_free_in_pieces_is_given_back():
 
 def test_a_training_in_one_line_whether_it_ran_was_kept_or_was_stopped_at_once():
     step = Step(1200, 4000, 3.21, {"info_nce": 2.1, "masked_language": 1.11}, 1e-3, 0.5, 14.2, 380.0, 7.0)
-    look = Look(1000, 2.0, 0.71, 0.69)
+    look = Validation(1000, 2.0, 0.71, 0.69)
     assert in_one_line([step, look]) == (
         "1,200 of 4,000 steps; 380 pairs/s; loss 3.21 (info_nce 2.10, masked_language 1.11); logit_scale 14.2; "
-        "recall@1 among the watched 0.71 and 0.69"
+        "validation recall@1 0.71 (image→text) and 0.69 (text→image)"
     )
     kept = dataclasses.replace(step, pairs_per_second=0.0, losses={"info_nce": 3.21})
     assert in_one_line([kept]) == "1,200 of 4,000 steps; loss 3.21; logit_scale 14.2"

@@ -14,21 +14,21 @@ from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, from_dict, to_dict
 from lcl.losses.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
 from lcl.losses.masked_lm import FusedMlm, masked_language
-from lcl.losses.matching import FREE, SOLVERS, matched_contrast
+from lcl.losses.matching import FORBIDDEN, SOLVERS, matched_contrast
+from lcl.losses.neighbours import NeighbourFeatures, Projections, nn_contrast, xnn_contrast
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import NOT_MASKED, Tokenizer, mask_words
 from lcl.teachers.encoders import IMAGE_ENCODER, TEXT_ENCODER
-from lcl.teachers.teacher import Near, Projections, nn_contrast, xnn_contrast
 from lcl.train.recipes import (
-    GUIDED,
+    NEEDS_TEACHER,
     OBJECTIVES,
     RECIPES,
     MatchConfig,
     MlmConfig,
-    Moment,
     PingConfig,
     Recipe,
     SoftConfig,
+    StepContext,
     get_recipe,
 )
 
@@ -40,7 +40,7 @@ IMAGES = torch.randint(256, (5, 3, 64, 64), generator=torch.Generator().manual_s
 
 soft_configs = st.builds(SoftConfig, st.floats(0, 1), st.sampled_from([*SCHEDULES]), st.floats(0.01, 10))
 match_configs = st.builds(
-    MatchConfig, st.sampled_from([*SOLVERS]), st.integers(1, 64), st.floats(0, 2) | st.just(FREE), st.floats(0.1, 100)
+    MatchConfig, st.sampled_from([*SOLVERS]), st.integers(1, 64), st.floats(0, 2) | st.just(FORBIDDEN), st.floats(0.1, 100)
 )
 mlm_configs = st.builds(MlmConfig, st.floats(0, 1), st.lists(st.integers(1, 12), max_size=4).map(tuple))
 ping_configs = st.builds(
@@ -66,23 +66,23 @@ def tokens():
 WIDTHS = (6, 7)  # of what a teacher tells of images, and of captions
 
 
-def neighbours(rows: int) -> Near:
+def neighbours(rows: int) -> NeighbourFeatures:
     """What a teacher might tell."""
     generator = torch.Generator().manual_seed(1)
-    return Near(*(F.normalize(torch.randn(rows, WIDTHS[kind], generator=generator), dim=1) for kind in (0, 1, 1, 0)))
+    return NeighbourFeatures(*(F.normalize(torch.randn(rows, WIDTHS[kind], generator=generator), dim=1) for kind in (0, 1, 1, 0)))
 
 
-def moment(recipe: Recipe, tokens, progress: float = 0.5, rows: int = 5, seed: int = 3) -> Moment:
+def moment(recipe: Recipe, tokens, progress: float = 0.5, rows: int = 5, seed: int = 3) -> StepContext:
     """A step of training: an untrained model looks at five pairs, and a recipe that asks is told their neighbours."""
     torch.manual_seed(0)
     model = Clip(TINY).eval()
-    extra = recipe.make_extra(model, WIDTHS if recipe.guided else ())
+    extra = recipe.make_extra(model, WIDTHS if recipe.needs_teacher else ())
     if "masked_language" in extra:
         for block in extra["masked_language"].blocks.values():
             block.gate.data.fill_(0.5)
     some = tokens[range(rows)]
-    seen, near = model(IMAGES[:rows], some), extra["projections"](neighbours(rows)) if recipe.guided else None
-    return Moment(model, extra, seen, some, progress, torch.Generator().manual_seed(seed), near)
+    seen, near = model(IMAGES[:rows], some), extra["projections"](neighbours(rows)) if recipe.needs_teacher else None
+    return StepContext(model, extra, seen, some, progress, torch.Generator().manual_seed(seed), near)
 
 
 # --- what there is
@@ -105,9 +105,9 @@ def test_the_recipes_are_clip_each_objective_alone_and_all_of_them():
 
 def test_the_recipes_that_ask_for_neighbours_are_the_guided_ones():
     named = {name for name in RECIPES if name.endswith(("nn", "ping"))}
-    assert {name for name in RECIPES if RECIPES[name].guided} == named
+    assert {name for name in RECIPES if RECIPES[name].needs_teacher} == named
     for name in OBJECTIVES:
-        assert Recipe("mine", {name: 0.0}, "").guided == (name in GUIDED) == name.endswith("nn_contrast")
+        assert Recipe("mine", {name: 0.0}, "").needs_teacher == (name in NEEDS_TEACHER) == name.endswith("nn_contrast")
 
 
 def test_guidance_uses_the_encoders_that_are_installed_with_the_library():
@@ -135,7 +135,7 @@ def test_every_objective_alone_weighs_what_it_weighs_in_lightclip():
 def test_the_recipes_with_ping_weigh_what_their_parts_weigh():
     ping, both = RECIPES["clip-ping"], RECIPES["lightclip-ping"]
     assert ping.weights == RECIPES["clip+nn"].weights | RECIPES["clip+xnn"].weights
-    assert both.weights == RECIPES["lightclip"].weights | {name: ping.weights[name] for name in GUIDED}
+    assert both.weights == RECIPES["lightclip"].weights | {name: ping.weights[name] for name in NEEDS_TEACHER}
     assert ping.fade == both.fade == RECIPES["clip+nn"].fade | RECIPES["clip+xnn"].fade
     assert both.warmup == RECIPES["lightclip"].warmup and ping.ping == both.ping == RECIPES["clip+nn"].ping
     active = RECIPES["a-clip-ping"]
@@ -157,7 +157,7 @@ def test_any_recipe_survives_json(recipe):
 
 
 def test_a_recipe_without_a_price_survives_a_file(tmp_path):
-    recipe = dataclasses.replace(RECIPES["lightclip"], match=MatchConfig(price=FREE), mlm=MlmConfig(layers=(1, 2)))
+    recipe = dataclasses.replace(RECIPES["lightclip"], match=MatchConfig(unmatched_cost=FORBIDDEN), mlm=MlmConfig(layers=(1, 2)))
     storage.write_json(tmp_path / "recipe.json", to_dict(recipe))
     assert from_dict(Recipe, storage.read_json(tmp_path / "recipe.json")) == recipe
 
@@ -202,9 +202,9 @@ def test_parts_are_the_objectives_of_the_embeddings_at_hand(tokens):
     recipe = Recipe("all", dict.fromkeys(OBJECTIVES, 1.0), "")
     now = moment(recipe, tokens, progress=0.7)
     _, parts = recipe.loss(now)
-    v, t, scale = now.seen.v, now.seen.t, now.seen.logit_scale
+    v, t, scale = now.embeddings.v, now.embeddings.t, now.embeddings.logit_scale
     alpha = ramp(recipe.soft.schedule, recipe.soft.alpha_max, 0.7)
-    words, real = now.model.embed_words(now.seen.text, now.tokens)
+    words, real = now.model.embed_words(now.embeddings.text, now.tokens)
     some, targets = mask_words(now.tokens, torch.Generator().manual_seed(3), 300, recipe.mlm.share)
     mlm = now.extra["masked_language"]
     match = recipe.match
@@ -212,12 +212,13 @@ def test_parts_are_the_objectives_of_the_embeddings_at_hand(tokens):
         **info_nce(v, t, scale),
         **soft_info_nce(v, t, scale, alpha, recipe.soft.temperature),
         **matched_contrast(
-            now.model.embed_patches(now.seen.image), words, real, v @ t.T, match.scale, match.negatives, match.price,
+            now.model.embed_patches(now.embeddings.image), words, real, v @ t.T, match.scale, match.negatives,
+            match.unmatched_cost,
             match.solver,
         ),
-        **masked_language(mlm(now.model.language, some, now.seen.image, targets != NOT_MASKED), targets),
-        **nn_contrast(v, t, now.near, scale),
-        **xnn_contrast(v, t, now.near, scale),
+        **masked_language(mlm(now.model.language, some, now.embeddings.image, targets != NOT_MASKED), targets),
+        **nn_contrast(v, t, now.neighbours, scale),
+        **xnn_contrast(v, t, now.neighbours, scale),
     }  # fmt: skip
     assert parts.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -258,7 +259,7 @@ def test_a_fading_weight_falls_to_zero_by_its_power_and_a_warm_up_multiplies_it(
 def test_guidance_leads_at_first_and_has_left_at_the_end(tokens):
     ping = RECIPES["clip-ping"]
     for progress, weight in ((0.0, 1.0), (0.5, 0.25), (1.0, 0.0)):
-        assert [ping.weight(name, progress) for name in GUIDED] == [weight, weight]
+        assert [ping.weight(name, progress) for name in NEEDS_TEACHER] == [weight, weight]
     last, parts = ping.loss(moment(ping, tokens, 1.0))
     torch.testing.assert_close(last, parts["info_nce"])
 
@@ -274,11 +275,11 @@ def test_a_weight_scales_the_gradient_of_its_part_alone(tokens):
     torch.testing.assert_close(both, 0.5 * apart[0] + 3.0 * apart[1], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(GUIDED))
+@pytest.mark.parametrize("name", sorted(NEEDS_TEACHER))
 def test_other_neighbours_change_the_guided_part_and_nothing_else(name, tokens):
     recipe = Recipe("mine", {"info_nce": 1.0, name: 1.0}, "")
     now = moment(recipe, tokens)
-    others = dataclasses.replace(now, near=Near(*(x.flip(0) for x in now.near)))
+    others = dataclasses.replace(now, neighbours=NeighbourFeatures(*(x.flip(0) for x in now.neighbours)))
     (_, first), (_, second) = recipe.loss(now), recipe.loss(others)
     assert torch.equal(first["info_nce"], second["info_nce"]) and not torch.equal(first[name], second[name])
 
@@ -324,9 +325,9 @@ def test_a_batch_of_one_is_refused(name, tokens):
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_only_masked_language_and_neighbours_add_modules_of_their_own(recipe):
-    extra = recipe.make_extra(Clip(TINY), WIDTHS if recipe.guided else ())
+    extra = recipe.make_extra(Clip(TINY), WIDTHS if recipe.needs_teacher else ())
     kinds = {"masked_language": FusedMlm} if "masked_language" in recipe.weights else {}
-    kinds |= {"projections": Projections} if recipe.guided else {}
+    kinds |= {"projections": Projections} if recipe.needs_teacher else {}
     assert {name: type(module) for name, module in extra.items()} == kinds
 
 
@@ -359,7 +360,7 @@ def test_the_layers_of_fusion_are_those_of_the_recipe():
     [
         lambda: SoftConfig(alpha_max=-0.1), lambda: SoftConfig(alpha_max=1.1), lambda: SoftConfig(alpha_max=math.nan),
         lambda: SoftConfig(temperature=0.0), lambda: SoftConfig(temperature=math.nan),
-        lambda: MatchConfig(negatives=0), lambda: MatchConfig(scale=0.0), lambda: MatchConfig(price=math.nan),
+        lambda: MatchConfig(negatives=0), lambda: MatchConfig(scale=0.0), lambda: MatchConfig(unmatched_cost=math.nan),
         lambda: PingConfig(image_size=0), lambda: PingConfig(queue=0), lambda: PingConfig(queue=-5),
         lambda: MlmConfig(share=-0.1), lambda: MlmConfig(share=1.1), lambda: MlmConfig(share=math.nan),
         lambda: Recipe("mine", {}, ""), lambda: Recipe("mine", {"info_nce": math.nan}, ""),
@@ -391,9 +392,9 @@ def test_an_unknown_name_is_refused_with_the_near_one(make, near):
 
 def test_a_guess_costs_the_logarithm_of_what_one_guesses_among():
     recipe = dataclasses.replace(get_recipe("lightclip-ping"), match=MatchConfig(negatives=4))
-    guesses = recipe.guesses(batch_size=128, vocab_size=2048)
+    guesses = recipe.chance_losses(batch_size=128, vocab_size=2048)
     assert list(guesses) == list(recipe.weights)
     assert {name: round(math.exp(value)) for name, value in guesses.items()} == {
         "soft_info_nce": 128, "matched_contrast": 5, "masked_language": 2048, "nn_contrast": 128, "xnn_contrast": 128,
     }  # fmt: skip
-    assert recipe.guesses(3, 2048)["matched_contrast"] == math.log(3)  # a batch of three has no more than two negatives
+    assert recipe.chance_losses(3, 2048)["matched_contrast"] == math.log(3)  # a batch of three has no more than two negatives

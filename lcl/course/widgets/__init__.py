@@ -27,11 +27,11 @@ from lcl.course import charts, plots
 from lcl.course.plots import Chart, as_pixels, to_data_url, to_png
 from lcl.course.results import COLUMNS, in_percent
 from lcl.course.views import CONDITIONS, Aligned, Blank, Contender
-from lcl.data.scenes import Pairs, Scene, World
+from lcl.data.scenes import Pairs, Scene, SceneDataset
 from lcl.eval.metrics import relevance
 from lcl.losses.contrastive import ramp, soft_targets
 from lcl.teachers.search import Neighbours
-from lcl.train.loop import Event, Look, Step, Training
+from lcl.train.loop import Event, Step, Training, Validation
 from lcl.train.recipes import SoftConfig
 
 WIDE = {"description_width": "initial"}
@@ -214,7 +214,7 @@ class WordGuesser(Exhibit):
         require(len(found) == len(pairs), f"there are guesses for {len(found)} scenes, but {len(pairs)} scenes.")
         scenes = []
         for row, (scene, words) in enumerate(zip(pairs.scenes, found, strict=True)):
-            names = {scene.caption[slice(*thing.span)] for thing in scene.things}
+            names = {scene.caption[slice(*obj.span)] for obj in scene.objects}
             asked = [word for word, blank in enumerate(words) if blank.text in names]
             told = [{"text": b.text, "token": b.token, "wrong": b.wrong, "guesses": [list(g) for g in b.guesses]} for b in words]
             scenes.append({"caption": scene.caption, "image": row, "words": told, "start": asked[0] if asked else 0})
@@ -237,7 +237,7 @@ class NeighbourBrowser(Exhibit):
 
     def __init__(
         self,
-        world: World,
+        world: SceneDataset,
         scenes: Sequence[Scene],
         queries: Sequence[int],
         by_image: Neighbours,
@@ -333,7 +333,7 @@ class RunBoard(Exhibit):
             "runs": [
                 {
                     "name": name, "steps": charts.planned_steps(run.curve),
-                    "looks": [list(dataclasses.astuple(e)) for e in run.curve if isinstance(e, Look)],
+                    "looks": [list(dataclasses.astuple(e)) for e in run.curve if isinstance(e, Validation)],
                     "table": {split: in_percent(figures) for split, figures in run.metrics.items()},
                     "answers": {way: list(found) for way, found in run.answers.items()},
                 }
@@ -366,7 +366,7 @@ class LiveCurves(Exhibit):
         config = training.profile.training
         self._curve: list[Event] = []
         self._batch_size, self._drawn, self._handle = config.batch_size, 0.0, None
-        self._guesses = training.recipe.guesses(config.batch_size, training.profile.model.language.vocab_size)
+        self._guesses = training.recipe.chance_losses(config.batch_size, training.profile.model.language.vocab_size)
         empty = {
             "total": config.steps, "guess": math.log(config.batch_size), "guess_name": f"ln {config.batch_size}: a guess",
             "steps": [], "losses": {}, "looks": [], "pace": "",
@@ -381,7 +381,7 @@ class LiveCurves(Exhibit):
     def add(self, event: Event) -> None:
         """Tell it what happened."""
         self._curve.append(event)
-        if isinstance(event, Look) or time.perf_counter() - self._drawn > self.EVERY:
+        if isinstance(event, Validation) or time.perf_counter() - self._drawn > self.EVERY:
             self._draw("Training.")
 
     def close(self, curve: Sequence[Event] | None = None) -> None:
@@ -406,6 +406,6 @@ class LiveCurves(Exhibit):
             "pace": _pace(steps[-1]) if steps and message == "Training." else "",
             "steps": [step.step for step in thin],
             "losses": {name: [round(step.losses[name], 4) for step in thin] for name in names},
-            "looks": [[e.step, e.loss, e.image_to_text, e.text_to_image] for e in self._curve if isinstance(e, Look)],
+            "looks": [[e.step, e.loss, e.image_to_text, e.text_to_image] for e in self._curve if isinstance(e, Validation)],
         }
         self._drawn = time.perf_counter()
