@@ -13,18 +13,21 @@ from torch import nn
 from lcl import storage
 from lcl.config import LclError, ModelConfig, from_dict, require, to_dict
 from lcl.models.language import TextFeatures, make_language
-from lcl.models.layers import full
+from lcl.models.layers import upcast
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.models.vision import ImageFeatures, make_vision
 
-FIRST_LOGIT_SCALE = 3.0  # lower than CLIP's 1/0.07: a new model has no opinions, so its first loss is close to ln B
+FIRST_LOGIT_SCALE = 3.0  # lower than CLIP's 1/0.07, so that the first loss is close to ln B
 MAX_LOGIT_SCALE = 100.0  # the clamp of CLIP
 
 
 class Embeddings(NamedTuple):
-    """A batch, seen and read. v, t: (B, d), L2-normalised. logit_scale: scalar, exp(τ).
+    """A batch's embeddings.
 
-    image, text: the towers' own outputs, for objectives that look at patches and words.
+    Attributes:
+        v, t: of images and texts, (B, d), L2-normalised.
+        logit_scale: scalar, exp(τ).
+        image, text: the towers' outputs, for objectives on patches and words.
     """
 
     v: torch.Tensor
@@ -35,9 +38,9 @@ class Embeddings(NamedTuple):
 
 
 class Clip(nn.Module):
-    """An image tower and a text tower that meet in a space of `embed_dim` dimensions.
+    """An image tower and a text tower with projections into one space of `embed_dim` dimensions.
 
-    precision: of the towers' products in `forward`, "float32" or "bfloat16"; what it returns is float32 in any case.
+    `precision` is that of the towers' products in `forward`, "float32" or "bfloat16"; outputs are float32 in any case.
     """
 
     precision = "float32"
@@ -72,7 +75,8 @@ class Clip(nn.Module):
     def embed_words(self, features: TextFeatures, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
         """Words in the shared space, through the projection of the whole caption; a word is the mean of its tokens.
 
-        Returns (B, m, d), L2-normalised, where m is the most words of a caption, and (B, m) bool, true at words.
+        Returns:
+            (B, m, d), L2-normalised, where m is the largest number of words, and (B, m) bool, true at words.
         """
         numbers = torch.arange(max(int(tokens.words.max()) + 1, 1), device=tokens.words.device)  # (m,)
         member = tokens.words[:, None, :] == numbers[:, None]  # (B, m, L)
@@ -89,20 +93,20 @@ class Clip(nn.Module):
         """Tokens to embeddings (B, d), L2-normalised."""
         return self.embed_text(self.language(tokens))
 
-    def mixed(self) -> torch.autocast:
-        """Where `precision` holds: within it, products are made in bfloat16 if that is asked for, and sums are not."""
+    def autocast(self) -> torch.autocast:
+        """The context of `precision`: if it is bfloat16, products are computed in it, and sums are not."""
         return torch.autocast(self.tau.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def forward(self, images: torch.Tensor, tokens: Tokens) -> Embeddings:
-        with self.mixed():
+        with self.autocast():
             image, text = self.vision(images), self.language(tokens)
-        image = image._replace(patch_tokens=full(image.patch_tokens), pooled=full(image.pooled))
-        text = TextFeatures(*map(full, text))
+        image = image._replace(patch_tokens=upcast(image.patch_tokens), pooled=upcast(image.pooled))
+        text = TextFeatures(*map(upcast, text))
         return Embeddings(self.embed_image(image), self.embed_text(text), self.logit_scale, image, text)
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """A name for what a model has learned: equal weights, equal names."""
+    """A checksum of a model's weights."""
     return storage.sha256(b"".join(x.cpu().contiguous().numpy().tobytes() for x in model.state_dict().values()))
 
 
@@ -123,16 +127,20 @@ def save_model(folder: Path, model: Clip, tokenizer: Tokenizer) -> None:
 
 
 def load_model(folder: Path, data: str | None = None) -> tuple[Clip, Tokenizer]:
-    """Read what `save_model` wrote, ready to evaluate.
+    """Read what `save_model` wrote, in evaluation mode.
 
-    data: fingerprint of a data set; a model that was trained on another one is refused.
-    Raises LclError when files are missing or damaged, or the weights do not fit the config.
+    Args:
+        folder: which holds model.json and model.safetensors.
+        data: fingerprint of a data set; a model that was trained on another one is refused.
+
+    Raises:
+        LclError: for files that are missing or damaged, and weights that do not fit the config.
     """
     folder = Path(folder)
     description = storage.read_json(folder / "model.json")
     require(
         isinstance(description, dict) and description.get("format") == FORMAT,
-        f"{folder / 'model.json'} describes no model of this library.",
+        f"{folder / 'model.json'} describes no model of this library; name a run's folder, or one that `lcl export` made.",
     )
     config = from_dict(ModelConfig, description.get("model"))
     tokenizer = Tokenizer.from_dict(description.get("tokenizer"), str(folder / "model.json"))
@@ -144,7 +152,7 @@ def load_model(folder: Path, data: str | None = None) -> tuple[Clip, Tokenizer]:
     require(
         tokenizer.vocab_size <= config.language.vocab_size,
         f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only {config.language.vocab_size}; "
-        "they are not of one training.",
+        "they come from different trainings.",
     )
     weights = storage.read_tensors(folder / "model.safetensors")
     model = Clip(config)

@@ -15,22 +15,20 @@ from lcl.models.tokenizer import BEGIN, END, PAD, SPECIAL, Tokens
 
 
 class TextFeatures(NamedTuple):
-    """What a text tower reads. token_features: (B, L, d), one a token. pooled: (B, d), one for the whole caption."""
+    """The outputs of a text tower: token_features (B, L, d), and pooled (B, d), of the whole caption."""
 
     token_features: torch.Tensor
     pooled: torch.Tensor
 
 
 Inject = Mapping[int, Callable[[torch.Tensor], torch.Tensor]]
-"""What to do to the tokens after a block, by the block's number from 1: how an image enters the text.
-
-The tokens come packed, (T, d); see `layers.pack`."""
+"""Functions from tokens to tokens, packed (T, d), applied after a block, by its number from 1: how an image enters the text."""
 
 
 class TextTransformer(nn.Module):
     """Token and position embeddings, 1 to 12 pre-norm blocks; `pooled` is the mean over all tokens but padding.
 
-    Attention looks both ways, and never at padding: the same blocks guess masked words in chapter 6.
+    Attention is bidirectional and ignores padding: the same blocks predict masked words in chapter 6.
     """
 
     def __init__(self, vocab_size: int, context_length: int, width: int, depth: int, heads: int):
@@ -45,7 +43,7 @@ class TextTransformer(nn.Module):
 
     def forward(self, tokens: Tokens, inject: Inject | None = None) -> TextFeatures:
         x = self.tokens(tokens.ids) + self.positions[: tokens.ids.shape[1]]  # (B, L, d)
-        x = pack(x, tokens.mask)  # (T, d): half of a batch is padding, and need not be computed
+        x = pack(x, tokens.mask)  # (T, d): half of a batch is padding, which would be computed for nothing
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, tokens.mask)
             if inject and number in inject:
@@ -55,17 +53,17 @@ class TextTransformer(nn.Module):
 
 
 class HubTower(nn.Module):
-    """Any encoder of transformers, by architecture name or local folder, reading this library's tokens.
+    """Any encoder of transformers, by architecture name or local folder, with this library's tokens.
 
-    The name of an architecture ("bert", "distilbert", "roberta", …) makes a fresh, small one of that kind; anything
-    else is loaded, as safetensors only, from a folder or from what is already downloaded. Our tokens' numbers meet
-    rows of *its* embedding table that meant something else: the table is learned anew, the blocks bring what they know.
-    Raises LclError for a model that reads no padded captions of `context_length` tokens, or needs a decoder.
+    The name of an architecture ("bert", "distilbert", "roberta", …) makes a new, small one of that kind; anything else is
+    loaded, as safetensors only, from a folder or from the hub's cache. Its blocks are pre-trained; its embedding table is
+    learned anew, since our token ids have other meanings there. Raises LclError for a model that does not take padded
+    captions of `context_length` tokens, or needs a decoder.
     """
 
     def __init__(self, name: str, config: LanguageConfig):
         super().__init__()
-        import transformers  # takes seconds to import: only those who want it wait
+        import transformers  # takes seconds
 
         try:
             if name in transformers.CONFIG_MAPPING:
@@ -90,7 +88,7 @@ class HubTower(nn.Module):
                 self.body = transformers.AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
                 self.body.resize_token_embeddings(config.vocab_size)
             require(not self.body.config.is_encoder_decoder, "it is an encoder and a decoder")
-            ids = torch.full((1, config.context_length), len(SPECIAL))  # a full caption: some find out only now
+            ids = torch.full((1, config.context_length), len(SPECIAL))  # some models fail only in their first forward pass
             self.width = self.body.config.hidden_size
             depth = self.body.config.num_hidden_layers
             lists = [module for module in self.body.modules() if isinstance(module, nn.ModuleList)]
@@ -121,11 +119,11 @@ class HubTower(nn.Module):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The blocks in order; empty for an architecture that keeps them in a way of its own."""
+        """The blocks in order; empty for an architecture that does not list them."""
         return self._blocks[0]
 
     def forward(self, tokens: Tokens, inject: Inject | None = None) -> TextFeatures:
-        with contextlib.ExitStack() as hooks:  # the blocks are not ours: what is injected hangs on them for this call
+        with contextlib.ExitStack() as hooks:  # the blocks are not ours: inject by hooks, for this call
             for number, change in (inject or {}).items():
                 hooks.enter_context(_hooked(self.blocks[number - 1], change, tokens.mask))
             x = self.body(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state  # (B, L, d)
@@ -147,13 +145,13 @@ def _hooked(block: nn.Module, change: Callable[[torch.Tensor], torch.Tensor], ma
 
 
 def mean_over(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of the rows that `mask` keeps. x: (B, L, d), mask: (B, L) bool → (B, d)"""
+    """Mean over the tokens that `mask` keeps: x (B, L, d), mask (B, L) bool → (B, d)."""
     weights = mask[..., None].to(x.dtype)
     return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def make_language(config: LanguageConfig) -> nn.Module:
-    """The tower that a config describes: a module from Tokens to TextFeatures, with a `width` and `blocks`."""
+    """Make the tower of a config: a module from Tokens to TextFeatures, with a `width` and `blocks`."""
     if config.tower == "transformer":
         return TextTransformer(config.vocab_size, config.context_length, config.width, config.depth, config.heads)
     return HubTower(config.tower.removeprefix("hf:"), config)

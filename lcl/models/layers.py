@@ -1,4 +1,4 @@
-"""What both towers are made of: a transformer block, and captions of unlike lengths without work on their padding."""
+"""The parts of both towers: a transformer block, and packing, which saves the work on padding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def pack(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The tokens of all captions in one row, without padding: (B, L, d) and mask (B, L) bool → (T, d)."""
+    """All captions' tokens in one sequence, without padding: x (B, L, d) and mask (B, L) bool → (T, d)."""
     return x.flatten(0, 1).index_select(0, mask.flatten().nonzero()[:, 0])
 
 
@@ -19,16 +19,16 @@ def unpack(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return padded.view(*mask.shape, x.shape[-1])
 
 
-def full(x: torch.Tensor) -> torch.Tensor:
-    """In float32 at least, as losses are computed: half precision is widened, what is wider stays."""
+def upcast(x: torch.Tensor) -> torch.Tensor:
+    """Upcast half precision to float32; leave float32 and float64 unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Block(nn.Module):
     """A pre-norm transformer block, for images and text alike: x + attention(norm(x)), then x + mlp(norm(x)).
 
-    recompute: keep nothing for the backward pass but the input, and compute the block a second time there (activation
-    checkpointing; Chen et al. 2016, arXiv 1604.06174).
+    With `activation_checkpointing` it keeps only its input for the backward pass and computes the rest again there (Chen et
+    al. 2016, arXiv 1604.06174).
     """
 
     activation_checkpointing = False
@@ -43,7 +43,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """x: (B, n, d). Or, with mask (B, L) bool that is false at padding, packed tokens (T, d). → as x"""
+        """x: (B, n, d); or packed tokens (T, d) with their mask (B, L) bool, false at padding. Returns the shape of x."""
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(self._forward, x, mask, use_reentrant=False, preserve_rng_state=False)  # nothing is random
         return self._forward(x, mask)
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
     def attend(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         qkv = self.queries_keys_values(x)
-        if mask is not None:  # tokens look at their own caption only, and nobody at padding
+        if mask is not None:  # tokens attend to their own caption, and never to padding
             qkv = unpack(qkv, mask)  # (B, L, 3d)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, n, d/h)
         visible = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L): the same for every head and query

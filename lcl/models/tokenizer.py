@@ -1,4 +1,4 @@
-"""Captions to tokens and back to words: a tokenizer trained on captions, which knows the word of every token."""
+"""The tokenizer: trained on captions, it knows the word of every token; and the masking of words."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ PAD, BEGIN, END, MASK = "[PAD]", "[BEGIN]", "[END]", "[MASK]"
 SPECIAL = (PAD, BEGIN, END, MASK)
 """Special tokens; their ids are their places here, so padding is 0."""
 
-MAX_WORDS = 1000  # what is longer is no caption
+MAX_WORDS = 1000  # of a caption
 FORMAT = "lcl-tokenizer-1"
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch of captions as numbers. L is the length of the batch's longest caption in tokens.
+    """A batch of captions as token ids; L is the length of the longest, in tokens.
 
-    ids: (B, L) int64; [BEGIN] words… [END] [PAD]….
-    mask: (B, L) bool, true where there is no padding.
-    words: (B, L) int64, which word of its caption a token belongs to (0, 1, …); -1 at special tokens.
-    spans: for every caption, the characters (start, end) of its words; of a caption cut short, of those that are left.
+    Attributes:
+        ids: (B, L) int64; [BEGIN] words… [END] [PAD]….
+        mask: (B, L) bool, false at padding.
+        words: (B, L) int64, the number of a token's word in its caption (0, 1, …); -1 at special tokens.
+        spans: for every caption the characters (start, end) of its words; without words that were cut off.
     """
 
     ids: torch.Tensor
@@ -40,7 +41,7 @@ class Tokens:
         return Tokens(self.ids.to(device), self.mask.to(device), self.words.to(device), self.spans)
 
     def __getitem__(self, rows: Sequence[int]) -> Tokens:
-        """Some of the captions, padded no longer than they need."""
+        """Some of the captions, padded to the longest of them."""
         rows = [int(row) for row in rows]
         length = int(self.mask[rows].sum(1).max())
         spans = tuple(self.spans[row] for row in rows)
@@ -51,14 +52,14 @@ class Tokens:
 
 
 class Tokenizer:
-    """Byte-level BPE within words and punctuation marks: any text has tokens, and none is ever unknown.
+    """Byte-level BPE within words and punctuation marks, so that no text has unknown tokens.
 
-    data: fingerprint of the data set whose captions it was trained on.
+    `data` is the fingerprint of the data set whose captions it was trained on.
     """
 
     def __init__(self, engine: Engine, data: str):
         self._engine, self.data = engine, data
-        engine.encode_special_tokens = True  # "[PAD]" in a caption is text like any other
+        engine.encode_special_tokens = True  # "[PAD]" in a caption is ordinary text
 
     @property
     def vocab_size(self) -> int:
@@ -71,7 +72,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int, data: str) -> Tokenizer:
-        """Learn a vocabulary of at most `vocab_size` tokens; equal captions give an equal tokenizer."""
+        """Learn a vocabulary of at most `vocab_size` tokens; equal captions give equal tokenizers."""
         require(vocab_size >= 256 + len(SPECIAL), f"a vocabulary of {vocab_size} has no room for the 260 basic tokens.")
         engine = Engine(models.BPE())
         engine.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -92,9 +93,10 @@ class Tokenizer:
         return cls(engine, data)
 
     def encode(self, captions: Sequence[str], context_length: int) -> Tokens:
-        """Captions to tokens; what exceeds `context_length` tokens is cut off, [END] is kept.
+        """Captions to tokens; a caption of more than `context_length` tokens is cut, and keeps its [END].
 
-        Raises LclError for a caption that is empty, longer than MAX_WORDS words, or no text (holds a NUL).
+        Raises:
+            LclError: for a caption that is empty, has more than MAX_WORDS words, or is no text (holds a NUL).
         """
         for number, caption in enumerate(captions):
             check_caption(caption, number)
@@ -117,23 +119,23 @@ class Tokenizer:
         for word, (start, end) in zip(words, encoding.offsets, strict=False):
             if word >= 0:
                 while end < len(caption) and not caption[end].isspace() and encoding.char_to_token(end) is None:
-                    end += 1  # an accent that NFC melted into its letter
+                    end += 1  # an accent that NFC joined with its letter
                 spans[word] = (spans.get(word, (start, end))[0], end)
         return ids, words, tuple(spans.values())
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """The text of every single token, special tokens as "[PAD]" and so on; a broken character shows as �."""
+        """The text of each token; special tokens as "[PAD]" and so on, an incomplete character as �."""
         return [
             SPECIAL[token] if token < len(SPECIAL) else self._engine.decode([token]) for token in (int(i) for i in ids)
         ]
 
     def to_dict(self) -> dict:
-        """All of it, as JSON holds it."""
+        """The tokenizer as JSON."""
         return {"format": FORMAT, "data": self.data, "engine": self._engine.to_str()}
 
     @classmethod
     def from_dict(cls, value: dict, where: str = "the tokenizer") -> Tokenizer:
-        """The inverse of `to_dict`. Raises LclError when `value` holds no tokenizer of ours."""
+        """The inverse of `to_dict`. Raises LclError if `value` holds no tokenizer of this library."""
         require(isinstance(value, dict) and value.get("format") == FORMAT, f"{where} is no tokenizer of this library.")
         try:
             return cls(Engine.from_str(value["engine"]), str(value["data"]))
@@ -145,7 +147,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path, data: str | None = None) -> Tokenizer:
-        """Read a tokenizer. With `data`, refuse one that was trained on another data set."""
+        """Read a tokenizer; with `data`, refuse one that was trained on another data set."""
         tokenizer = cls.from_dict(storage.read_json(path), str(path))
         if data is not None and tokenizer.data != data:
             raise LclError(
@@ -156,7 +158,7 @@ class Tokenizer:
 
 
 def check_caption(caption: str, number: int) -> None:
-    """Raise LclError, with the caption's number, unless it is text that a model can learn from."""
+    """Raise LclError, with the caption's number, unless it is usable text."""
     require(isinstance(caption, str), f"caption {number} is {type(caption).__name__}, not text.")
     require("\0" not in caption, f"caption {number} holds a NUL character, so it is no text; repair or remove it.")
     broken = any("\ud800" <= letter <= "\udfff" for letter in caption)
@@ -168,20 +170,25 @@ def check_caption(caption: str, number: int) -> None:
     )
 
 
-NOT_MASKED = -100  # where nothing is to be guessed; cross-entropies skip it
+NOT_MASKED = -100  # the target where nothing is masked; torch's cross-entropy ignores it
 
 
 def mask_words(
     tokens: Tokens, generator: torch.Generator, vocab_size: int, share: float = 0.15
 ) -> tuple[Tokens, torch.Tensor]:
-    """Hide whole words, to be guessed: of every caption `share` of its words, at least one.
+    """Mask whole words: of every caption a share of its words, at least one.
 
-    Of the chosen words 80 % become [MASK], token by token, 10 % random tokens, and 10 % stay as they are (Devlin et al.
-    2019, arXiv 1810.04805, section 3.1; whole words and "at least one" are our reading). Punctuation marks are words.
+    Of the chosen words 80 % become [MASK], token by token, 10 % random tokens, and 10 % stay unchanged (Devlin et al. 2019,
+    arXiv 1810.04805, section 3.1; whole words and "at least one" are our reading). Punctuation marks count as words.
 
-    generator: on the CPU; equal states mask alike. share: 0 to 1; 1 chooses every word, 0 still one a caption.
-    Returns the tokens, and targets (B, L) int64: the true id where a word was chosen, NOT_MASKED elsewhere. A caption
-    without words stays as it is.
+    Args:
+        tokens: a batch of captions.
+        generator: on the CPU; equal states mask alike.
+        vocab_size: of the random tokens.
+        share: 0 to 1; 1 chooses every word, 0 still one a caption.
+
+    Returns:
+        The masked tokens, and targets (B, L) int64: the true id where a word was chosen, NOT_MASKED elsewhere.
     """
     require(0 <= share <= 1, f"the share of words to mask must lie between 0 and 1, not {share}.")
     words = tokens.words.cpu()  # (B, L)
@@ -205,5 +212,5 @@ def mask_words(
 
 
 def words_of_span(spans: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
-    """The numbers of the words that lie, in part at least, within the characters `span` = (start, end)."""
+    """The numbers of the words that overlap the characters `span` = (start, end)."""
     return [word for word, (start, end) in enumerate(spans) if start < span[1] and end > span[0]]

@@ -13,10 +13,12 @@ from lcl.models.layers import Block
 
 
 class ImageFeatures(NamedTuple):
-    """What an image tower sees.
+    """The outputs of an image tower.
 
-    patch_tokens: (B, n, d), one a patch, row by row from the top left. pooled: (B, d), one for the whole image.
-    stages: patches as they are after each of the tower's blocks, the last before the final norm; each (B, n, d).
+    Attributes:
+        patch_tokens: (B, n, d), row by row from the top left.
+        pooled: (B, d), of the whole image.
+        stages: patch tokens after each of the tower's blocks, the last before the final norm; each (B, n, d).
     """
 
     patch_tokens: torch.Tensor
@@ -27,7 +29,7 @@ class ImageFeatures(NamedTuple):
 class ViT(nn.Module):
     """A vision transformer: patches, positions, pre-norm blocks; `pooled` is the mean of the patch tokens.
 
-    No class token: the mean costs nothing and keeps the patches, which later chapters match with words, in the loss.
+    There is no class token: through the mean, all patches, which later chapters match with words, receive a gradient.
     """
 
     def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int):
@@ -49,13 +51,12 @@ class ViT(nn.Module):
 
 
 class ConvTower(nn.Module):
-    """A small residual conv tower: from the image to an eighth of its side in three halvings, then `depth` blocks.
+    """A small residual conv tower: three convolutions of stride 2, then `depth` blocks at an eighth of the image's side.
 
-    Every 8 × 8 pixels become a patch token, and the token looks out from the middle of its patch: halvings are 4 pixels
-    wide, for those of 3 would shift each token by 3.5 pixels to the top left. `pooled` is the tokens' maximum, feature by
-    feature: a scene holds a cat if any patch does. The mean would ask how much of the scene is cat. (Our choice, after one
-    trial with one seed: when all scenes had been shown once, the maximum had 11 % recall@1 among 1,000 new scenes, the mean
-    4 %.)
+    Every 8 × 8 pixels become a patch token, centred on its patch: kernels of stride 2 are 4 pixels wide, since kernels of 3
+    would shift each token by 3.5 pixels to the top left. `pooled` is the maximum over the tokens, feature by feature: a scene
+    holds a cat if any patch does. (Our choice, after one trial with one seed: after one epoch the maximum had 11 % recall@1
+    among 1,000 new scenes, the mean 4 %.)
     """
 
     def __init__(self, width: int, depth: int):
@@ -71,7 +72,7 @@ class ConvTower(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, images: torch.Tensor) -> ImageFeatures:
-        x = normalise(images).contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fast in
+        x = normalise(images).contiguous(memory_format=torch.channels_last)  # the fastest layout for convolutions
         x, stages = self.stem(x), []  # (B, d, H/8, W/8)
         for block in self.blocks:
             x = block(x)
@@ -104,13 +105,13 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
 class TimmTower(nn.Module):
     """Any image model of timm, by name, with random weights or, when online, its pre-trained ones.
 
-    `pooled` is what timm's own pooling gives, `patch_tokens` its unpooled features without class or register tokens;
-    they are its only stage.
+    `pooled` is the output of timm's own pooling, `patch_tokens` are its unpooled features without class and register tokens,
+    which are the only stage. Raises LclError for a name or an image size that timm refuses.
     """
 
     def __init__(self, name: str, image_size: int, pretrained: bool = False):
         super().__init__()
-        import timm  # takes seconds to import: only those who want it wait
+        import timm  # takes seconds
 
         choose("timm model", name.split(".")[0], timm.list_models())
         try:
@@ -118,7 +119,7 @@ class TimmTower(nn.Module):
             default = self.body.default_cfg
             self.register_buffer("mean", torch.tensor(default["mean"])[:, None, None], persistent=False)
             self.register_buffer("std", torch.tensor(default["std"])[:, None, None], persistent=False)
-            with torch.no_grad():  # some models find out only now that they cannot
+            with torch.no_grad():  # some models fail only in their first forward pass
                 seen = self.eval()(torch.zeros(1, 3, image_size, image_size))
         except (TypeError, RuntimeError, ValueError, OSError, AssertionError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -128,9 +129,9 @@ class TimmTower(nn.Module):
 
     @staticmethod
     def _make(timm, name: str, image_size: int, pretrained: bool) -> nn.Module:
-        try:  # models with positions or windows want to know the size
+        try:  # models with positions or windows take the size
             return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
-        except TypeError:  # … the others do not take it
+        except TypeError:  # … the others do not
             return timm.create_model(name, pretrained=pretrained, num_classes=0)
 
     def forward(self, images: torch.Tensor) -> ImageFeatures:
@@ -149,7 +150,7 @@ class TimmTower(nn.Module):
 
 
 def unit(images: torch.Tensor) -> torch.Tensor:
-    """Pixels from 0 to 1: uint8 is divided by 255, floating point taken as it is."""
+    """Pixels from 0 to 1: uint8 is divided by 255, floating point is left unchanged."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
@@ -159,14 +160,21 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 def augment(images: torch.Tensor, generator: torch.Generator, least: float = 0.6) -> torch.Tensor:
-    """Another view of every image: a square piece of it, of `least` to all of its side, at its full size, and its
-    brightness changed by up to a fifth. Nothing is mirrored, for captions say "left of". (B, 3, H, W) uint8 → the same.
+    """Another view of every image: a random square crop, resized back, with its brightness changed by up to a fifth.
 
-    generator: on the CPU, so that the views are the same on any device.
+    Nothing is mirrored, since captions say "left of".
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        generator: on the CPU, so that the views are the same on any device.
+        least: the crop's side as a share of the image's, at least; 0 to 1.
+
+    Returns:
+        (B, 3, H, W) uint8.
     """
     draws = torch.rand(4, len(images), generator=generator).to(images.device)  # (4, B)
-    side = least + (1 - least) * draws[0]  # of the piece, as a share
-    x, y = (1 - side) * (2 * draws[1] - 1), (1 - side) * (2 * draws[2] - 1)  # its middle, from -1 to 1
+    side = least + (1 - least) * draws[0]  # of the crop, as a share
+    x, y = (1 - side) * (2 * draws[1] - 1), (1 - side) * (2 * draws[2] - 1)  # its centre, from -1 to 1
     zero = torch.zeros_like(side)
     pieces = torch.stack([side, zero, x, zero, side, y], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(pieces, list(images.shape), align_corners=False)
@@ -175,7 +183,7 @@ def augment(images: torch.Tensor, generator: torch.Generator, least: float = 0.6
 
 
 def make_vision(config: VisionConfig) -> nn.Module:
-    """The tower that a config describes: a module from images (B, 3, H, W) to ImageFeatures, with a `width`."""
+    """Make the tower of a config: a module from images (B, 3, H, W) to ImageFeatures, with a `width`."""
     if config.tower == "vit":
         return ViT(config.image_size, config.patch_size, config.width, config.depth, config.heads)
     if config.tower == "conv":

@@ -15,7 +15,7 @@ from lcl.losses.masked_lm import FusedMlm, masked_language
 from lcl.losses.matching import SOLVERS, matched_contrast
 from lcl.losses.neighbours import NeighbourFeatures, Projections, nn_contrast, xnn_contrast
 from lcl.models.clip import Clip, Embeddings
-from lcl.models.layers import full
+from lcl.models.layers import upcast
 from lcl.models.tokenizer import NOT_MASKED, Tokens, mask_words
 from lcl.teachers.encoders import IMAGE_ENCODER, TEXT_ENCODER
 
@@ -206,9 +206,9 @@ def _matched_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.T
 
 def _masked_language(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
     masked, targets = mask_words(context.tokens, context.generator, context.model.config.language.vocab_size, recipe.mlm.share)
-    with context.model.mixed():
+    with context.model.autocast():
         logits = context.extra["masked_language"](context.model.language, masked, context.embeddings.image, targets != NOT_MASKED)
-    return masked_language(full(logits), targets)
+    return masked_language(upcast(logits), targets)
 
 
 def _nn_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
