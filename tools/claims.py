@@ -256,7 +256,7 @@ CLAIMS = (
         "Linear evaluation", PING,
         "Strong transfer under linear evaluation.",
         "Logistic regression on the frozen tower's pooled features, 8 pictures a thing.",
-        ("lcl.eval.metrics.linear_probe",),
+        ("lcl.eval.probes.linear_probe",),
         ("eval/test_metrics.py::test_who_sees_the_concept_is_probed_to_know_it_and_of_known_ones_the_category",),
         ("09_clip_ping", "What do NN and XNN buy?", "probe_concept"),
         verdicts.probed,

@@ -1,4 +1,4 @@
-"""Do words find their things? Matched patches against known boxes, and masked words guessed with and without the image."""
+"""Grounding: matched patches compared with known boxes, and masked words predicted with and without the image."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Metric = dict[str, float]
 
 @torch.no_grad()
 def align(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact") -> list[torch.Tensor]:
-    """For every pair the patch that each word of its caption is matched to: N tensors (words,) int64.
+    """For every pair, the patch that each word of its caption is matched to: N tensors (words,) int64.
 
-    Without a dustbin, so that every model has to point at something; -1 only where words outnumber patches.
+    Every word must be matched, so that every model has to point somewhere; -1 only where words outnumber patches.
     """
     model.eval()
     device, context, found = model.tau.device, model.config.language.context_length, []
@@ -38,7 +38,7 @@ def align(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact"
 
 
 def patches_in_box(box: Box, side: int, patches: int) -> list[int]:
-    """The numbers of the patches whose centre lies in a box. side: of the image, pixels; patches: n, a square number."""
+    """The patches whose centre lies in a box. side: of the image, pixels; patches: n, a square number."""
     rows = math.isqrt(patches)
     step = side / rows
     centres = [(number + 0.5) * step for number in range(rows)]
@@ -51,10 +51,10 @@ def patches_in_box(box: Box, side: int, patches: int) -> list[int]:
 
 
 def alignment(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact") -> Metric:
-    """Share of the object words whose matched patch has its centre in the box of (one of) the things they name.
+    """Share of the object words whose matched patch has its centre in a box of the object that they name.
 
-    An object word is a word of a thing's name; a word cut off at the context's end counts as missed. Chance: the share of
-    all patches that would be right, mean over the words.
+    An object word is a word of an object's name; a word that is cut off counts as missed. Chance is the share of all patches
+    that would be right, averaged over the words.
     """
     rows = align(model, tokenizer, pairs, solver)
     side = pairs.images.shape[-1]
@@ -73,15 +73,15 @@ def alignment(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "ex
 
 
 def mask_names(tokenizer: Tokenizer, pairs: Pairs, context_length: int) -> tuple[Tokens, torch.Tensor, list[int]]:
-    """Captions with one name masked, where the name is a single word (the rest of a longer name would give it away).
+    """Captions with one object's name masked, if it is a single word (the rest of a longer name would give it away).
 
-    Scenes without such a name are left as they are. Returns the tokens; where they are masked (N, L) bool; and for every
-    scene the concept whose name is masked, -1 where none is.
+    Returns:
+        The tokens; where they are masked, (N, L) bool; and for every scene the class whose name is masked, -1 for none.
     """
     tokens = tokenizer.encode(pairs.captions, context_length)
     where, concepts = torch.zeros_like(tokens.mask), []
     for row, scene in enumerate(pairs.scenes):
-        first = row % len(scene.objects)  # not always the thing that is drawn first
+        first = row % len(scene.objects)  # not always the object that is drawn first
         single = [
             (words, obj.concept)
             for obj in (*scene.objects[first:], *scene.objects[:first])
@@ -97,19 +97,19 @@ def mask_names(tokenizer: Tokenizer, pairs: Pairs, context_length: int) -> tuple
 
 @torch.no_grad()
 def masked_words(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, world: SceneDataset, pairs: Pairs) -> dict[str, Metric]:
-    """Share of masked object words that are guessed right: with the true image, without one, and with a wrong one.
+    """Accuracy of masked object words: with the true image, without an image, and with a wrong one.
 
-    What is masked: see `mask_names`. A guess is right if it names the thing, by this or another of its names, and in any
-    number. The wrong image is the next scene's that does not show the thing. Chance: what the best constant answer gets.
+    What is masked: see `mask_names`. A prediction is right if it is any of the object's names, singular or plural. The wrong
+    image is that of the next scene without the object. Chance is the accuracy of the best constant answer.
     """
     model.eval()
     mlm.eval()
     device = model.tau.device
     masked, where, concepts = mask_names(tokenizer, pairs, model.config.language.context_length)
-    asked = [row for row, concept in enumerate(concepts) if concept >= 0]
-    require(len(asked) > 0, "no caption names a thing in a single word, so none can be guessed; use more scenes.")
+    masked_rows = [row for row, concept in enumerate(concepts) if concept >= 0]
+    require(len(masked_rows) > 0, "no caption names an object in a single word, so none can be predicted; use more scenes.")
     wrong = list(range(len(pairs)))
-    for row in asked:
+    for row in masked_rows:
         others = [*range(row + 1, len(pairs)), *range(row)]
         wrong[row] = next((o for o in others if concepts[row] not in pairs.scenes[o].concepts), row)
 
@@ -120,16 +120,16 @@ def masked_words(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, world: SceneD
         return {tuple(ids[mask][1:-1].tolist()) for ids, mask in zip(encoded.ids, encoded.mask, strict=True)}
 
     right_names = {concept: names(concept) for concept in set(concepts) - {-1}}
-    shown = [concepts[row] for row in asked]
-    figures, chance = {}, Counter(shown).most_common(1)[0][1] / len(shown)
+    shown = [concepts[row] for row in masked_rows]
+    metrics, chance = {}, Counter(shown).most_common(1)[0][1] / len(shown)
     for how, images in (("true_image", range(len(pairs))), ("no_image", None), ("wrong_image", wrong)):
         hits = 0
-        for rows in torch.tensor(asked).split(256):
+        for rows in torch.tensor(masked_rows).split(256):
             some = masked[rows]
             at = where[rows, : some.ids.shape[1]]
             image = None if images is None else model.vision(pairs.images[[images[row] for row in rows]].to(device))
-            guesses = mlm(model.language, some.to(device), image, at.to(device)).argmax(1).cpu()
-            for row, guess in zip(rows.tolist(), guesses.split(at.sum(1).tolist()), strict=True):
-                hits += tuple(guess.tolist()) in right_names[concepts[row]]
-        figures[f"masked_word_{how}"] = {"value": hits / len(asked), "chance": chance}
-    return figures
+            predictions = mlm(model.language, some.to(device), image, at.to(device)).argmax(1).cpu()
+            for row, prediction in zip(rows.tolist(), predictions.split(at.sum(1).tolist()), strict=True):
+                hits += tuple(prediction.tolist()) in right_names[concepts[row]]
+        metrics[f"masked_word_{how}"] = {"value": hits / len(masked_rows), "chance": chance}
+    return metrics

@@ -19,7 +19,7 @@ from lcl.config import EvalConfig, LclError
 from lcl.data.captions import one
 from lcl.data.pictures import Concept
 from lcl.data.scenes import SPLITS, Pairs
-from lcl.eval import metrics
+from lcl.eval import probes
 from lcl.eval.metrics import (
     category_accuracy,
     class_embeddings,
@@ -28,8 +28,6 @@ from lcl.eval.metrics import (
     embed_texts,
     evaluate,
     graded_retrieval,
-    image_features,
-    linear_probe,
     ndcg_at_k,
     neighbour_purity,
     ranks,
@@ -38,6 +36,7 @@ from lcl.eval.metrics import (
     retrieval,
     top_k_accuracy,
 )
+from lcl.eval.probes import image_features, linear_probe
 from lcl.losses.masked_lm import FusedMlm
 
 SMALL = EvalConfig(retrieval=64, views=2)
@@ -320,7 +319,7 @@ def categories_of(world, split: str) -> set[str]:
 @pytest.fixture
 def reading(monkeypatch):
     """An image tower that says what stands in the picture."""
-    monkeypatch.setattr(metrics, "image_features", lambda model, images: images.float())
+    monkeypatch.setattr(probes, "image_features", lambda model, images: images.float())
 
 
 @pytest.mark.parametrize("split", PROBED)
@@ -374,7 +373,7 @@ def test_a_probe_is_asked_what_zero_shot_is_asked_and_learns_from_other_pictures
     assert ([split] * len(asked), list(range(2 * number))) == ([world.asked[0][0]] * len(asked), world.asked[0][1])
     for name, indices in world.asked[1:]:
         assert name == "train" or split == name == "unseen_concepts"
-        assert len(indices) == metrics.PROBE_VIEWS * len(small_world.concepts(name))
+        assert len(indices) == probes.PROBE_VIEWS * len(small_world.concepts(name))
         seen |= {(name, index) for index in indices}
     assert seen.isdisjoint(asked)
     assert {name for name, _ in seen} == {"train"} | ({split} if split == "unseen_concepts" else set())
@@ -406,7 +405,7 @@ def test_a_probe_is_a_classifier_of_the_towers_pooled_features(small_world):
     model = untrained(0)
     found = linear_probe(model, small_world, "new_scenes", 2)
     looks = {}
-    for split, views in (("train", metrics.PROBE_VIEWS), ("new_scenes", 2)):
+    for split, views in (("train", probes.PROBE_VIEWS), ("new_scenes", 2)):
         pairs = small_world.pairs(split, range(32 * views), single=True)
         concepts = [scene.objects[0].concept for scene in pairs.scenes]
         features = model.eval().vision(pairs.images).pooled.double().numpy()
