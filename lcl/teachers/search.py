@@ -1,4 +1,4 @@
-"""Exact nearest neighbours of every row of a bank, in blocks, so that memory stays small whatever the number of rows."""
+"""Exact nearest neighbours of every row of a bank: a reference of a few lines, and a fast search in blocks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lcl.teachers.banks import Bank, build_bank, check_features
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 
 FORMAT = "lcl-neighbours-1"
-BLOCK = 2048  # rows and columns of the piece of the similarity matrix that is looked at
+BLOCK = 2048  # rows and columns of a block of the similarity matrix
 SHIPPED = CHECKOUT / "data" / "neighbours"
-KEPT = 8  # neighbours that are kept of every row; objectives use the nearest, the others are to look at
-GROUP = 64  # columns of which only the largest is compared at first
+KEPT = 8  # neighbours that are saved for every row; objectives use the nearest, notebooks show the others
+GROUP = 64  # columns of which only the maximum is compared at first
 
 Features = torch.Tensor | Bank
 """(N, d), L2-normalised: a tensor, or a bank on disk."""
@@ -29,9 +29,13 @@ Features = torch.Tensor | Bank
 
 @dataclass(frozen=True)
 class Neighbours:
-    """For every row the k nearest, the nearest first. indices: (N, k) int64. similarities: (N, k) float32, cosines.
+    """The k nearest rows of every row, the nearest first.
 
-    bank: the fingerprint of the bank that was searched, "" for a bare tensor. description: what that bank is of.
+    Attributes:
+        indices: (N, k) int64.
+        similarities: (N, k) float32, cosines.
+        bank: the fingerprint of the bank that was searched, "" for a tensor.
+        description: what that bank holds.
     """
 
     indices: torch.Tensor
@@ -43,22 +47,43 @@ class Neighbours:
         return len(self.indices)
 
 
+def reference_neighbours(features: torch.Tensor, k: int = 1, block: int = BLOCK) -> Neighbours:
+    """The k rows with the largest cosine for every row, in a few lines: what `nearest_neighbours` computes faster.
+
+    Args:
+        features: (N, d) float, L2-normalised.
+        k: less than N.
+        block: rows whose similarities with all others are in memory at a time.
+    """
+    found = []
+    for start in range(0, len(features), block):
+        s = features[start : start + block] @ features.T  # (b, N)
+        rows = torch.arange(len(s))
+        s[rows, start + rows] = -torch.inf  # a row is not its own neighbour
+        found.append(s.topk(k, dim=1))  # (b, k) values and indices
+    return Neighbours(torch.cat([best.indices for best in found]), torch.cat([best.values for best in found]))
+
+
 def nearest_neighbours(
-    features: Features,
-    k: int = 1,
-    queries: torch.Tensor | None = None,
-    block: int = BLOCK,
-    device: str | None = None,
+    features: Features, k: int = 1, queries: torch.Tensor | None = None, block: int = BLOCK, device: str | None = None,
     progress: Progress | None = None,
-) -> Neighbours:
-    """The k rows with the largest cosine for every row, itself excluded; or for every one of `queries`, (Q, d).
+) -> Neighbours:  # fmt: skip
+    """The k rows with the largest cosine for every row, itself excluded; or for every query.
 
-    Exact: every similarity is computed. Of equally similar rows the one with the smaller index comes first. Row against row
-    the matrix is symmetric, so that only the half above its diagonal is computed and read both ways. Beside the features, it
-    needs memory for one block of block × block and for the result.
+    Exact: every similarity is computed, and of equal ones the smaller index comes first. Row against row the matrix is
+    symmetric, so only the half above its diagonal is computed, and read in both directions. It needs memory for one block
+    and the result in addition to the features.
 
-    progress: is told the number of rows that are done, as they are.
-    Raises LclError for features that are zero or not finite, and for k below 1 or more than the other rows there are.
+    Args:
+        features: (N, d), L2-normalised: a tensor, or a bank on disk.
+        k: neighbours of each, 1 or more.
+        queries: (Q, d) float, L2-normalised; by default the rows themselves.
+        block: side of a block of the similarity matrix.
+        device: where blocks are computed (default: a GPU if there is one).
+        progress: called with the number of rows finished since the last call.
+
+    Raises:
+        LclError: for features that are zero or not finite, and for k below 1 or above the number of other rows.
     """
     alone = queries is None
     others = len(features) - alone
@@ -67,7 +92,7 @@ def nearest_neighbours(
     there = f"the number of {'other rows' if alone else 'rows'} is {others}"
     require(k <= others, f"k = {k} neighbours are asked for, but {there}; ask for fewer, or use more data.")
     if isinstance(features, torch.Tensor):
-        check_features(features, "the features")  # a bank was looked at when it was opened
+        check_features(features, "the features")  # a bank was checked when it was opened
     if queries is not None:
         check_features(queries, "the queries")
         require(
@@ -77,7 +102,7 @@ def nearest_neighbours(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     best = Best(len(features) if alone else len(queries), k, device)
     rows = features if alone else queries
-    memory = torch.empty(block * block, device=device)  # of every block in turn; a new one each time takes longer
+    memory = torch.empty(block * block, device=device)  # reused for all blocks: a new one each time takes longer
     for i in range(0, len(rows), block):
         own = rows[i : i + block].to(device, torch.float32)  # (b, d)
         for j in range(i if alone else 0, len(features), block):
@@ -85,7 +110,7 @@ def nearest_neighbours(
             s = memory[: len(own) * len(columns)].view(len(own), len(columns))
             torch.mm(own, columns.T, out=s)  # (b, c)
             if alone and j == i:
-                s.fill_diagonal_(-torch.inf)  # nobody is a neighbour of himself
+                s.fill_diagonal_(-torch.inf)  # a row is not its own neighbour
             best.update(i, s, j)
             if alone and j > i:
                 best.update(j, s.T, i)
@@ -96,9 +121,9 @@ def nearest_neighbours(
 
 
 class Best:
-    """The k best columns that every row has met so far. values: (N, k) float32. indices: (N, k) int64.
+    """The k best columns of every row so far: values (N, k) float32, indices (N, k) int64.
 
-    A row meets its columns in ascending order, so that a later column must be truly better to push an earlier one out.
+    A row sees its columns in ascending order, so a later column replaces an earlier one only if it is strictly better.
     """
 
     def __init__(self, rows: int, k: int, device: str):
@@ -106,22 +131,20 @@ class Best:
         self.indices = torch.full((rows, k), -1, dtype=torch.int64, device=device)
 
     def update(self, first_row: int, s: torch.Tensor, first_column: int) -> None:
-        """Look at the similarities s (b, c) of the rows from first_row on with the columns from first_column on.
+        """Update with the similarities s (b, c) of the rows from first_row on with the columns from first_column on.
 
-        Only few entries can be among the best, and finding out which must not cost more than one look at each: the largest
-        of every group of columns is taken, and only groups whose largest beats the row's worst so far are opened.
+        Few entries can be among the best, so each is read only once: the maximum of every group of columns is computed, and
+        only groups whose maximum beats the row's worst value so far are searched.
         """
         b, c = s.shape
         values, indices = self.values[first_row : first_row + b], self.indices[first_row : first_row + b]
         k = values.shape[1]
         grouped = F.pad(s, (0, -c % GROUP), value=-torch.inf) if c % GROUP else s
         grouped = grouped.unflatten(1, (-1, GROUP))  # (b, g, GROUP)
-        # The same number either way; but a reduction is fast only where it reads memory in order.
+        # The same values either way; but a reduction is fast only if it reads memory in order.
         largest = grouped.amax(2) if s.is_contiguous() else grouped.permute(1, 2, 0).amax(1).T  # (b, g)
         worst = values[:, -1:]  # (b, 1)
-        if (
-            first_column == 0 and largest.shape[1] >= k
-        ):  # nothing was met yet: k groups have something at least this good
+        if first_column == 0 and largest.shape[1] >= k:  # nothing was seen yet: k groups hold something at least this good
             worst = largest.topk(k, dim=1).values[:, -1:].nextafter(torch.tensor(-torch.inf, device=s.device))
         row, group = (largest > worst).nonzero(as_tuple=True)  # (h,), in order of rows, then columns
         opened = grouped[row, group]  # (h, GROUP)
@@ -129,12 +152,12 @@ class Best:
         row, found = row[hit], opened[hit, place]
         column = first_column + group[hit] * GROUP + place
 
-        rows = row.unique_consecutive()  # those that change; (r,)
-        row = torch.cat([rows.repeat_interleave(k), row])  # what they had comes before what they meet
+        rows = row.unique_consecutive()  # (r,), those that change
+        row = torch.cat([rows.repeat_interleave(k), row])  # earlier columns come first
         found = torch.cat([values[rows].flatten(), found])
         column = torch.cat([indices[rows].flatten(), column])
         order = found.argsort(descending=True, stable=True)
-        order = order[row[order].argsort(stable=True)]  # by row; in a row by value; of equals the first met
+        order = order[row[order].argsort(stable=True)]  # by row, then value, then column
         row, found, column = row[order], found[order], column[order]
         counts = row.unique_consecutive(return_counts=True)[1]
         rank = torch.arange(len(row), device=s.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
@@ -144,12 +167,15 @@ class Best:
 
 
 def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probes: int = 16) -> Neighbours:
-    """Neighbours by FAISS's inverted lists on the CPU: for banks so large that a search of every pair takes too long.
+    """Approximate neighbours by FAISS's inverted lists on the CPU, for banks that are too large for an exact search.
 
-    The rows are sorted into `lists` clusters (0: about √N·4), and each row is compared with those of the `probes` nearest
-    clusters only. `recall_of_neighbours` says what that misses. Raises LclError as `nearest_neighbours` does.
+    Args:
+        features: (N, d), L2-normalised.
+        k: neighbours of each, less than N.
+        lists: clusters of rows; 0 for about 4·√N.
+        probes: clusters that each row is compared with. `recall_of_neighbours` measures what that misses.
     """
-    import faiss  # here alone: on some systems it brings a second OpenMP, which those who search exactly need not meet
+    import faiss  # only here: on some systems it brings a second OpenMP
 
     number, width = len(features), _width(features)
     require(1 <= k < number, f"k = {k} neighbours are asked for, but the number of other rows is {max(number - 1, 0)}.")
@@ -157,7 +183,7 @@ def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probe
         check_features(features, "the features")
     lists = min(lists or round(4 * number**0.5), number)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.min_points_per_centroid = 0, 1  # few rows a list are no reason to complain
+    index.cp.seed, index.cp.min_points_per_centroid = 0, 1  # no warning about few rows a list
     sample = torch.randperm(number, generator=torch.Generator().manual_seed(0))[: 64 * lists].sort().values
     index.train(features[sample].float().numpy())
     for start in range(0, number, 65_536):
@@ -178,7 +204,7 @@ def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probe
 
 
 def recall_of_neighbours(features: Features, found: Neighbours, sample: int = 1000) -> float:
-    """Share of the exact k nearest neighbours that `found` has, over a sample of rows: 0 to 1."""
+    """Share of the exact k nearest neighbours that `found` holds, over a sample of rows: 0 to 1."""
     number, k = len(features), found.indices.shape[1]
     rows = torch.randperm(number, generator=torch.Generator().manual_seed(0))[:sample]
     exact = nearest_neighbours(features, k + 1, queries=features[rows].float()).indices  # itself is among them
@@ -217,9 +243,9 @@ def load_neighbours(path: Path, bank: Bank | None = None) -> Neighbours:
 
 
 def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None) -> Neighbours:
-    """The k nearest neighbours of every row of a bank: read where they are kept, beside it, or found and kept there.
+    """The k nearest neighbours of every row of a bank: read from its folder, or computed and saved there.
 
-    Similarities are rounded to half precision. Kept ones that are damaged or of another bank are found anew.
+    Similarities are rounded to half precision. Saved ones that are damaged or of another bank are computed again.
     """
     path = bank.folder / "neighbours.safetensors"
     kept = None
@@ -235,10 +261,9 @@ def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None)
 
 
 def open_neighbours(rows: DatasetView, progress: Progress | None = None) -> tuple[Neighbours, Neighbours]:
-    """The neighbours of a data set among its images and among its captions, by the encoders that are installed.
+    """A data set's neighbours among its images and among its captions, by the packaged encoders.
 
-    Those of the profile `laptop` are kept in `data/neighbours/`, so that nobody waits; others are found, and kept with their
-    banks.
+    Those of the profile `laptop` ship with the course in `data/neighbours/`; others are computed, and saved with their banks.
     """
     found = []
     for make in (ImageEncoder, TextEncoder):

@@ -15,18 +15,23 @@ from lcl.teachers.encoders import ImageEncoder, TextEncoder
 from lcl.teachers.search import Neighbours, find_neighbours
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
-"""Rows of one process → those of all, as `parallel.Ranks.gather`."""
+"""Rows of one process → those of all, as `train.distributed.Ranks.gather`."""
 
 
 def alone(x: torch.Tensor) -> torch.Tensor:
-    """What gathers where there is one process: nothing."""
+    """The gather of a single process: the identity."""
     return x
 
 
 class Teacher(Protocol):
-    """Whoever tells a batch's neighbours. widths: d_u and d_z. description: JSON-able, what it was made of.
+    """The source of a batch's neighbours.
 
-    gather: brings together what several processes see of one batch; every one is told the neighbours of the whole batch.
+    Attributes:
+        dims: d_u and d_z, of image and text features.
+        description: what it was made of, JSON-able.
+
+    Called with indices (B,) int64, images (B, 3, H, W) uint8 and `gather`, which joins the rows of all ranks, it returns the
+    neighbours of the whole batch.
     """
 
     dims: tuple[int, int]
@@ -36,10 +41,14 @@ class Teacher(Protocol):
 
 
 class BankTeacher:
-    """Neighbours found once, before the training: CLIP-PING's teacher costs a look-up a step.
+    """Neighbours found once, before the training: CLIP-PING's teacher costs one look-up a step.
 
-    images, captions: the banks of one data set. a, b: the neighbours found in each.
-    Raises LclError if these do not belong together.
+    Args:
+        images, captions: the banks of one data set.
+        a, b: the neighbours found in each.
+
+    Raises:
+        LclError: if these do not belong together.
     """
 
     def __init__(self, images: Bank, captions: Bank, a: Neighbours, b: Neighbours):
@@ -54,7 +63,7 @@ class BankTeacher:
             )
             require(
                 int(found.indices[:, 0].min()) >= 0,
-                f"for some rows of the bank in {bank.folder} no neighbour was found; search exactly, or probe more lists.",
+                f"some rows of the bank in {bank.folder} have no neighbour; search exactly, or probe more lists.",
             )
         self.images, self.captions = images, captions
         self.a, self.b = a.indices[:, 0], b.indices[:, 0]
@@ -65,7 +74,7 @@ class BankTeacher:
         }  # fmt: skip
 
     def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> NeighbourFeatures:
-        """indices: (B,) int64, rows of the banks. images: (B, 3, H, W), of which the device counts alone. → Near there."""
+        """indices: (B,) int64, rows of the banks; images: (B, 3, H, W), on whose device the features are returned."""
         indices = gather(indices)
         a, b = self.a[indices], self.b[indices]
         found = NeighbourFeatures(self.images[a], self.captions[b], self.captions[a], self.images[b])
@@ -73,11 +82,15 @@ class BankTeacher:
 
 
 class LiveTeacher:
-    """A-CLIP-PING's active teacher: it encodes the very view that the model sees, and finds neighbours in a queue.
+    """A-CLIP-PING's active teacher: it encodes the views that the model sees, and searches a queue of past features.
 
-    The queue holds the features of the last `length` rows that were seen; a row itself, in any view, is never its own
-    neighbour. Captions are not changed from view to view, so what the text encoder would say stands in their bank (our
-    reading of "the teachers run live").
+    The queue holds the features of the last `length` rows; a row is never its own neighbour, in any view. Captions do not
+    change from view to view, so their features come from a bank (our reading of active teachers).
+
+    Args:
+        encoder: of images.
+        captions: the bank of captions.
+        length: of the queue, 1 or more.
     """
 
     def __init__(self, encoder: ImageEncoder, captions: Bank, length: int = 4096):
@@ -92,10 +105,10 @@ class LiveTeacher:
         self.u, self.z = torch.empty(0, encoder.width), torch.empty(0, captions.width)
 
     def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> NeighbourFeatures:
-        """indices: (B,) int64, rows of the bank. images: (B, 3, H, W) uint8, the views. → Near on their device."""
+        """indices: (B,) int64, rows of the bank; images: (B, 3, H, W) uint8, the views."""
         u, indices = gather(self.encoder(images)), gather(indices)
         z = self.captions[indices]
-        rows = torch.cat([indices, self.rows])  # the batch itself is there, so that the first step, too, finds somebody
+        rows = torch.cat([indices, self.rows])  # with the batch itself, so that the first step finds neighbours, too
         all_u, all_z = torch.cat([u, self.u]), torch.cat([z, self.z])
         same = indices[:, None] == rows  # (B, B + queue)
         require(not bool(same.all()), "every row of the batch and the queue is the same one; there is no neighbour.")
@@ -108,7 +121,7 @@ class LiveTeacher:
 def open_bank_teacher(
     rows: DatasetView, image_encoder: ImageEncoder, text_encoder: TextEncoder, progress: Progress | None = None
 ) -> BankTeacher:
-    """The guide of a data set: its banks and neighbours, read where they are kept, and made and kept where they are not."""
+    """The teacher of a data set; banks and neighbours are read, or computed and saved if they do not exist yet."""
     images, captions = (
         build_bank(rows, encoder, bank_folder(rows, encoder), progress) for encoder in (image_encoder, text_encoder)
     )

@@ -23,6 +23,7 @@ from lcl.teachers.search import (
     find_neighbours,
     load_neighbours,
     nearest_neighbours,
+    reference_neighbours,
 )
 
 recall, save_neighbours = search.recall_of_neighbours, search.save_neighbours
@@ -335,3 +336,15 @@ def test_as_many_are_found_as_were_asked_for_even_if_more_are_kept(bank):
 def test_neighbours_of_a_bank_that_is_gone_are_found_anew_as_the_sentence_promises(bank):
     find_neighbours(bank, 3)
     assert find_neighbours(bank_of(bank.folder, clustered(12, 200, 8), "beef"), 3).bank == "beef"
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31), st.integers(2, 70), st.integers(1, 5), st.sampled_from([1, 7, 64]))
+def test_the_reference_that_learners_read_finds_the_same(seed, n, k, block):
+    features = F.normalize(torch.randn(n, 6, generator=torch.Generator().manual_seed(seed)), dim=1)
+    k = min(k, n - 1)
+    fast, plain = nearest_neighbours(features, k), reference_neighbours(features, k, block)
+    torch.testing.assert_close(plain.similarities, fast.similarities)
+    nearly_tied = (fast.similarities[:, :-1] - fast.similarities[:, 1:] < 1e-5).any(1) if k > 1 else torch.zeros(n) > 0
+    differs = (plain.indices != fast.indices).any(1)
+    assert not (differs & ~nearly_tied).any()  # only what rounding may swap
