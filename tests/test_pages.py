@@ -371,7 +371,7 @@ def test_tables_of_kept_runs_in_a_notebook_are_those_of_results(path):
 
 def test_what_a_notebook_shows_of_results_is_tagged():
     """But for a cell that times towers, too, and the checks of exercises."""
-    calls = re.compile(r"(?<!\.)\b(comparison|gains?|values|kept_runs|load_bench)\(|\bstudy\.")
+    calls = re.compile(r"(?<!\.)\b(comparison|gains?|values|saved_runs|load_bench)\(|\bstudy\.")
     for path in NOTEBOOKS:
         for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
             if cell.cell_type == "code" and calls.search(cell.source) and cell.outputs:

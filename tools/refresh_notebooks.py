@@ -42,7 +42,7 @@ keep("04-clip+soft", training, curve, {"cosines": cosines})""",
 from lcl import storage
 from lcl.config import data_folder
 again = training_of("clip-ping", teacher=teacher)
-take_kept("09-clip-ping", again)
+load_saved("09-clip-ping", again)
 place = data_folder() / "maps" / f"{map_key(again.model, mapped.captions)}.safetensors"
 storage.write_tensors(place, coordinates(torch.cat(embed(again.model, again.tokenizer, mapped)), ways))
 for old in set(place.parent.iterdir()) - {place}:

@@ -1,7 +1,7 @@
-"""What a training is fed with: batches in an order that is a function of (seed, epoch, step, rank) and of nothing else.
+"""The data loader: batches in an order that is a function of (seed, epoch, step, rank) and of nothing else.
 
-So a training goes on in the middle of an epoch by asking for the step that it had come to; and how many processes read for it
-makes no difference to what it is given.
+So a training resumes in the middle of an epoch by asking for its next step, and the number of worker processes does not change
+what it sees.
 """
 
 from __future__ import annotations
@@ -23,21 +23,25 @@ from lcl.data.shards import MAX_BAD, tell
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.train.distributed import Ranks
 
-CHUNK = 32_768  # pairs that are shuffled among each other, and in memory at a time; at 64 pixels 0.4 GB
-AHEAD = 4  # batches that a worker reads ahead
-STALL = 300  # seconds without a batch, after which the workers are taken for dead
-LOOK = 2  # seconds of waiting for a batch, after which one looks whether all workers live
+CHUNK = 32_768  # pairs that are shuffled together and in memory at a time; 0.4 GB at 64 pixels
+PREFETCH = 4  # batches a worker reads ahead
+STALL_SECONDS = 300  # without a batch, until the workers count as dead
+POLL_SECONDS = 2  # of waiting, between checks that all workers are alive
 RESTARTS = 3  # of the workers, in one training
-FEW = 1000  # rows that are streamed before a share of bad ones is taken
+MIN_ROWS = 1000  # streamed before the share of bad rows is checked
 
 log = logging.getLogger("lcl")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees. images: (B, 3, H, W) uint8. tokens: of the captions. indices: the pairs' rows, (B,) int64.
+    """The batch of one step.
 
-    replaced: how many rows this process could not read so far; others have their place, and `indices` says which.
+    Attributes:
+        images: (B, 3, H, W) uint8.
+        tokens: of the captions.
+        indices: the pairs' rows in the data set, (B,) int64.
+        replaced: rows that this process could not read so far; `indices` holds those that replace them.
     """
 
     images: torch.Tensor
@@ -48,9 +52,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that are read together: where they begin, how many they are, and the batches of an epoch that they make.
+    """Rows that are read together.
 
-    rows: (n, B) int64, a batch a row, counted from the chunk's first.
+    Attributes:
+        start, length: the first row, and how many there are.
+        rows: (n, B) int64, the batches of an epoch that they make, counted from `start`.
     """
 
     start: int
@@ -71,35 +77,40 @@ def order(config: TrainConfig, seed: int, epoch: int) -> Iterator[Chunk]:
 
 
 def shares(config: TrainConfig, seed: int, ranks: Ranks, first: int) -> Iterator[torch.Tensor]:
-    """The rows of every chunk that this process is to see from step `first` on: (n, B / processes) int64, a step a row."""
+    """This rank's rows of every chunk from step `first` on: (n, B / world_size) int64, one step a row."""
     size, per_epoch = config.batch_size // ranks.world_size, config.pairs // config.batch_size
-    mine = slice(ranks.rank * size, (ranks.rank + 1) * size)
+    own = slice(ranks.rank * size, (ranks.rank + 1) * size)
     for epoch in range(first // per_epoch, config.epochs):
         step = epoch * per_epoch  # of the chunk's first batch
         for chunk in order(config, seed, epoch):
-            rows = chunk.rows[max(first - step, 0) :, mine]
+            rows = chunk.rows[max(first - step, 0) :, own]
             step += len(chunk.rows)
             if len(rows):
                 yield chunk.start + rows
 
 
 def batches(
-    source: PairDataset,
-    tokenizer: Tokenizer,
-    config: TrainConfig,
-    context: int,
-    seed: int,
-    device: str,
-    ranks: Ranks | None = None,
-    first: int = 0,
-    workers: int | None = None,
-) -> Iterator[Batch]:
-    """The batches of a training, or this process's rows of them, from step `first` on (counted from 0).
+    source: PairDataset, tokenizer: Tokenizer, config: TrainConfig, context: int, seed: int, device: str,
+    ranks: Ranks | None = None, first: int = 0, workers: int | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """The batches of a training, or this rank's rows of them.
 
-    A data set of up to CHUNK pairs is drawn or read once and stays in memory. Of a larger one scenes are drawn chunk by chunk;
-    files are read by processes of their own, `workers` of them, which also a small data set's may be; None: as many as there
-    are processors, up to eight. Workers that die are started again where they were, RESTARTS times.
-    Raises LclError when more than MAX_BAD of the rows cannot be read, or the workers die again and again.
+    A data set of up to CHUNK pairs is drawn or read once and stays in memory. Scenes of a larger one are drawn chunk by
+    chunk; files are read by worker processes, which are restarted where they were if they die, RESTARTS times.
+
+    Args:
+        source: the data set.
+        tokenizer: of its captions.
+        config: pairs, epochs, batch size.
+        context: tokens of a caption, at most.
+        seed: of the order.
+        device: of the batches.
+        ranks: the process group.
+        first: the first step, counted from 0.
+        workers: processes that read files (default: one a processor, up to eight, for data sets above CHUNK).
+
+    Raises:
+        LclError: if more than MAX_BAD of the rows cannot be read, or the workers die again and again.
     """
     ranks, rows = ranks or Ranks(), source.train(config.pairs)
     if workers is None:
@@ -111,18 +122,18 @@ def batches(
 
 
 class _Count:
-    """How many rows were asked for, and how many could not be read. fewest: rows before which no share is taken of them."""
+    """Counts rows and unreadable rows. min_rows: do not check the share of bad rows before this many rows."""
 
-    def __init__(self, fewest: int = 1):
-        self.rows, self.faults, self.fewest = 0, collections.Counter(), fewest
+    def __init__(self, min_rows: int = 1):
+        self.rows, self.faults, self.min_rows = 0, collections.Counter(), min_rows
 
     def add(self, rows: int, faults: dict[str, int]) -> int:
-        """Returns how many were bad up to now. Raises LclError when their share is above MAX_BAD."""
+        """Returns the number of bad rows so far. Raises LclError if their share is above MAX_BAD."""
         self.rows += rows
         self.faults.update(faults)
         bad = self.faults.total()
         require(
-            bad <= MAX_BAD * max(self.rows, self.fewest),
+            bad <= MAX_BAD * max(self.rows, self.min_rows),
             f"{bad:,} of {self.rows:,} rows could not be read, more than {MAX_BAD:.0%} ({tell(self.faults)}); look at the "
             "data with `lcl data verify`, and go on from the last checkpoint.",
         )
@@ -130,14 +141,14 @@ class _Count:
 
 
 def _processors() -> int:
-    """Those of this machine, shared with the other processes of the training on it."""
+    """The processors of this machine, divided among the ranks on it."""
     return max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
 
 def _drawn(
     rows: DatasetView, tokenizer: Tokenizer, config: TrainConfig, context: int, seed: int, ranks: Ranks, first: int, device: str
 ) -> Iterator[Batch]:
-    """Batches out of what is in memory: everything, or a chunk."""
+    """Batches from memory, which holds everything or one chunk."""
     all_fit = config.pairs <= CHUNK // config.batch_size * config.batch_size
     taken, count = None, _Count()
     for share in shares(config, seed, ranks, first):
@@ -161,30 +172,33 @@ def _streamed(
     workers: int,
     device: str,
 ) -> Iterator[Batch]:
-    """Batches as workers read them, in order."""
-    reading, count = _Reading(rows, tokenizer, context), _Count(min(FEW, len(rows)))
+    """Batches that workers read, in order."""
+    reading, count = _WorkerDataset(rows, tokenizer, context), _Count(min(MIN_ROWS, len(rows)))
     on_gpu, restarts = device.startswith("cuda"), 0
     while True:
         steps = (row.tolist() for share in shares(config, seed, ranks, first) for row in share)
         loader = DataLoader(
-            reading, None, sampler=steps, num_workers=workers, prefetch_factor=AHEAD, timeout=LOOK, pin_memory=on_gpu,
+            reading, None, sampler=steps, num_workers=workers, prefetch_factor=PREFETCH, timeout=POLL_SECONDS, pin_memory=on_gpu,
             collate_fn=_as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
         )  # fmt: skip
         found = iter(loader)
-        # torch raises a worker's death wherever this process is, also in the midst of a step, which would end the training
+        # torch raises a worker's death wherever this process is, even within a step, which would end the training
         signal_handling._remove_worker_pids(id(found))
         found._worker_pids_set = False
         while True:
             try:
                 read = _wait(found)
-            except (RuntimeError, EOFError, OSError) as error:  # one is dead, or its last message ends in the midst
-                for worker in found._workers:  # also one that hangs, or nothing would end
+            except (RuntimeError, EOFError, OSError) as error:  # a worker is dead, or its last message is incomplete
+                for worker in found._workers:  # also one that hangs
                     worker.kill()
                     worker.join()
                 found, reason = None, str(error).partition("\n")[0] or type(error).__name__
-                require(restarts < RESTARTS, f"the processes that read the data died {RESTARTS + 1} times ({reason}).")
+                require(
+                    restarts < RESTARTS,
+                    f"the data loader's workers died {RESTARTS + 1} times ({reason}); free some memory, or use fewer --workers.",
+                )
                 restarts += 1
-                log.warning("a process that read the data died (%s); starting it again at step %d", reason, first + 1)
+                log.warning("a data loader worker died (%s); restarting at step %d", reason, first + 1)
                 break
             if read is None:
                 return
@@ -197,18 +211,18 @@ def _streamed(
 
 
 def _wait(found: Iterator):
-    """What the workers read next, or None after the last batch. Raises RuntimeError when one is dead, or all are silent."""
-    for _ in range(0, STALL, LOOK):
+    """The workers' next batch, or None after the last. Raises RuntimeError if one is dead, or none answers."""
+    for _ in range(0, STALL_SECONDS, POLL_SECONDS):
         try:
             return next(found, None)
-        except RuntimeError as error:  # each time nothing came for LOOK seconds torch looks whether the workers live
+        except RuntimeError as error:  # after POLL_SECONDS without a batch torch checks that the workers are alive
             if "timed out" not in str(error):
                 raise
-    raise RuntimeError(f"nothing was read for {STALL} seconds")
+    raise RuntimeError(f"nothing was read for {STALL_SECONDS} seconds")
 
 
-class _Reading(Dataset):
-    """What a worker does: a step's rows in, its batch out; or an error, to be raised where the training is."""
+class _WorkerDataset(Dataset):
+    """A worker's data set: from a step's rows to its batch; or to an error, to be raised in the training's process."""
 
     def __init__(self, rows: DatasetView, tokenizer: Tokenizer, context: int):
         self.rows, self.tokenizer, self.context = rows, tokenizer, context
@@ -219,8 +233,8 @@ class _Reading(Dataset):
             tokens = self.tokenizer.encode(taken.captions, self.context)
         except LclError as error:
             return error
-        except Exception:  # a mistake of ours: it is told where one can see it
-            return RuntimeError(f"in a process that reads the data:\n{traceback.format_exc()}")
+        except Exception:  # a bug: raise it where it can be seen
+            return RuntimeError(f"in a data loader worker:\n{traceback.format_exc()}")
         return taken.images, tokens, torch.tensor(taken.rows), taken.faults
 
 
@@ -229,5 +243,5 @@ def _as_it_is(batch):
 
 
 def one_thread(number: int) -> None:
-    """What a worker begins with: it is one thread's work."""
+    """Worker init: limit each worker to one thread."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -189,9 +189,9 @@ def test_readers_of_many_tars_keep_few_files_open(tmp_path):
     code = f"""
 import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 from pathlib import Path
-from lcl.data.collection import Collection
+from lcl.data.collection import ShardDataset
 from lcl.data.shards import open_shards
-rows = Collection(open_shards(Path({str(tmp_path)!r}), workers=0), {SIZE}).training(1000)
+rows = ShardDataset(open_shards(Path({str(tmp_path)!r}), workers=0), {SIZE}).train(1000)
 taken = rows.take([row * 7 % 1000 for row in range(2000)])
 print(taken.faults, taken.rows == [row * 7 % 1000 for row in range(2000)])
 """
@@ -222,7 +222,7 @@ def test_where_nothing_can_be_read_it_stops_and_never_hangs(folder, words, monke
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_above_a_share_of_bad_rows_a_training_stops_and_says_why_and_below_it_goes_on(folder, pairs, words, monkeypatch, workers):
-    monkeypatch.setattr(loader, "FEW", 16)
+    monkeypatch.setattr(loader, "MIN_ROWS", 16)
     monkeypatch.setattr(loader, "MAX_BAD", 0.2)
     break_tar(folder, 4)
     seen = read(pairs, words, workers=workers)
@@ -270,7 +270,7 @@ def test_chunks_shuffle_within_themselves_and_are_read_alike(pairs, words, monke
 
 def test_what_a_worker_reads_with_may_be_sent_to_it(pairs, words):
     """As systems do that start workers anew, instead of forking."""
-    reading = loader._Reading(pairs.train(20), words, 48)
+    reading = loader._WorkerDataset(pairs.train(20), words, 48)
     pairs.train(20).take(range(20))  # files are open
     sent = pickle.loads(pickle.dumps(reading))
     (images, tokens, numbers, _), (again, other, same, _) = reading[[3, 1]], sent[[3, 1]]
@@ -279,7 +279,7 @@ def test_what_a_worker_reads_with_may_be_sent_to_it(pairs, words):
 
 def test_a_mistake_in_a_worker_is_told_with_its_traceback_and_not_tried_again(pairs, words, monkeypatch, caplog):
     monkeypatch.setattr(collection.ShardView, "take", lambda *_: [][0])
-    with pytest.raises(RuntimeError, match="(?s)in a process that reads the data:.*IndexError: list index out of range"):
+    with pytest.raises(RuntimeError, match="(?s)in a data loader worker:.*IndexError: list index out of range"):
         read(pairs, words, workers=2)
     assert "starting it again" not in caplog.text
 
@@ -311,22 +311,22 @@ def test_a_worker_that_is_killed_is_started_again_where_it_was(pairs, words, cap
         if len(seen) in (5, 30):
             kills += bool(kill_readers())
     assert kills == 2 and equal(seen, whole)
-    assert "a process that read the data died" in caplog.text and "starting it again at step" in caplog.text
+    assert "a data loader worker died" in caplog.text and "starting it again at step" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.slow
 def test_workers_that_die_again_and_again_stop_the_training(pairs, words, monkeypatch):
     monkeypatch.setattr(collection.ShardView, "take", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(LclError, match="the processes that read the data died 4 times"):
+    with pytest.raises(LclError, match="the data loader's workers died 4 times"):
         read(pairs, words, workers=1)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_taken_for_dead(pairs, words, monkeypatch):
-    monkeypatch.setattr(loader, "STALL", 3)
-    monkeypatch.setattr(loader, "LOOK", 1)
+    monkeypatch.setattr(loader, "STALL_SECONDS", 3)
+    monkeypatch.setattr(loader, "POLL_SECONDS", 1)
     monkeypatch.setattr(loader, "RESTARTS", 0)
     monkeypatch.setattr(collection.ShardView, "take", lambda *_: signal.pause())
     with pytest.raises(LclError, match="died 1 times .nothing was read for 3 seconds"):

@@ -125,11 +125,11 @@ CHILD = """
 import dataclasses, hashlib, torch
 from lcl.config import SceneConfig
 from lcl.data.pictures import load_pictures
-from lcl.data.scenes import SPLITS, World
+from lcl.data.scenes import SPLITS, SceneDataset
 torch.set_num_threads(1)
 pictures = load_pictures(64)
 few = dataclasses.replace(pictures, concepts=pictures.concepts[:60], drawings=pictures.drawings[:, :60])
-world = World(SceneConfig(known=32, unseen=8), few)
+world = SceneDataset(SceneConfig(known=32, unseen=8), few)
 scenes = [world.scene(split, index) for split in SPLITS for index in range(20)]
 print(hashlib.sha256(world.render(scenes).numpy().tobytes() + repr(scenes).encode()).hexdigest())
 """
