@@ -1,7 +1,7 @@
-"""Trainings that survive: everything a run needs to go on, bit for bit, as if nothing had happened.
+"""Checkpoints: everything a training needs to resume with bitwise identical results.
 
-A checkpoint is a folder `step-00000500` with the tensors, and `state.json`, which is written last: what a kill leaves
-without it is no checkpoint. The position in the data is the step; see `feeds`.
+A checkpoint is a folder `step-00000500` with tensors and `state.json`, which is written last: a folder without it is no
+checkpoint. The position in the data is the step; see `loader`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT = 2
 
 
 def describe(training: Training) -> dict:
-    """What must be the same for a training to go on; JSON-able."""
+    """What must be the same for a training to resume; JSON-able."""
     of = {
         "data": training.source.fingerprint,
         "recipe": to_dict(training.recipe),
@@ -35,14 +35,20 @@ def describe(training: Training) -> dict:
         "tokenizer": storage.fingerprint(training.tokenizer.to_dict()),
         "teacher": training.teacher.description if training.teacher else None,
     }
-    return json.loads(json.dumps(of))  # as it will be read
+    return json.loads(json.dumps(of))  # with JSON's types
 
 
 def save_checkpoint(folder: Path, training: Training, score: float | None = None, keep: int = KEPT) -> Path:
-    """Write `folder/step-…`; keep the last `keep` and the one with the best score, and remove the others.
+    """Write `folder/step-…`; keep the last ones and the one with the best score, and remove the others.
 
-    score: what is to be large, as recall among watched pairs; None if it was not measured. Every process calls it, the
-    leader writes. Raises LclError when the disk is full; the checkpoints before are then untouched.
+    Args:
+        folder: of all checkpoints.
+        training: the run; all ranks call this, the main process writes.
+        score: higher is better, such as validation recall; None if it was not measured.
+        keep: how many of the last checkpoints stay.
+
+    Raises:
+        LclError: if the disk is full; earlier checkpoints are then untouched.
     """
     place = Path(folder) / f"step-{training.step:08d}"
     if training.ranks.is_main:
@@ -62,29 +68,30 @@ def _remove_old(folder: Path, keep: int) -> None:
     best = max((path for path in whole if scores[path] is not None), key=lambda path: scores[path], default=None)
     for path in folder.glob("step-*"):
         if path not in {*whole[-keep:], best}:
-            (path / STATE).unlink(missing_ok=True)  # first, so that half a folder is no checkpoint
+            (path / STATE).unlink(missing_ok=True)  # first, so that half a folder does not count
             shutil.rmtree(path)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a folder, the earliest first."""
+    """The complete checkpoints of a folder, the earliest first."""
     found = Path(folder).glob("step-*")
     return sorted(path for path in found if re.fullmatch(r"step-\d{8}", path.name) and (path / STATE).exists())
 
 
 def resume(folder: Path, training: Training) -> int:
-    """Put the last whole checkpoint of a folder into a new training, which then goes on there. Returns its step; 0 if there
-    is none.
+    """Load a folder's last complete checkpoint into a new training; returns its step, or 0 if there is none.
 
-    Raises LclError, with the reason, when it is of another data set, recipe, profile, seed or number of processes.
+    Raises:
+        LclError: for a checkpoint of another data set, recipe, profile, seed or number of processes, with the difference.
     """
     for path in reversed(checkpoints(folder)):
         state = storage.read_json(path / STATE)
-        require(isinstance(state, dict) and state.get("format") == FORMAT, f"{path / STATE} is no checkpoint of this library.")
+        ours = isinstance(state, dict) and state.get("format") == FORMAT
+        require(ours, f"{path / STATE} is no checkpoint of this library; remove that folder.")
         difference = _difference(upgraded_description(state.get("of")), describe(training), "")
         require(not difference, f"the checkpoint in {path} belongs to another training: its {difference}.")
         if storage.file_sha256(path / TENSORS) != state.get("tensors"):
-            continue  # damaged; the one before is as good, a little earlier
+            continue  # damaged: use the one before
         _restore(training, storage.read_tensors(path / TENSORS))
         training.step = state["step"]
         return training.step
@@ -99,7 +106,7 @@ def upgraded_description(of: object) -> object:
 
 
 def _difference(kept: object, ours: object, where: str) -> str:
-    """The first thing in which two descriptions differ, in words; nothing if they do not."""
+    """The first difference of two descriptions, in words; "" if there is none."""
     if isinstance(kept, dict) and isinstance(ours, dict):
         found = (_difference(kept.get(key), ours.get(key), f"{where}.{key}".strip(".")) for key in [*ours, *kept])
         return next((difference for difference in found if difference), "")
@@ -107,7 +114,7 @@ def _difference(kept: object, ours: object, where: str) -> str:
 
 
 def _tensors(training: Training) -> dict[str, torch.Tensor]:
-    """All that changes while one trains, by name."""
+    """All tensors that change in training, by name."""
     tensors = {f"learner.{name}": tensor for name, tensor in training.learner.state_dict().items()}
     names = {id(parameter): name for name, parameter in training.learner.named_parameters()}
     for parameter, state in training.optimizer.state.items():

@@ -1,4 +1,4 @@
-"""What went wrong with a training? Evidence is measured first, then judged: every check is a pure function of numbers."""
+"""Diagnose a training: evidence is measured first, then judged; every check is a pure function of numbers."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ from lcl.train.loop import VALIDATION_PAIRS, Event, Step, Training, Validation
 from lcl.train.recipes import Recipe, StepContext
 from lcl.train.runs import load_run
 
-PAIRS = 256  # of the training, that are looked at
-COLLAPSED = 0.9  # mean cosine of two different images, or captions; of healthy trainings 0.01 to 0.16, of a collapsed one 1.00
+PAIRS = 256  # training pairs that are measured
+COLLAPSED = 0.9  # mean cosine of two images, or two captions; in healthy trainings 0.01 to 0.16, in a collapsed one 1.00
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured. A value is None where it could not be.
+    """What was measured; None where it could not be.
 
-    lengths: smallest and largest norm of an embedding. alike: mean cosine of two images, and of two captions.
-    company: smallest cosine between a caption's embedding alone and in a batch. words: how many words the model counts in
-    some captions, and how many there are. quiz: the contrastive loss as the recipe tells it, and cross-entropy along the
-    rows and along the columns, of one batch. losses: the contrastive part, by step. from_start: is the first step among these?
-    scales: logit_scale, by step.
-    watched: the last loss on pairs never trained on. recall: the mean of both ways there, beside `chance`.
-    own: share of the rows that are their own neighbour. kin: standard errors by which captions of similar images are more
-    similar than any two (by frozen encoders).
+    Attributes:
+        lengths: smallest and largest norm of an embedding.
+        alike: mean cosine of two images, and of two captions.
+        company: smallest cosine between a caption's embedding alone and in a batch.
+        words: number of words that the model counts in some captions, and the true number.
+        quiz: of one batch, the contrastive loss of the recipe, and cross-entropy along the rows and along the columns.
+        losses: the contrastive part of the loss, by step; from_start: is the first step among these?
+        scales: logit_scale, by step.
+        watched: the last validation loss; recall: validation recall@1, mean of both directions, with its `chance`.
+        own: share of the rows that are their own neighbour.
+        kin: standard errors by which captions of similar images are more similar than any two, by frozen encoders.
     """
 
     batch_size: int
@@ -60,7 +63,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """A check and its verdict. says: the measured value in words; mend: what to look at, "" where all is well."""
+    """A check and its verdict. measured: the value in words; fix: what to do, "" if nothing is wrong."""
 
     check: str
     measured: str
@@ -72,48 +75,53 @@ class Finding:
 
 
 class Diagnosis(tuple):
-    """Findings, one a check; printed, a line each."""
+    """Findings, one a check; printed as one line each."""
 
     @property
     def failed(self) -> list[str]:
-        """The names of the checks that found something."""
+        """The names of the checks that found a problem."""
         return [finding.check for finding in self if not finding.ok]
 
     @property
     def failures(self) -> Diagnosis:
-        """The findings that name a mend."""
+        """The findings with a problem."""
         return Diagnosis(finding for finding in self if not finding.ok)
 
     def __repr__(self) -> str:
         if not self:
-            return "✓ nothing was found"
+            return "✓ no problem was found"
         wide = max(len(finding.check) for finding in self)
         lines = [f"{'✓' if f.ok else '✗'} {f.check:{wide}s}  {f.measured}" + (f" → {f.fix}" if f.fix else "") for f in self]
         return "\n".join(lines)
 
 
 def diagnose(run: Path | str | Training, curve: Sequence[Event] = ()) -> Diagnosis:
-    """Look at a run's folder, or at a training and the events that it yielded, and name what is wrong with it.
+    """Check a run's folder, or a training and its events, for the usual faults; takes some seconds.
 
-    Some seconds: two frozen encoders look at a few hundred pairs. Raises LclError where there is no finished run.
+    Args:
+        run: the folder of a finished run, or a `Training`.
+        curve: the events that the training yielded.
+
+    Returns:
+        One finding a check.
     """
     return judge(gather(run, curve))
 
 
 def judge(evidence: Evidence) -> Diagnosis:
-    """Every check on what was measured."""
+    """Apply every check."""
     return Diagnosis(finding for check in CHECKS if (finding := check(evidence)) is not None)
 
 
 def gather(run: Path | str | Training, curve: Sequence[Event] = ()) -> Evidence:
-    """Measure what the checks need."""
+    """Measure what the checks need, of a folder or a training."""
     if isinstance(run, Training):
-        require(any(isinstance(event, Step) for event in curve), "a training is judged by its events: hand them over, too.")
+        require(any(isinstance(event, Step) for event in curve), "a training is judged by its events; pass them as `curve`.")
         teacher, profile = run.teacher, run.profile
         return measure(run.model, run.tokenizer, run.source, profile.training, curve, run.recipe, run.extra, teacher)
     found = load_run(Path(run))
     source = open_dataset(found.profile, found.pictures_folder, found.shards_folder)
-    # a run does not keep its teacher; what guides it is looked at when it is a Training
+    # a run's folder has no teacher, so neighbours are checked only for a Training
     return measure(found.model, found.tokenizer, source, found.profile.training, found.curve, found.recipe, found.extra, None)
 
 
@@ -121,7 +129,7 @@ def gather(run: Path | str | Training, curve: Sequence[Event] = ()) -> Evidence:
 def measure(
     model: Clip, tokenizer: Tokenizer, source, config, curve: Sequence[Event], recipe: Recipe, extra, teacher: Teacher | None
 ) -> Evidence:
-    """The evidence of a trained model. Leaves it in evaluation mode."""
+    """The evidence of a trained model, which is set to evaluation mode."""
     model.eval()
     extra.eval()
     device, context = model.tau.device, model.config.language.context_length
@@ -130,14 +138,14 @@ def measure(
     v, t = embed(model, tokenizer, pairs)
     lengths = torch.cat([v, t]).norm(dim=1)
 
-    few = sorted(pairs.captions[:64], key=len)[:8]  # short ones, which a batch pads most
+    few = sorted(pairs.captions[:64], key=len)[:8]  # short ones have the most padding in a batch
     together = tokenizer.encode([*few, max(pairs.captions[:64], key=len)], context).to(device)
     alone = torch.cat([model.encode_text(tokenizer.encode([caption], context).to(device)) for caption in few])
     company = F.cosine_similarity(alone, model.encode_text(together)[: len(few)]).min().item()
     _, real = model.embed_words(model.language(together), together)
 
     steps = [event for event in curve if isinstance(event, Step)]
-    require(bool(steps), "a training is judged by its steps, and there are none.")
+    require(bool(steps), "a training is judged by its steps, but the curve has none.")
     look = next((event for event in reversed(curve) if isinstance(event, Validation)), None)
     part = next((name for name in ("info_nce", "soft_info_nce") if steps and name in steps[0].losses), None)
     return Evidence(
@@ -189,14 +197,14 @@ def _own(teacher: Teacher | None) -> float | None:
 
 
 def _kin(pairs: Samples) -> float | None:
-    """Do captions of similar images resemble each other? By the frozen encoders, in standard errors above any two captions."""
+    """How much more similar are captions of similar images than any two, by frozen encoders? In standard errors."""
     u, z = ImageEncoder()(pairs.images), TextEncoder()(pairs.captions)
     similarity = z @ z.T  # (N, N)
     near = similarity[torch.arange(len(z)), nearest_neighbours(u, 1).indices[:, 0]]
     usual = (similarity.sum(1) - similarity.diagonal()) / (len(z) - 1)
     gain = near - usual
     found = (gain.mean() / (gain.std() / len(gain) ** 0.5)).item()
-    return found if math.isfinite(found) else None  # one caption for all pictures: nothing can be said
+    return found if math.isfinite(found) else None  # undefined, for example if all captions are equal
 
 
 def length_one(e: Evidence) -> Finding:
@@ -222,75 +230,81 @@ def temperature_moves(e: Evidence) -> Finding | None:
         return None
     low, high = min(e.scales), max(e.scales)
     frozen = high - low < 1e-4 * high and high < 99
-    fix = "let the optimiser have the temperature, and no weight decay on it" if frozen else ""
+    fix = "add the temperature to the optimiser, without weight decay" if frozen else ""
     return Finding("temperature", f"logit_scale from {low:.2f} to {high:.2f}", fix)
 
 
 def enough_negatives(e: Evidence) -> Finding:
     """A first loss of ln B: below it, pairs are compared with fewer than the batch."""
     first, guess = e.losses[0], math.log(max(e.batch_size, 1))
-    said = f"first loss {first:.2f}, a guess among {e.batch_size} costs {guess:.2f}"
+    said = f"first loss {first:.2f}, chance level among {e.batch_size} is {guess:.2f}"
     if e.batch_size < 2 or max(map(abs, e.losses)) < 1e-6:
-        return Finding("negatives", said, "a batch of one has no negatives: its loss is 0, and nothing can be learned")
+        return Finding("negatives", said, "a batch of one has no negatives, so the loss is 0: use larger batches")
     fewer = e.from_start and first < 0.8 * guess
-    fix = f"it looks like a guess among {math.exp(first):.0f}: contrast the whole batch" if fewer else ""
+    fix = f"this is the chance level among {math.exp(first):.0f}: contrast the whole batch" if fewer else ""
     return Finding("negatives", said, fix)
 
 
 def no_peeking(e: Evidence) -> Finding | None:
-    """A training loss that the embeddings deserve. Of embeddings that have collapsed nothing can be said here."""
+    """A training loss that follows from the embeddings; undecided if they collapsed."""
     if e.quiz is None or max(e.alike) > COLLAPSED:
         return None
     said, rows, columns = e.quiz
     honest, guess = (rows + columns) / 2, math.log(max(e.batch_size, 2))
     leaks = said < honest - 0.25 * guess and max(map(abs, e.losses)) > 1e-6
-    fix = "the objective sees its answer: no image may reach a caption's embedding" if leaks else ""
-    return Finding("no peeking", f"loss {said:.3f}, while the embeddings are worth {honest:.3f}", fix)
+    fix = "the objective leaks its answer: a caption's embedding must not depend on its image" if leaks else ""
+    return Finding("no peeking", f"loss {said:.3f}, but {honest:.3f} from the embeddings alone", fix)
 
 
 def not_collapsed(e: Evidence) -> Finding:
-    """Different things, different embeddings."""
-    fix = "everything lies in one place: something pulls, and nothing pushes apart" if max(e.alike) > COLLAPSED else ""
+    """Different inputs, different embeddings."""
+    collapsed = "the embeddings collapsed to one point: lower the learning rate, or look for a loss without negatives"
+    fix = collapsed if max(e.alike) > COLLAPSED else ""
     return Finding("spread", f"cosine of two images {e.alike[0]:.2f}, of two captions {e.alike[1]:.2f}", fix)
 
 
 def padding_is_nothing(e: Evidence) -> Finding:
-    """Padding that neither is looked at nor counts as a word."""
+    """Padding that is neither attended to nor counted as a word."""
     counted, there = e.words
     said = f"a caption alone and in a batch: cosine {e.company:.4f}; {counted} words counted of {there}"
     if counted != there:
-        return Finding("padding", said, "padding is matched as if it were words: mask it")
+        return Finding("padding", said, "padding counts as words: mask it")
     return Finding("padding", said, "a caption depends on the batch it is in: mask the padding" if e.company < 0.999 else "")
 
 
 def others_as_neighbours(e: Evidence) -> Finding | None:
-    """Neighbours other than oneself."""
+    """Neighbours other than the row itself."""
     if e.own is None:
         return None
-    fix = "exclude the diagonal from the search: who is his own neighbour learns nothing from him" if e.own > 0.01 else ""
+    fix = "exclude the diagonal from the search: a row that is its own neighbour teaches nothing" if e.own > 0.01 else ""
     return Finding("neighbours", f"{e.own:.0%} of the rows are their own neighbour", fix)
 
 
 def captions_belong(e: Evidence) -> Finding | None:
-    """Captions that go with their images."""
+    """Captions that match their images."""
     if e.kin is None:
         return None
-    fix = "captions are shuffled against the images: look at a dozen pairs" if e.kin < 3 else ""
+    fix = "captions do not match their images: look at a dozen pairs" if e.kin < 3 else ""
     return Finding("pairing", f"captions of similar images are {e.kin:.1f} standard errors more alike than any two", fix)
 
 
 def learns(e: Evidence) -> Finding | None:
-    """Something is learned that holds for new pairs."""
-    if e.watched is None or e.recall is None or e.chance > 0.1:  # among ten pairs or fewer luck decides
+    """What was learned holds for new pairs: more hits than chance explains, or a validation loss below chance level."""
+    if e.watched is None or e.recall is None or e.chance > 0.1:  # among ten pairs or fewer, chance decides
         return None
+    from scipy.stats import poisson  # takes a second
+
+    queries = 2 / e.chance  # both directions
+    by_chance = poisson.sf(e.recall * queries - 1, e.chance * queries)  # probability of so many hits without learning
     last = sum(e.losses[-10:]) / len(e.losses[-10:])
     said = f"loss {last:.2f} in training, {e.watched:.2f} on new pairs; recall@1 there {e.recall:.1%} (chance {e.chance:.1%})"
+    nothing = by_chance > 0.1 and e.watched > 0.97 * math.log(max(e.batch_size, 2))
     fix = "nothing is learned that holds for new pairs: see the other lines, the learning rate, the number of steps"
-    return Finding("learning", said, fix if e.recall < 3 * e.chance else "")
+    return Finding("learning", said, fix if nothing else "")
 
 
 CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     length_one, both_quizzes, temperature_moves, enough_negatives, no_peeking, not_collapsed, padding_is_nothing,
     others_as_neighbours, captions_belong, learns,
 )  # fmt: skip
-"""All checks, in the order in which they are told."""
+"""All checks, in order."""

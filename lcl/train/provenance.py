@@ -1,4 +1,4 @@
-"""Where and with what something was made: commit, code, versions, machine. Every figure that is kept says so."""
+"""Where and with what something was made: commit, code, versions, machine. Every saved result carries this."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lcl.config import CHECKOUT
 from lcl.data.pictures import PACKAGES
 
 HERE = CHECKOUT / "lcl"
-LEARNS = ("train.loop", "eval.metrics")  # what these modules and all that they import say is what a figure depends on
+LEARNS = ("train.loop", "eval.metrics")  # a metric depends on these modules and on all that they import
 
 # Code that changed and gives bitwise identical results: its own key, and the older key that it goes by. A test trains the
 # study's small cell by it, and compares every metric with the kept one.
@@ -30,7 +30,7 @@ SAME = {  # names, docstrings and module layout changed
 
 
 def provenance() -> dict:
-    """Where and with what something is made, now; JSON-able."""
+    """Commit, code, versions and machine, as they are now; JSON-able."""
     packages = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", *PACKAGES)
     return {
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -49,7 +49,7 @@ def provenance() -> dict:
 
 
 def version(package: str) -> str | None:
-    """The installed version; None where the package is missing, as art may be where one draws oneself."""
+    """The installed version; None if not installed (some packages are optional)."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -57,8 +57,7 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The checked-out commit, with "+changes" if Python files of the checkout differ from it; None where git does not know us:
-    outside a checkout, and installed into somebody else's."""
+    """The checked-out commit, with "+changes" if Python files differ from it; None outside a checkout of this project."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
@@ -71,7 +70,7 @@ def commit() -> str | None:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, if the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""A run's folder: metrics.json, the checkpoint and the curve, and where and with what they were made."""
+"""Run folders: metrics.json, weights and curve, and where and with what they were made."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ EXTRA = "training_only.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run as read from its folder. See `save_run` for what is in it.
-
-    extra: the recipe's modules that exist in training only, by objective.
-    """
+    """A finished run, read from its folder; see `save_run`. `extra` holds the recipe's training-only modules."""
 
     folder: Path
     profile: Profile
@@ -48,9 +45,10 @@ class Run:
 
 @contextlib.contextmanager
 def new_run(runs: Path, name: str) -> Iterator[Path]:
-    """Make the folder `runs/name` and lend it; if the work inside fails and left it empty, take it away again.
+    """Make the folder `runs/name`; remove it if the work inside fails and leaves it empty.
 
-    Raises LclError if the folder exists already, or the name is no plain file name.
+    Raises:
+        LclError: if the folder exists already, or the name is no plain file name.
     """
     require(
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", name) is not None,
@@ -72,7 +70,7 @@ def new_run(runs: Path, name: str) -> Iterator[Path]:
 
 
 def free_name(runs: Path, stem: str) -> str:
-    """The first of stem, stem-2, stem-3, … that names no run yet."""
+    """The first of stem, stem-2, stem-3, … that is not taken."""
     number, name = 1, stem
     while (Path(runs) / name).exists():
         number += 1
@@ -80,15 +78,17 @@ def free_name(runs: Path, stem: str) -> str:
     return name
 
 
-PLAN = "training.json"  # what a run set out to do, written before it begins
-LOG = "log.jsonl"  # its events, a line each, as they happen
+PLAN = "training.json"  # the settings of a run, written before it starts
+LOG = "log.jsonl"  # its events, one a line, as they happen
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run sets out to do. pictures, shards: the folder of the drawings, or of the pairs, where it is one's own.
+    """The settings of a run.
 
-    checkpoint_every: steps, 0 for none; keep: how many of the checkpoints.
+    Attributes:
+        pictures, shards: the user's folder of drawings, or of pairs, if any.
+        checkpoint_every: steps; 0 for none. keep: how many of the last checkpoints stay.
     """
 
     profile: Profile
@@ -101,12 +101,12 @@ class Plan:
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    """Note it, so that the run can be resumed by its name."""
+    """Write the settings, so that the run can be resumed by its folder."""
     storage.write_json(folder / PLAN, {"format": FORMAT} | to_dict(plan))
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a run that was begun. Raises LclError if there is none, or it is finished."""
+    """Read the settings of a run that was started. Raises LclError if there are none, or the run is finished."""
     folder = Path(folder)
     require(
         (folder / PLAN).exists(),
@@ -115,17 +115,20 @@ def read_plan(folder: Path) -> Plan:
     require(not (folder / "metrics.json").exists(), f"the training in {folder} is finished; there is nothing to resume.")
     found = storage.read_json(folder / PLAN)
     ours = isinstance(found, dict) and found.pop("format", None) == FORMAT
-    require(ours, f"{folder / PLAN} is no plan of this library.")
+    require(ours, f"{folder / PLAN} holds no settings of this library; train again under another name.")
     return from_dict(Plan, found)
 
 
 class EventLog:
-    """A run's events on disk, a line of JSON each, written as they happen: what was told survives who told it."""
+    """A run's events on disk, one line of JSON each, written as they happen."""
 
     def __init__(self, folder: Path, until: int = 0, tensorboard: bool = False):
-        """Open the log of a run that goes on after step `until`: what was told of later steps is told again.
+        """Open the log of a run that resumes after step `until`; later events are dropped.
 
-        tensorboard: also write one that TensorBoard shows, to `folder/tensorboard`.
+        Args:
+            folder: of the run.
+            until: the last step that counts.
+            tensorboard: also log to `folder/tensorboard`.
         """
         self.path = Path(folder) / LOG
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
@@ -133,21 +136,21 @@ class EventLog:
         storage.write_bytes(self.path, "".join(map(_line, self.before)).encode())
         self.board = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import: only those who want it wait
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds
 
             self.board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=until + 1)
 
     def write(self, event: Event) -> None:
-        """Add an event."""
+        """Append an event."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(event))
         if self.board:
-            told = dataclasses.asdict(event)
-            step, parts = told.pop("step"), told.pop("losses", {})
-            group = "training" if isinstance(event, Step) else "watched"
-            for name, value in (told | {f"losses/{name}": value for name, value in parts.items()}).items():
+            values = dataclasses.asdict(event)
+            step, parts = values.pop("step"), values.pop("losses", {})
+            group = "training" if isinstance(event, Step) else "validation"
+            for name, value in (values | {f"losses/{name}": value for name, value in parts.items()}).items():
                 self.board.add_scalar(f"{group}/{name}", value, step)
-            if group == "watched":
+            if group == "validation":
                 self.board.flush()
 
 
@@ -156,7 +159,7 @@ def _line(event: Event) -> str:
 
 
 def _event(line: str) -> Event | None:
-    """An event of the log; None for half a line, as a kill leaves it."""
+    """An event of the log; None for an incomplete line, as a kill leaves it."""
     try:
         found = json.loads(line)
         return {"Step": Step, "Validation": Validation, "Look": Validation}[found.pop("event")](**found)
@@ -173,16 +176,17 @@ def save_run(
     pictures_folder: Path | None = None,
     shards_folder: Path | None = None,
 ) -> None:
-    """Write the checkpoint, then metrics.json, which says that the run is complete.
+    """Write the weights and the curve, then metrics.json, which marks the run as complete.
 
-    The pair of towers and what exists in training only are two files: the first alone is what one uses.
+    The pair of towers is one file, the training-only modules another. In metrics.json, `metrics` are a function of profile,
+    seed and machine, bitwise; `seconds` by part since the start or resume, `step_ms` (median), `memory_gib` (maximum) and
+    `provenance` are not.
 
-    metrics.json: `metrics` are functions of profile, seed and machine, the same bits each time; `seconds` (how long
-    each part took since the run began or was resumed), `step_ms` (the median step), `memory_gib` (the most that was held)
-    and `provenance` are not. Raises LclError for a training without a step.
+    Raises:
+        LclError: for a training without a step.
     """
     steps = [event for event in curve if isinstance(event, Step)]
-    require(bool(steps), "nothing was learned, not one step: there is no run to write down.")
+    require(bool(steps), "the training made no step, so there is no run to save.")
     save_model(folder, training.model, training.tokenizer)
     if len(training.extra):
         storage.write_tensors(folder / EXTRA, training.extra.state_dict())
@@ -215,7 +219,7 @@ def save_run(
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run. Raises LclError when the folder holds none, or one that did not finish."""
+    """Read a run. Raises LclError for a folder without one, or with one that did not finish."""
     folder = Path(folder)
     require(folder.is_dir(), f"there is no run in {folder}; `lcl train --name NAME` makes one.")
     require(
@@ -224,10 +228,11 @@ def load_run(folder: Path) -> Run:
     )
     found = storage.read_json(folder / "metrics.json")
     require(
-        isinstance(found, dict) and found.get("format") == FORMAT, f"{folder / 'metrics.json'} is not of this library."
+        isinstance(found, dict) and found.get("format") == FORMAT,
+        f"{folder / 'metrics.json'} is not of this library; name the folder of a run.",
     )
     try:
-        folders = found["pictures"], found.get("shards")  # where one's own pictures or pairs are
+        folders = found["pictures"], found.get("shards")  # of the user's drawings or pairs, if any
         require(all(isinstance(name, str | None) for name in folders), f"{folder / 'metrics.json'} names no folder of pictures.")
         model, tokenizer = load_model(folder, data=found["data"])
         profile = from_dict(Profile, found["profile"])
@@ -241,7 +246,7 @@ def load_run(folder: Path) -> Run:
         if len(extra):
             extra.load_state_dict(storage.read_tensors(folder / EXTRA))
             same = storage.file_sha256(folder / EXTRA) == found["training_only"]
-            require(same, f"{folder / EXTRA} is not of the training that {folder / 'metrics.json'} describes.")
+            require(same, f"{folder / EXTRA} does not belong to the training that {folder / 'metrics.json'} describes.")
         return Run(
             folder, profile, found["seed"], *folders, found["metrics"], curve,
             found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer, recipe, extra,
@@ -251,13 +256,13 @@ def load_run(folder: Path) -> Run:
 
 
 def curve_to_dict(curve: Sequence[Event]) -> dict:
-    """What is kept of a curve, JSON-able: the loss, logit_scale and the parts of every step, and every look."""
+    """A curve as it is saved, JSON-able: loss, logit_scale and parts of every step, and all validation steps."""
     steps = [[event.step, event.loss, event.logit_scale, event.losses] for event in curve if isinstance(event, Step)]
     return {"steps": steps, "looks": [dataclasses.astuple(event) for event in curve if isinstance(event, Validation)]}
 
 
 def curve_from_dict(kept: dict, profile: Profile) -> list[Event]:
-    """Steps, then looks; what was not kept of a step is 0."""
+    """The inverse of `curve_to_dict`: steps, then validation steps; what was not saved of a step is 0."""
     total = profile.training.steps
     steps = [Step(step, total, loss, dict(parts), 0.0, 0.0, scale, 0.0, 0.0) for step, loss, scale, parts in kept["steps"]]
     return [*steps, *(Validation(*look) for look in kept["looks"])]

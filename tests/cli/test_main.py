@@ -442,7 +442,7 @@ def test_a_log_for_tensorboard_holds_every_step(tmp_path):
     curve = json.loads((tmp_path / "logged" / "curve.json").read_text())
     told = log.Scalars("training/loss")
     assert [(event.step, event.value) for event in told] == [(row[0], pytest.approx(row[1])) for row in curve["steps"]]
-    assert {"training/losses/info_nce", "training/pairs_per_second", "training/waited", "watched/image_to_text"} <= set(
+    assert {"training/losses/info_nce", "training/pairs_per_second", "training/waited", "validation/image_to_text"} <= set(
         log.Tags()["scalars"]
     )
 

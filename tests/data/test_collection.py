@@ -311,7 +311,7 @@ def test_a_worker_that_is_killed_is_started_again_where_it_was(pairs, words, cap
         if len(seen) in (5, 30):
             kills += bool(kill_readers())
     assert kills == 2 and equal(seen, whole)
-    assert "a data loader worker died" in caplog.text and "starting it again at step" in caplog.text
+    assert "a data loader worker died" in caplog.text and "restarting at step" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
