@@ -19,6 +19,9 @@ class LclError(Exception):
     """A mistake that the user can mend. Its text is one clear sentence: what is wrong, where, and what to do."""
 
 
+TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
+"""Prompts for a class name; a class is the mean of their embeddings (Radford et al. 2021, section 3.1.4)."""
+
 Progress = Callable[[int], object]
 """Is told, again and again, how many more are done."""
 

@@ -1,5 +1,7 @@
 """Files that are whole or not there at all: atomic writes, checksums, safetensors and JSON."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
@@ -8,13 +10,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import filelock
-import safetensors.torch
-import torch
+from typing import TYPE_CHECKING, Any
 
 from lcl.config import LclError, require
+
+if TYPE_CHECKING:
+    import torch  # at run time only where tensors are: ONNX folders are opened without torch, safetensors and filelock
 
 log = logging.getLogger("lcl")
 
@@ -54,7 +55,7 @@ def _replace(path: Path, fill: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())  # on the disk before the name points at it
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner may read
         os.replace(temporary, path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise LclError(
             f"cannot write {path}: {reason}; what was there before is untouched. Free some space or choose another folder."
@@ -73,6 +74,8 @@ def _umask() -> int:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make a folder and keep other processes that lock it waiting; a process that dies lets go. Raises LclError if it cannot."""
+    import filelock
+
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(Path(folder) / ".lock")
@@ -116,12 +119,22 @@ def read_json(path: Path) -> Any:
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write named tensors to a safetensors file, atomically; contiguous copies are made where needed."""
+    import safetensors.torch
+
+    def fill(temporary: Path) -> None:
+        try:
+            safetensors.torch.save_file(tensors, temporary, metadata)
+        except safetensors.SafetensorError as error:  # such as a full disk
+            raise OSError(str(error)) from error
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _replace(Path(path), lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata))
+    _replace(Path(path), fill)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file. Raises LclError when it is missing or damaged."""
+    import safetensors.torch
+
     try:
         return safetensors.torch.load_file(path)
     except FileNotFoundError:
@@ -132,6 +145,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """What `write_tensors` was given as metadata. Raises LclError when the file is missing or damaged."""
+    import safetensors
+
     try:
         with safetensors.safe_open(path, "pt") as file:
             return file.metadata() or {}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from lcl.models.tokenizer import MAX_WORDS
+
+if TYPE_CHECKING:
+    import torch  # at run time only in `decode_image`: ONNX folders are opened without torch
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # those alone: Pillow knows others that start programs or hide bombs
 MAX_BYTES = 32 * 2**20  # of a picture's file
@@ -35,7 +38,14 @@ def read_file(path: Path) -> bytes:
 
 
 def decode_image(data: bytes, size: int) -> torch.Tensor:
-    """A picture's file, of any of FORMATS, to its middle square at `size` pixels a side: (3, size, size) uint8.
+    """A picture's file, of any of FORMATS, to its middle square: (3, size, size) uint8. See `decode_pixels`."""
+    import torch
+
+    return torch.from_numpy(decode_pixels(data, size)).permute(2, 0, 1)
+
+
+def decode_pixels(data: bytes, size: int) -> np.ndarray:
+    """A picture's file, of any of FORMATS, to its middle square at `size` pixels a side: (size, size, 3) uint8.
 
     Grey, palette, CMYK and 16-bit pictures become RGB, what is transparent white; of a moving one the first frame counts.
     A JPEG is decoded at the smallest scale that is large enough, which is what makes this fast.
@@ -50,6 +60,11 @@ def decode_image(data: bytes, size: int) -> torch.Tensor:
         raise BadSample("image: too large") from None
     except Exception:  # a file from outside can make a decoder fail in any way
         raise BadSample("image: not a picture") from None
+    return middle_square(image, size)
+
+
+def middle_square(image: Image.Image, size: int) -> np.ndarray:
+    """A picture that Pillow opened, loaded or not, to its middle square: (size, size, 3) uint8. See `decode_pixels`."""
     width, height = image.size
     if not (SIDES[0] <= min(width, height) and max(width, height) <= SIDES[1]):
         raise BadSample("image: too small" if min(width, height) < SIDES[0] else "image: too large")
@@ -67,7 +82,7 @@ def decode_image(data: bytes, size: int) -> torch.Tensor:
             image = image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
     except Exception:
         raise BadSample("image: not whole") from None
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
+    return np.array(image)  # (H, W, 3)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lcl.config import EvalConfig, require
+from lcl.config import TEMPLATES, EvalConfig, require
 from lcl.data.base import PairDataset, Samples
 from lcl.data.captions import one
 from lcl.data.pictures import Concept
@@ -21,9 +21,6 @@ from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
 
 log = logging.getLogger("lcl")
-
-TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
-"""Prompts for a class name; a class is the mean of their embeddings (Radford et al. 2021, section 3.1.4)."""
 
 
 @torch.no_grad()

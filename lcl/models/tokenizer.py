@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from lcl import storage
 from lcl.config import LclError, require
+
+if TYPE_CHECKING:
+    import torch  # at run time only where tensors are made: ONNX folders are opened without torch
 
 PAD, BEGIN, END, MASK = "[PAD]", "[BEGIN]", "[END]", "[MASK]"
 SPECIAL = (PAD, BEGIN, END, MASK)
@@ -98,6 +101,8 @@ class Tokenizer:
         Raises:
             LclError: for a caption that is empty, has more than MAX_WORDS words, or is no text (holds a NUL).
         """
+        import torch
+
         for number, caption in enumerate(captions):
             check_caption(caption, number)
         encodings = [
@@ -190,6 +195,8 @@ def mask_words(
     Returns:
         The masked tokens, and targets (B, L) int64: the true id where a word was chosen, NOT_MASKED elsewhere.
     """
+    import torch
+
     require(0 <= share <= 1, f"the share of words to mask must lie between 0 and 1, not {share}.")
     words = tokens.words.cpu()  # (B, L)
     number = int(words.max()) + 1 if words.numel() else 0
