@@ -1,4 +1,4 @@
-"""Text-to-image search over a folder of pictures: they are looked at once, and then asked in any words."""
+"""Text-to-image search over a folder of pictures, whose embeddings are cached."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require
 from lcl.data.photos import BadSample, decode_image, read_file
 from lcl.data.shards import tell
-from lcl.data.tars import IMAGES
+from lcl.deploy.inputs import find_pictures
 from lcl.eval.metrics import embed_images, embed_texts
 from lcl.models.clip import Clip, weights_sha256
 from lcl.models.tokenizer import Tokenizer
 
 CODE = 1  # raise it when the same pictures and model would give other embeddings than before
-AT_ONCE = 256  # pictures in memory
+BATCH_SIZE = 256  # pictures in memory
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of a folder, embedded. names: paths below it, N. v: (N, d), L2-normalised. faults: what was left out, by
-    its short name. fresh: how many were looked at now; the others were known."""
+    """The pictures of a folder and their embeddings.
+
+    Attributes:
+        names: paths below the folder, N. v: (N, d), L2-normalised.
+        faults: number of pictures that cannot be used, by reason.
+        fresh: number of pictures that were embedded now; the other embeddings come from the cache.
+    """
 
     folder: Path
     names: tuple[str, ...]
@@ -43,31 +48,31 @@ class Gallery:
 
 
 def open_gallery(folder: Path, model: Clip, progress: Progress | None = None) -> Gallery:
-    """Embed the pictures of a folder and those below it; what did not change since the last call is not looked at again.
+    """Embed the pictures of a folder and those below it. The cache lies in `data/cache/search`, not among the pictures.
 
-    The embeddings are kept in `data/cache/search`, and nothing is written among the pictures. progress: is told the number of
-    pictures that are done. Raises LclError for a folder that is none, and one without a picture that can be read.
+    Args:
+        folder: is read only. Pictures that changed since the last call, by size or time, are embedded again.
+        model: embeds them.
+        progress: is given the number of pictures that are done.
+
+    Raises:
+        LclError: for a folder that does not exist or holds no picture that can be read.
     """
-    folder = Path(folder)
-    require(folder.is_dir(), f"there is no folder {folder}.")
-    root = folder.resolve()
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower().removeprefix(".") in IMAGES and path.is_file())
-    files = [path for path in files if path.resolve().is_relative_to(root)]  # links may lead anywhere
-    require(bool(files), f"there are no pictures in {folder} ({', '.join(IMAGES)}); name another folder.")
+    files, root = find_pictures(folder), Path(folder).resolve()
     key = storage.fingerprint([CODE, str(root), weights_sha256(model)])
-    place = data_folder() / "cache" / "search" / f"{key}.safetensors"
-    known = _kept(place)
-    seen: dict[str, tuple[list[int], torch.Tensor]] = {}
+    cache = data_folder() / "cache" / "search" / f"{key}.safetensors"
+    cached = _read_cache(cache)
+    found: dict[str, tuple[list[int], torch.Tensor]] = {}
     faults: collections.Counter[str] = collections.Counter()
     fresh = 0
-    for start in range(0, len(files), AT_ONCE):
+    for start in range(0, len(files), BATCH_SIZE):
         images: dict[str, tuple[list[int], torch.Tensor]] = {}
-        some = files[start : start + AT_ONCE]
-        for path in some:
+        batch = files[start : start + BATCH_SIZE]
+        for path in batch:
             name, about = path.relative_to(root).as_posix(), path.stat()
             state = [about.st_size, about.st_mtime_ns]
-            if name in known and known[name][0] == state:
-                seen[name] = known[name]
+            if name in cached and cached[name][0] == state:
+                found[name] = cached[name]
                 continue
             try:
                 images[name] = state, decode_image(read_file(path), model.config.vision.image_size)
@@ -75,29 +80,29 @@ def open_gallery(folder: Path, model: Clip, progress: Progress | None = None) ->
                 faults[str(reason)] += 1
         if images:
             v = embed_images(model, torch.stack([image for _, image in images.values()]))  # (n, d)
-            seen |= {name: (state, row) for (name, (state, _)), row in zip(images.items(), v, strict=True)}
+            found |= {name: (state, row) for (name, (state, _)), row in zip(images.items(), v, strict=True)}
             fresh += len(images)
         if progress:
-            progress(len(some))
-    require(bool(seen), f"none of the {len(files):,} pictures in {folder} can be read: {tell(faults)}.")
-    names = tuple(sorted(seen))
-    v = torch.stack([seen[name][1] for name in names])  # (N, d)
-    if fresh or set(known) != set(names):
-        storage.write_tensors(place, {"v": v}, {"files": json.dumps({name: seen[name][0] for name in names})})
-    return Gallery(folder, names, v, dict(faults), fresh)
+            progress(len(batch))
+    require(bool(found), f"none of the {len(files):,} pictures in {folder} can be read: {tell(faults)}.")
+    names = tuple(sorted(found))
+    v = torch.stack([found[name][1] for name in names])  # (N, d)
+    if fresh or set(cached) != set(names):
+        storage.write_tensors(cache, {"v": v}, {"files": json.dumps({name: found[name][0] for name in names})})
+    return Gallery(Path(folder), names, v, dict(faults), fresh)
 
 
-def _kept(place: Path) -> dict[str, tuple[list[int], torch.Tensor]]:
-    """What is known of pictures from an earlier call: {name: ([bytes, time], (d,))}; nothing if that is damaged."""
+def _read_cache(path: Path) -> dict[str, tuple[list[int], torch.Tensor]]:
+    """{name: ([bytes, time], (d,))} from an earlier call; empty if the file is missing or damaged."""
     try:
-        files, v = json.loads(storage.read_metadata(place)["files"]), storage.read_tensors(place)["v"]
+        files, v = json.loads(storage.read_metadata(path)["files"]), storage.read_tensors(path)["v"]
         return {name: (state, row) for (name, state), row in zip(files.items(), v, strict=True)}
     except (LclError, KeyError, ValueError, AttributeError):
         return {}
 
 
 def search(gallery: Gallery, model: Clip, tokenizer: Tokenizer, words: str, k: int = 5) -> list[tuple[str, float]]:
-    """The k pictures nearest to some words, the nearest first, each with its cosine. Raises LclError for no words at all."""
+    """The k pictures nearest to a text, the nearest first, each with its cosine. Raises LclError for an empty text."""
     require(bool(words.strip()), "say what to look for, in a few words.")
     cosines = gallery.v @ embed_texts(model, tokenizer, [words])[0]  # (N,)
     best = cosines.sort(descending=True, stable=True).indices[:k]

@@ -51,7 +51,7 @@ def test_the_export_tells_how_far_it_is_from_torch(exported):
 
 def test_what_differs_is_not_written(tokenizer, small_world, monkeypatch, tmp_path):
     pairs = small_world.pairs("train", PAIRS)
-    monkeypatch.setattr(onnx, "CLOSE", -1.0)
+    monkeypatch.setattr(onnx, "MAX_DIFFERENCE", -1.0)
     with pytest.raises(LclError, match="ONNX differs from torch by"):
         onnx.export_onnx(tmp_path, untrained(0), tokenizer, pairs.images, pairs.captions)
     assert list(tmp_path.iterdir()) == []
@@ -78,8 +78,8 @@ def test_damaged_and_missing_towers_are_refused(exported, tmp_path):
     (tmp_path / onnx.IMAGE).write_bytes(b"not a tower")
     with pytest.raises(LclError, match="not the file that towers.json describes"):
         onnx.open_towers(tmp_path)
-    about = storage.read_json(tmp_path / onnx.ABOUT)
+    about = storage.read_json(tmp_path / onnx.DESCRIPTION)
     about["files"][onnx.IMAGE] = storage.file_sha256(tmp_path / onnx.IMAGE)
-    storage.write_json(tmp_path / onnx.ABOUT, about)
+    storage.write_json(tmp_path / onnx.DESCRIPTION, about)
     with pytest.raises(LclError, match="cannot be opened"):
         onnx.open_towers(tmp_path)
