@@ -31,7 +31,7 @@ from lcl.models.clip import Clip
 from lcl.models.tokenizer import BEGIN, END, PAD, SPECIAL, Tokenizer, Tokens
 from lcl.teachers.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
 from lcl.teachers.search import BLOCK, KEPT, nearest_neighbours
-from lcl.train.loader import AHEAD, batches, one_thread
+from lcl.train.loader import PREFETCH, batches, one_thread
 from lcl.train.loop import Step, Training, make_optimizer, open_teacher, train_tokenizer
 from lcl.train.recipes import RECIPES, get_recipe
 
@@ -419,7 +419,7 @@ def plain_stream(tars: Sequence[str], tokenizer: Tokenizer, size: int, workers: 
 
     pairs = webdataset.WebDataset(tars, shardshuffle=False).shuffle(1000).decode("pil").to_tuple("jpg", "txt")
     pairs = pairs.map_tuple(reduce, lambda caption: caption).batched(128, collation_fn=together)
-    ahead = {"prefetch_factor": AHEAD} if workers else {}
+    ahead = {"prefetch_factor": PREFETCH} if workers else {}
     loader = webdataset.WebLoader(pairs, batch_size=None, num_workers=workers, worker_init_fn=one_thread, **ahead)
     for images, _ in loader:
         yield len(images)

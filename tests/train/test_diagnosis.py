@@ -7,9 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from commands import lcl
+from conftest import PixelEncoder, WordEncoder
 
 import lcl as package
 from lcl.config import LclError, get_profile
+from lcl.teachers.banks import build_bank
+from lcl.teachers.search import nearest_neighbours
+from lcl.teachers.teacher import BankTeacher
 from lcl.train.diagnosis import CHECKS, Evidence, diagnose, gather, judge
 from lcl.train.loop import Training
 from lcl.train.recipes import Recipe, get_recipe
@@ -91,9 +95,12 @@ PROFILE = dataclasses.replace(PROFILE, training=dataclasses.replace(PROFILE.trai
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "lightclip", "clip-ping", "lightclip-ping"])
-def test_healthy_trainings_of_every_method_pass(name, small_world, teacher_of):
+def test_healthy_trainings_of_every_method_pass(name, small_world, tmp_path):
+    rows = small_world.train(PROFILE.training.pairs)
+    banks = [build_bank(rows, encoder, tmp_path / encoder.kind) for encoder in (PixelEncoder(), WordEncoder())]
+    teacher = BankTeacher(*banks, *map(nearest_neighbours, banks)) if get_recipe(name).needs_teacher else None
     chosen = dataclasses.replace(PROFILE, training=dataclasses.replace(PROFILE.training, recipe=name))
-    training = Training(chosen, small_world, teacher=teacher_of(get_recipe(name)))
+    training = Training(chosen, small_world, teacher=teacher)
     assert diagnose(training, list(training)).failed == []
 
 
