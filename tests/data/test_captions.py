@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lcl.data import captions
 from lcl.data.captions import Mention, article, compose, holds, next_to, plural
-from lcl.data.pictures import COLOURS, colour_name
+from lcl.data.colours import COLOURS, colour_name
 from lcl.data.scenes import SPLITS, Scene, SceneObject
 
 # --- relations between boxes

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 
 import lcl.data.pictures
 from lcl.config import LclError
-from lcl.data.pictures import CATEGORIES, COLOURS, PACKAGES, colour_name, load_pictures, main_colour
+from lcl.data.colours import COLOURS, colour_name, main_colour
+from lcl.data.pictures import CATEGORIES, PACKAGES, load_pictures
 
 
 @pytest.fixture(scope="module")
