@@ -27,11 +27,9 @@ run: setup
 
 test: setup tools lint unit slow notebooks-test browser-test
 
-# What only tests, races and `lcl data cc3m --links` need: two small peers, and img2dataset in an environment of its own.
-# Without them their tests are skipped.
+# Two small baselines that only tests and benchmarks need; without them their tests are skipped.
 tools: setup
 	-$(BIN)/python -m pip install --quiet --no-deps --requirement tools/peers.txt
-	-$(BIN)/python -c "from lcl.data.cc3m import prepare; prepare(print)"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -77,7 +75,3 @@ requirements:
 	{ echo "# made by 'make requirements' from pyproject.toml, for Linux, macOS and Windows, Python 3.11 to 3.13"; echo "-e ."; \
 	  uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml; } > requirements.new
 	mv requirements.new requirements.txt
-	{ echo "# made by 'make requirements': img2dataset and what it needs, for an environment of its own (see lcl/cc3m.py)"; \
-	  printf 'img2dataset==1.47.0\ndataclasses==0.6\n' | \
-	  uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate -; } > requirements.new
-	mv requirements.new lcl/img2dataset.txt

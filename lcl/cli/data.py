@@ -117,26 +117,22 @@ def write_scenes(
 @data_app.command()
 def cc3m(
     out: OutOption,
-    links: Annotated[Path | None, typer.Option(help="CC3M's table of captions and links (.tsv), to fetch these.")] = None,
-    limit: Annotated[int | None, typer.Option(help="So many tars, or links, at most.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of tars, at most.", min=1)] = None,
 ) -> None:
-    """Fetch Conceptual Captions: 3 million pairs of the web.
+    """Download Conceptual Captions: 3 million pairs of the web.
 
-    As tars from the hub, some 270 GB; or picture by picture, from a table of links, by img2dataset, with what is still there.
-    Called again, it keeps the tars that are whole, and fetches the others.
+    As tars from the hub, about 270 GB. Called again, it keeps complete tars and downloads the others. Links instead of tars
+    can be downloaded with img2dataset; README has the line.
     """
     from tqdm import tqdm
 
-    from lcl.data.cc3m import PAIRS, fetch_links, fetch_tars
+    from lcl.data.cc3m import PAIRS, fetch_tars
 
-    if links:
-        arrived = fetch_links(out, links, limit, tell_line=tqdm.write)
-    else:
-        with tqdm(unit="B", unit_scale=True, desc="fetching", dynamic_ncols=True) as bar:
-            arrived = fetch_tars(out, limit, progress=bar.update)
+    with tqdm(unit="B", unit_scale=True, desc="downloading", dynamic_ncols=True) as bar:
+        arrived = fetch_tars(out, limit, progress=bar.update)
     print(arrived)
     require(arrived.there > 0, f"nothing arrived in {out}; call again when the servers answer.")
-    found = _verify(out, accept=arrived.tars)  # what is new; other tars must be as the manifest says
+    found = _verify(out, accept=arrived.tars)  # new ones; other tars must be as the manifest says
     print(f"that is {len(found) / PAIRS:.1%} of CC3M's {PAIRS:,} pairs")
 
 

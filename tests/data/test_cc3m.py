@@ -1,18 +1,13 @@
-"""CC3M, fetched from real servers on loopback: from the hub through its client, and link by link through img2dataset."""
+"""CC3M: downloaded from a hub on loopback through its client, and read from tars as img2dataset writes them."""
 
 import errno
 import io
 import json
 import random
-import signal
-import subprocess
-import sys
+import re
 import tarfile
-import time
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from commands import lcl
 from huggingface_hub import HfApi, constants
@@ -20,9 +15,8 @@ from PIL import Image
 from servers import serving
 
 from lcl import storage
-from lcl.config import LclError
-from lcl.data import cc3m
-from lcl.data.cc3m import HUB, PINS, fetch_links, prepare
+from lcl.data.cc3m import HUB
+from lcl.data.collection import ShardDataset
 from lcl.data.shards import MANIFEST, Sample, open_shards, write_shards
 
 
@@ -170,159 +164,21 @@ def test_a_hub_that_cannot_help_and_a_folder_of_something_else_are_said_in_one_s
 # --- pictures from their links
 
 
-@pytest.fixture(scope="module")
-def tool():
-    """img2dataset, where it is or can be installed."""
-    try:
-        return prepare()
-    except LclError as error:
-        pytest.skip(f"img2dataset is needed, in an environment of its own, which `make tools` makes: {error}")
+def test_what_img2dataset_writes_is_read_as_any_shards_are(tmp_path):
+    """Its tars hold picture, caption and JSON; beside them lie its statistics, a table, and a log."""
+    def members(number):
+        about = {"url": f"http://x/{number}.jpg", "caption": f"a picture number {number}", "status": "success", "width": 256}
+        return {".jpg": photo(number), ".txt": about["caption"].encode(), ".json": json.dumps(about).encode()}
 
-
-def table(path: Path, rows: list[tuple[str, str]]) -> Path:
-    """Captions and links in CC3M's own form."""
-    path.write_text("".join(f"{caption}\t{link}\n" for caption, link in rows), encoding="utf-8")
-    return path
-
-
-@pytest.mark.slow
-def test_links_good_dead_slow_and_of_other_things_become_shards_that_are_trained_on(site, tool, tmp_path, monkeypatch):
-    monkeypatch.setattr(cc3m, "PATIENCE", 4)  # of a busy machine, too
-    site.silence = 7.0  # longer than img2dataset is patient
-    rows = [(f'a "photo" of number {n}, really', site.put(f"/good/{n}.jpg", photo(n), "image/jpeg")) for n in range(150)]
-    rows += [(f"dead {n}", f"{site.url}/gone/{n}.jpg") for n in range(20)]
-    rows += [("nobody is there", "http://127.0.0.1:9/x.jpg")] * 3
-    rows += [(f"slow {n}", site.put(f"/slow/{n}.jpg", photo(n), "image/jpeg", ["stall"])) for n in range(4)]
-    rows += [("a page", site.put("/page", b"<html>Log in, please</html>", "text/html"))] * 5
-    rows += [("half a picture", site.put("/half.jpg", photo(1)[:300], "image/jpeg"))] * 2
-    rows += [("angry", site.put("/angry.jpg", photo(1), "image/jpeg", ["500"] * 9))]
-    rows += [("a file", "file:///etc/hostname"), ("a pipe", "pipe:touch " + str(tmp_path / "ran")), ("", rows[0][1])]
-    random.Random(0).shuffle(rows)
-    links = table(tmp_path / "Train_GCC.tsv", rows)
-    done = lcl("data", "cc3m", "--links", links, "--out", tmp_path / "out")
-    assert done.code == 0, done.err
-    assert f"150 of {len(rows)} pictures arrived ({150 / len(rows):.1%}); missing: link: HTTP 404 20×" in done.out
-    for told in ("neither http nor https 2×", "caption: empty 1×", "Connection refused", "timed out 4×", "HTTP 500 1×"):
-        assert told in done.out, told
-    assert not (tmp_path / "ran").exists() and "150 pairs in 1 tars" in done.out
-    found = open_shards(tmp_path / "out")
-    captions = {found.caption(row) for row in range(len(found))}
-    assert captions == {caption for caption, link in rows if "/good/" in link and caption}
-    image, caption = found.read(0, 64)
-    number = int(caption.split("number ")[1].split(",")[0])
-    wanted = Image.open(io.BytesIO(photo(number))).resize((85, 64)).crop((10, 0, 74, 64))
-    assert np.abs(np.asarray(wanted).transpose(2, 0, 1).astype(int) - image.numpy()).mean() < 8  # it is that photo
-    trained = lcl(
-        "train", "--profile", "smoke", "--data", tmp_path / "out", "--batch-size", 32, "--runs", tmp_path, "--name", "run"
-    )
-    assert trained.code == 0, trained.err
-    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]["held_out"]
-    assert 0 <= figures["image_to_text_recall@1"]["value"] <= 1 and figures["image_to_text_recall@1"]["chance"] == 1 / 7
-    again = lcl("data", "cc3m", "--links", links, "--out", tmp_path / "out")
-    assert again.code == 0 and f"150 of {len(rows)} pictures arrived" in again.out  # and nothing was asked for again
-    assert site.asked["/good/0.jpg"] == 1
-
-
-@pytest.mark.slow
-def test_a_fetching_that_was_stopped_goes_on_with_what_is_not_done(site, tool, tmp_path):
-    rows = [(f"photo {n}", site.put(f"/{n}.jpg", photo(n), "image/jpeg")) for n in range(40)]
-    links, told = table(tmp_path / "links.tsv", rows), []
-    fetch_links(tmp_path / "out", links, rows=10, tell_line=told.append)
-    for path in (tmp_path / "out" / MANIFEST, *(tmp_path / "out").glob("00002*")):  # as if it had been killed in its third tar
-        path.unlink()
-    (tmp_path / "out" / "00002.tar").write_bytes(b"half a tar")
-    asked = site.asked.copy()
-    arrived = fetch_links(tmp_path / "out", links, rows=10, tell_line=told.append)
-    assert str(arrived) == "40 of 40 pictures arrived (100.0%)" and len(open_shards(tmp_path / "out")) == 40
-    assert [n for n in range(40) if site.asked[f"/{n}.jpg"] > asked[f"/{n}.jpg"]] == list(range(20, 30))
-    assert any("success" in line for line in told)
-
-
-@pytest.mark.slow
-def test_tars_that_changed_or_came_from_elsewhere_are_not_taken_for_fetched_pictures(site, tool, tmp_path):
-    rows = [(f"photo {n}", site.put(f"/{n}.jpg", photo(n), "image/jpeg")) for n in range(30)]
-    asked = ("data", "cc3m", "--links", table(tmp_path / "links.tsv", rows), "--out", tmp_path / "out")
-    assert lcl(*asked).code == 0 and lcl(*asked).code == 0
-    tar = tmp_path / "out" / "00000.tar"
-    kept = tar.read_bytes()
-    tar.write_bytes(kept[:-9000])
-    assert "00000.tar is not as the manifest says" in lcl(*asked).err
-    tar.write_bytes(kept)
-    (tmp_path / "out" / "mine.tar").write_bytes(kept)
-    assert "mine.tar is not in the manifest" in lcl(*asked).err
-
-
-@pytest.mark.slow
-def test_where_nothing_arrived_the_next_call_tries_again(site, tool, tmp_path):
-    rows = [(f"photo {n}", site.put(f"/{n}.jpg", photo(n), "image/jpeg", ["500"])) for n in range(20)]
-    links = table(tmp_path / "links.tsv", rows)
-    assert str(fetch_links(tmp_path / "out", links)) == "0 of 20 pictures arrived (0.0%); missing: link: HTTP 500 20×"
-    assert str(fetch_links(tmp_path / "out", links)) == "20 of 20 pictures arrived (100.0%)"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "idle"])
-@pytest.mark.skipif(sys.platform == "win32", reason="these signals are not Windows'")
-def test_when_it_is_stopped_nothing_of_the_tool_runs_on(site, tool, tmp_path, how):
-    site.silence = 60.0
-    links = table(tmp_path / "links.tsv", [("slow", site.put("/slow.jpg", photo(0), "image/jpeg", ["stall"] * 9))])
-    idle = 30 if how == "idle" else 99
-    code = f"import lcl.data.cc3m as c, lcl.cli.main; c.IDLE = {idle}; c.PATIENCE = 60; lcl.cli.main.main()"
-    command = [sys.executable, "-c", code, "data", "cc3m", "--links", str(links), "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        while not site.asked["/slow.jpg"]:
-            time.sleep(0.1)
-            assert process.poll() is None, process.stdout.read()
-        everyone = psutil.Process(process.pid).children(recursive=True)
-        assert len(everyone) >= 2
-        if how != "idle":
-            process.send_signal(signal.Signals[how])
-        said = process.communicate(timeout=90)[0]
-    assert process.returncode == {"SIGTERM": 143, "SIGINT": 130, "idle": 2}[how]
-    assert "Traceback" not in said and (how != "idle" or "img2dataset finished no tar for" in said)
-    assert not [one for one in psutil.wait_procs(everyone, timeout=5)[1] if one.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_what_servers_say_is_told_plainly_and_not_at_length():
-    assert cc3m._short("HTTP Error 404: \x1b]0;owned\x07\x1b[2J") == "HTTP 404"
-    assert cc3m._short("<urlopen error \x1b[2Jno>") == "[2Jno" and len(cc3m._short("x" * 500)) == 60
-    told = str(cc3m.Arrived("pictures", 100, 0, {f"reason {n}": 1 for n in range(40)}, ()))
-    assert told.count("reason") == 10 and told.endswith("and 30 more kinds")
-
-
-@pytest.mark.slow
-def test_another_table_or_other_shards_are_never_mixed_in(site, tool, tmp_path):
-    links = table(tmp_path / "links.tsv", [("one", site.put("/1.jpg", photo(1), "image/jpeg"))])
-    fetch_links(tmp_path / "out", links)
-    other = table(tmp_path / "other.tsv", [("two", site.put("/2.jpg", photo(2), "image/jpeg"))])
-    with pytest.raises(LclError, match="holds the pictures of other links; name another folder"):
-        fetch_links(tmp_path / "out", other)
-    write_shards(tmp_path / "mine", iter([Sample("0", photo(0), "jpg", "one")]), {})
-    with pytest.raises(LclError, match="there are other shards in"):
-        fetch_links(tmp_path / "mine", links)
-
-
-@pytest.mark.parametrize("rows", [[], [("a", "ftp://x/y.jpg"), ("b", "pipe:cat x"), ("c", "/etc/passwd")], [("", "http://x/y")]])
-def test_a_table_without_a_link_that_can_be_fetched_is_refused_before_anything_is_done(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(cc3m, "prepare", lambda *_: pytest.fail("prepared for nothing"))
-    with pytest.raises(LclError, match="has no link that can be fetched"):
-        fetch_links(tmp_path / "out", table(tmp_path / "links.tsv", rows))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_where_the_tool_cannot_be_installed_it_is_said_and_nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setenv("LCL_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
-    monkeypatch.setenv("PIP_RETRIES", "0")
-    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-    links = table(tmp_path / "links.tsv", [("one", "http://127.0.0.1:9/x.jpg")])
-    with pytest.raises(LclError, match=r"img2dataset could not be installed \(.*\); be online, and call again"):
-        fetch_links(tmp_path / "out", links)
-    assert not (tmp_path / "out").exists() and not list((tmp_path / "data").rglob("ready"))
-
-
-def test_the_tools_own_pins_are_exact():
-    lines = PINS.read_text(encoding="utf-8").splitlines()[1:]
-    assert any(line.startswith("img2dataset==") for line in lines) and all("==" in line for line in lines)
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for number in range(100):
+            for ending, data in members(number).items():
+                info = tarfile.TarInfo(f"{number:09d}{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    (tmp_path / "00000_stats.json").write_text('{"count": 120, "successes": 100, "failed_to_download": 20}')
+    (tmp_path / "00000.parquet").write_bytes(b"PAR1 and so on PAR1")
+    found = ShardDataset(open_shards(tmp_path), 64)
+    assert len(found.shards) == 100 and len(found) + len(found.test(5)) + len(found.validation(2)) == 100
+    samples = found.train(60).take(range(60))
+    assert samples.images.shape == (60, 3, 64, 64) and all(re.fullmatch(r"a picture number \d+", c) for c in samples.captions)
