@@ -156,7 +156,7 @@ def test_a_hub_that_cannot_help_and_a_folder_of_something_else_are_said_in_one_s
     done = fetch(tmp_path / "out")
     said = done.err.strip().splitlines()[-1]
     reason = {
-        "nobody": "the hub did not say what is in", "empty": "has no tars that begin with", "other": "made of something else",
+        "nobody": "the hub did not list", "empty": "has no tars that begin with", "other": "made of something else",
     }  # fmt: skip
     assert done.code == 2 and said.startswith("error: ") and reason[case] in said and "Traceback" not in done.err
 
