@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib
 import math
 import os
 import types
@@ -43,6 +44,30 @@ def require(condition: bool, message: str) -> None:
         raise LclError(message)
 
 
+def need(module: str, extra: str) -> Any:
+    """Import a package that only one of the extras in `pyproject.toml` installs.
+
+    Args:
+        module: the name that one imports, such as "matplotlib.figure".
+        extra: the extra that installs it, such as "course".
+
+    Returns:
+        The module.
+
+    Raises:
+        LclError: if it, or a package that it imports, is not installed; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise LclError(not_installed(error.name or module, extra)) from None
+
+
+def not_installed(package: str, extra: str) -> str:
+    """The sentence about a missing package, with the command that installs it."""
+    return f"{package} is not installed; it belongs to the extra '{extra}': pip install \"lcl[{extra}]\""
+
+
 def positive(config: Any, *names: str) -> None:
     """Raise LclError unless these numbers of a config are finite and more than 0."""
     for name in names:
@@ -54,7 +79,12 @@ def data_folder() -> Path:
     """Where generated data lives: $LCL_DATA, else `data/` beside the library, else `data/` where you are."""
     if folder := os.environ.get("LCL_DATA"):
         return Path(folder)
-    return CHECKOUT / "data" if (CHECKOUT / "pyproject.toml").exists() else Path("data")
+    return CHECKOUT / "data" if in_checkout() else Path("data")
+
+
+def in_checkout() -> bool:
+    """Whether this is the repository, with `data/` and `results/` beside the package, and not an installed wheel."""
+    return (CHECKOUT / "pyproject.toml").exists()
 
 
 @dataclass(frozen=True)

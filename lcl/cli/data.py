@@ -35,7 +35,6 @@ def data(
     chosen = get_profile(profile)
 
     from lcl import storage
-    from lcl.course import plots
     from lcl.data.scenes import SPLITS, open_scenes
 
     started = time.perf_counter()
@@ -52,6 +51,8 @@ def data(
             print(f"  {split}: {meaning}\n    {world.scene(split, 0).caption!r}")
     print(f"ready in {time.perf_counter() - started:.1f} s")
     if save:
+        from lcl.course import plots
+
         sheet = plots.annotated_scenes(world.pairs("train", range(16)), world.name)
         storage.write_bytes(save, plots.to_png(sheet))
         print(f"wrote {save}")

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from lcl.cli.data import PicturesOption, ProfileOption, data_app
-from lcl.config import LclError, Profile, get_profile, require
+from lcl.config import LclError, Profile, get_profile, need, require
 
 app = typer.Typer(
     name="lcl",
@@ -230,19 +230,21 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     """Train in a run's folder, from its last checkpoint on if it has one, and evaluate."""
     from tqdm import tqdm
 
-    from lcl.course.report import write_report
     from lcl.course.results import table_text
+    from lcl.data.scenes import SceneDataset
     from lcl.eval.metrics import evaluate as measure
     from lcl.train.checkpoints import resume
     from lcl.train.loop import Training, open_teacher
     from lcl.train.recipes import get_recipe
-    from lcl.train.runs import load_run, save_run
+    from lcl.train.runs import save_run
 
     profile, clock, method, teacher = plan.profile, Clock(), get_recipe(plan.profile.training.recipe), None
     if method.needs_teacher:
         total = profile.training.pairs * (1 if method.ping.live else 2)
         with tqdm(total=total, unit="row", desc="banks", dynamic_ncols=True, disable=not ranks.is_main) as bar:
             teacher = ranks.main_first(lambda: open_teacher(method.ping, source, profile, bar.update))
+    if isinstance(source, SceneDataset):
+        need("sklearn", "scenes")  # the evaluation uses it; ask before training
     training = Training(profile, source, plan.seed, teacher=teacher, ranks=ranks, workers=workers)
     resume(folder / "checkpoints", training)
     clock.lap("setting up")
@@ -253,9 +255,20 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     metrics = measure(training.model, training.tokenizer, source, profile.evaluation, training.extra)
     clock.lap("evaluation")
     save_run(folder, training, curve, metrics, clock.laps, plan.pictures, plan.shards)
-    report = write_report(load_run(folder), source)
     print(table_text(metrics))
-    print(f"first loss {curve[0].loss:.3f}, {clock.laps['training'] / 60:.1f} minutes of training; see {report}")
+    print(f"first loss {curve[0].loss:.3f}, {clock.laps['training'] / 60:.1f} minutes of training; see {_report(folder, source)}")
+
+
+def _report(folder: Path, source) -> Path:
+    """Write a run's report and return its path; without the extra `course` say so and return the run's folder."""
+    from lcl.train.runs import load_run
+
+    try:
+        from lcl.course.report import write_report
+    except LclError as error:  # a package is not installed; the run is complete without its report
+        print(f"there is no report.html: {error}")
+        return folder
+    return write_report(load_run(folder), source)
 
 
 def _customised(config, **changes):

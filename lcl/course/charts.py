@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from matplotlib.ticker import NullFormatter
-
+from lcl.config import need
 from lcl.course.plots import BLUE, CYCLE, GREY, ORANGE, RED, Chart
 from lcl.course.study import Gain
 from lcl.train.loop import Event, Step, Validation
 
+NullFormatter = need("matplotlib.ticker", "course").NullFormatter
 MARKERS = "os^Dv<>PX"
 
 

@@ -13,14 +13,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
+from lcl.config import need
 from lcl.data.captions import Box
 from lcl.data.scenes import Pairs, Scene
 from lcl.train.loop import Event, Step, Validation
+
+colormaps = need("matplotlib", "course").colormaps
+Figure = need("matplotlib.figure", "course").Figure
+LogNorm = need("matplotlib.colors", "course").LogNorm
+Rectangle = need("matplotlib.patches", "course").Rectangle
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#666666",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import jinja2
-
 from lcl import storage
+from lcl.config import need
 from lcl.course import plots
 from lcl.course.results import table
 from lcl.data.base import PairDataset
@@ -16,6 +15,7 @@ from lcl.eval.metrics import HELD_OUT, embed
 from lcl.train.loop import Step
 from lcl.train.runs import Run
 
+jinja2 = need("jinja2", "course")
 PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
     """<!doctype html>
 <html lang="en">

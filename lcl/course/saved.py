@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lcl import storage
-from lcl.config import CHECKOUT, LclError, data_folder, require, to_dict
+from lcl.config import CHECKOUT, LclError, data_folder, in_checkout, require, to_dict
 from lcl.train.checkpoints import upgraded_description
 from lcl.train.loop import Event, Training
 from lcl.train.provenance import provenance
@@ -103,7 +103,7 @@ def load_saved(name: str, training: Training) -> tuple[list[Event], dict]:
     Raises LclError if nothing is kept, or it is of another profile, recipe, seed or vocabulary.
     """
     folder = folder_of(name)
-    where = "train here: set TRAIN = True"
+    where = "train here: set TRAIN = True" + ("" if in_checkout() else ", or use a clone of the course, which has checkpoints")
     require((folder / "about.json").exists(), f"nothing is kept in {folder}; {where}.")
     about, here = storage.read_json(folder / "about.json"), describe(training)
     ours = isinstance(about, dict) and about.get("format") == FORMAT

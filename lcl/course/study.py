@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 
 from lcl import storage
-from lcl.config import CHECKOUT, LclError, choose, from_dict, require
+from lcl.config import CHECKOUT, LclError, choose, from_dict, in_checkout, require
 
 FOLDER = CHECKOUT / "results"
 MANIFEST = "study.json"
@@ -37,7 +37,9 @@ class Study:
 
 def read_study() -> Study:
     """The manifest of `results/`. Raises LclError if there is none."""
-    require((FOLDER / MANIFEST).exists(), f"{FOLDER} holds no study: there is no {MANIFEST}; {AGAIN}.")
+    found = (FOLDER / MANIFEST).exists()
+    require(found or in_checkout(), "an installed lcl has no results of the study; use a clone of the course's repository.")
+    require(found, f"{FOLDER} holds no study: there is no {MANIFEST}; {AGAIN}.")
     return from_dict(Study, storage.read_json(FOLDER / MANIFEST))
 
 

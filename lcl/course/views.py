@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lcl import storage
-from lcl.config import CHECKOUT, choose, data_folder, require
+from lcl.config import CHECKOUT, choose, data_folder, need, require
 from lcl.data.captions import Box
 from lcl.data.scenes import Pairs
 from lcl.eval.metrics import Metric, embed, ranks
@@ -142,7 +142,7 @@ def umap(features: torch.Tensor) -> torch.Tensor:
     """
     import warnings
 
-    from umap import UMAP  # takes seconds to import: only those who want it wait
+    UMAP = need("umap", "course").UMAP  # takes seconds to import: only those who want it wait
 
     require(len(features) > 15, f"a map needs more than 15 points, not {len(features)}.")
     with warnings.catch_warnings():

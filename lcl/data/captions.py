@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+from lcl.config import need
 from lcl.data.colours import COLOURS
 from lcl.data.pictures import Concept
 
@@ -127,9 +128,7 @@ def one(concept: Concept) -> str:
 @cache
 def _english():
     """The rules of English; to import them takes seconds, and who writes no captions need not wait."""
-    import inflect
-
-    return inflect.engine()
+    return need("inflect", "scenes").engine()
 
 
 @cache

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lcl import storage
-from lcl.config import LclError, Progress, require
+from lcl.config import LclError, Progress, need, require
 from lcl.data.shards import keep_source, tell
 
 HUB = "pixparse/cc3m-wds"  # the hub's copy, fetched in 2021: 576 tars of jpg, txt and json with 2,905,954 pairs
@@ -81,9 +81,7 @@ def fetch_tars(
     Raises:
         LclError: if the hub cannot be reached or has no such tars, or the folder holds another data set.
     """
-    from huggingface_hub import HfApi
-
-    folder, api = Path(folder), HfApi()
+    folder, api = Path(folder), need("huggingface_hub", "shards").HfApi()
     try:
         revision = api.repo_info(repository, repo_type="dataset").sha
         listed = list(api.list_repo_tree(repository, repo_type="dataset", revision=revision))

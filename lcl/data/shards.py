@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from lcl import storage
-from lcl.config import LclError, Progress, require
+from lcl.config import LclError, Progress, need, require
 from lcl.data.photos import BadSample
 from lcl.data.scenes import SceneDataset
 from lcl.data.tars import Contents, Place, caption_of, read_row, scan_tar
@@ -61,7 +61,7 @@ def write_shards(
     manifest says of each tar. Raises LclError for a folder that cannot be written, holds other files of these names, or
     shards of another source.
     """
-    from webdataset import TarWriter
+    TarWriter = need("webdataset", "shards").TarWriter
 
     folder = Path(folder)
     tars = _promised(folder)

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer as Engine
 
 from lcl import storage
-from lcl.config import TEMPLATES, LclError, ModelConfig, from_dict, require
+from lcl.config import TEMPLATES, LclError, ModelConfig, from_dict, need, require
 from lcl.deploy.inputs import find_pictures, split_images, to_array, to_pixels, to_texts
 from lcl.models.tokenizer import PAD, SPECIAL
 
@@ -207,10 +207,7 @@ def read_description(folder: Path) -> dict:
 
 def open_sessions(folder: Path, threads: int = 0) -> list:
     """The ONNX Runtime sessions of both towers. threads: of a call; 0 for all cores. Raises LclError for damaged files."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise LclError("ONNX folders need the package onnxruntime; install it.") from None
+    onnxruntime = need("onnxruntime", "onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
     try:

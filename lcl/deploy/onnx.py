@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lcl import storage
-from lcl.config import LclError, require, to_dict
+from lcl.config import LclError, need, require, to_dict
 from lcl.deploy.load import DESCRIPTION, FORMAT, IMAGE, TEXT, TOKENIZER, make_engine, open_sessions, read_description
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import PAD, SPECIAL, Tokenizer, Tokens
@@ -104,6 +104,7 @@ def _describe(folder: Path, about: dict) -> None:
 
 
 def _export(path: Path, tower: nn.Module, inputs: tuple, shapes: dict) -> None:
+    need("onnxscript", "onnx")  # torch exports through it
     try:
         with _quiet():
             program = torch.onnx.export(tower, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False, optimize=True)
@@ -158,6 +159,7 @@ def to_int8(source: Path, folder: Path, images: torch.Tensor) -> None:
         folder: where the quantised one goes.
         images: (N, 3, H, W) uint8, some hundred, to calibrate the image tower's ranges.
     """
+    need("onnxruntime.quantization", "onnx")
     from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

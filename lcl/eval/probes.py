@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lcl.config import need
 from lcl.data.scenes import SceneDataset
 from lcl.eval.grounding import Metric
 from lcl.models.clip import Clip
@@ -29,6 +30,7 @@ def linear_probe(model: Clip, world: SceneDataset, split: str, views: int) -> di
     Returns:
         {"probe_concept", "probe_category"}: mean recall over classes, beside chance; one is missing if there is only one class.
     """
+    need("sklearn", "scenes")
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import recall_score
     from sklearn.pipeline import make_pipeline

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from lcl.config import LanguageConfig, LclError, require
+from lcl.config import LanguageConfig, LclError, need, require
 from lcl.models.layers import Block, pack, unpack
 from lcl.models.tokenizer import BEGIN, END, PAD, SPECIAL, Tokens
 
@@ -63,7 +63,7 @@ class HubTower(nn.Module):
 
     def __init__(self, name: str, config: LanguageConfig):
         super().__init__()
-        import transformers  # takes seconds
+        transformers = need("transformers", "teachers")  # takes seconds
 
         try:
             if name in transformers.CONFIG_MAPPING:

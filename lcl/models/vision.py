@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lcl.config import LclError, VisionConfig, choose
+from lcl.config import LclError, VisionConfig, choose, need
 from lcl.models.layers import Block
 
 
@@ -111,7 +111,7 @@ class TimmTower(nn.Module):
 
     def __init__(self, name: str, image_size: int, pretrained: bool = False):
         super().__init__()
-        import timm  # takes seconds
+        timm = need("timm", "teachers")  # takes seconds
 
         choose("timm model", name.split(".")[0], timm.list_models())
         try:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl import storage
-from lcl.config import LclError, Progress, choose, require
+from lcl.config import LclError, Progress, choose, need, not_installed, require
 from lcl.models.vision import unit
 
 IMAGE_ENCODER, TEXT_ENCODER = "tf_efficientnet_lite0", "all-MiniLM-L6-v2"
@@ -54,7 +54,7 @@ class ImageEncoder:
     def __init__(
         self, name: str = IMAGE_ENCODER, size: int = 128, precision: str = "float32", device: str | None = None
     ):
-        import timm  # takes seconds to import: only those who want it wait
+        timm = need("timm", "teachers")  # takes seconds to import: only those who want it wait
 
         choose("image encoder", name.split(".")[0], timm.list_models())
         require(32 <= size <= 1024, f"images for an encoder are 32 to 1024 pixels wide, not {size}.")
@@ -106,7 +106,7 @@ class TextEncoder:
     kind = "captions"
 
     def __init__(self, name: str = TEXT_ENCODER, precision: str = "float32", device: str | None = None):
-        import sentence_transformers
+        sentence_transformers = need("sentence_transformers", "teachers")
 
         self.name, self.dtype = name, PRECISIONS[choose("precision", precision, PRECISIONS)]
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -144,8 +144,7 @@ def normalised(features: torch.Tensor) -> torch.Tensor:
 
 def load_image_model(name: str, size: int) -> nn.Module:
     """A timm model with its pre-trained weights and no classifier, ready to evaluate."""
-    import timm
-
+    timm = need("timm", "teachers")
     if name in PACKAGED_IMAGE:
         model = _make(timm, name, size)
         model.load_state_dict(dict(zip(model.state_dict(), _packaged_weights(name), strict=True)))
@@ -189,16 +188,14 @@ def _in_package(package: str, inside: str) -> Path:
     found = importlib.util.find_spec(package)  # where it is, without running it
     require(
         found is not None and found.origin is not None,
-        f"the package {package.replace('_', '-')} is missing; `pip install -r requirements.txt` installs it.",
+        not_installed(package.replace("_", "-"), "teachers"),
     )
     return Path(found.origin).parent / inside
 
 
 def _cached(name: str, hub: str) -> str:
     """Where the hub's cache keeps a model's weights. Raises LclError, with the command that gets them."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(hub, "model.safetensors")
+    path = need("huggingface_hub", "teachers").try_to_load_from_cache(hub, "model.safetensors")
     require(
         isinstance(path, str),
         f"the weights of {name!r} are not on this machine; with a network, `hf download {hub}` gets them.",
@@ -208,9 +205,8 @@ def _cached(name: str, hub: str) -> str:
 
 def load_text_model(name: str, device: str) -> nn.Module:
     """A sentence encoder from a package, a folder, or the hub's cache; without remote code and without pickles."""
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as bars
-
+    SentenceTransformer = need("sentence_transformers", "teachers").SentenceTransformer
+    bars = need("transformers.utils.logging", "teachers")
     require(bool(name), "a text encoder needs a name, or a folder that holds one.")
     bars.disable_progress_bar()  # of a fifth of a second
     for chatty in ("sentence_transformers", "transformers"):
@@ -239,8 +235,7 @@ def load_text_model(name: str, device: str) -> nn.Module:
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
     """Keep the hub's client off the network: asked for local files only, it would still say that it is there."""
-    from huggingface_hub import constants
-
+    constants = need("huggingface_hub.constants", "teachers")
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         yield

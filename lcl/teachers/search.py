@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from lcl import storage
-from lcl.config import CHECKOUT, LclError, Progress, require
+from lcl.config import CHECKOUT, LclError, Progress, need, require
 from lcl.data.base import DatasetView
 from lcl.teachers.banks import Bank, build_bank, check_features
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
@@ -175,7 +175,7 @@ def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probe
         lists: clusters of rows; 0 for about 4·√N.
         probes: clusters that each row is compared with. `recall_of_neighbours` measures what that misses.
     """
-    import faiss  # only here: on some systems it brings a second OpenMP
+    faiss = need("faiss", "teachers")  # only here: on some systems it loads a second OpenMP runtime
 
     number, width = len(features), _width(features)
     require(1 <= k < number, f"k = {k} neighbours are asked for, but the number of other rows is {max(number - 1, 0)}.")

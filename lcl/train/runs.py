@@ -13,7 +13,7 @@ from statistics import median
 import torch
 
 from lcl import storage
-from lcl.config import LclError, Profile, from_dict, require, to_dict
+from lcl.config import LclError, Profile, from_dict, need, require, to_dict
 from lcl.eval.metrics import Metric
 from lcl.models.clip import Clip, load_model, save_model
 from lcl.models.tokenizer import Tokenizer
@@ -136,6 +136,7 @@ class EventLog:
         storage.write_bytes(self.path, "".join(map(_line, self.before)).encode())
         self.board = None
         if tensorboard:
+            need("tensorboard", "course")
             from torch.utils.tensorboard import SummaryWriter  # takes seconds
 
             self.board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=until + 1)

@@ -205,7 +205,7 @@ def test_a_missing_package_is_named_with_what_to_do(fresh, monkeypatch, package)
         return real(name)
 
     monkeypatch.setattr(lcl.data.pictures.importlib.metadata, "version", version)
-    with pytest.raises(LclError, match=f"{package} .* is missing; run `make setup`"):
+    with pytest.raises(LclError, match=f"{package} .* is missing; run `pip install"):
         fresh()
 
 
@@ -214,7 +214,7 @@ def test_another_version_of_a_package_is_refused_with_what_to_do(fresh, monkeypa
     real = importlib.metadata.version
     other = {package: "0.0.1"}
     monkeypatch.setattr(lcl.data.pictures.importlib.metadata, "version", lambda name: other.get(name) or real(name))
-    with pytest.raises(LclError, match=rf"{package} 0\.0\.1 is installed, but .* {PACKAGES[package]}; .*`make setup`"):
+    with pytest.raises(LclError, match=rf"{package} 0\.0\.1 is installed, but .* {PACKAGES[package]}; .*`pip install"):
         fresh()
 
 

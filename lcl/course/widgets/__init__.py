@@ -14,15 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import anywidget
-import ipywidgets
 import torch
 import torch.nn.functional as F
-import traitlets
-from IPython.display import display
 from PIL import Image as Picture
 
-from lcl.config import require
+from lcl.config import need, require
 from lcl.course import charts, plots
 from lcl.course.plots import Chart, as_pixels, to_data_url, to_png
 from lcl.course.results import COLUMNS, in_percent
@@ -33,6 +29,9 @@ from lcl.losses.contrastive import ramp, soft_targets
 from lcl.teachers.search import Neighbours
 from lcl.train.loop import Event, Step, Training, Validation
 from lcl.train.recipes import SoftConfig
+
+anywidget, ipywidgets, traitlets = (need(module, "course") for module in ("anywidget", "ipywidgets", "traitlets"))
+display = need("IPython.display", "course").display
 
 WIDE = {"description_width": "initial"}
 
