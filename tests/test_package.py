@@ -226,7 +226,7 @@ MISSING = [  # extra, code that needs it, the first package that it misses
     ("onnx", "import lcl.deploy.onnx", "onnxruntime"),
     ("course", "import lcl.course.plots", "matplotlib"),
     ("course", "import lcl.course.report", "matplotlib"),
-    ("course", "import lcl.course.widgets", "anywidget"),
+    ("course", "import lcl.course.widgets", "matplotlib"),  # through `plots`
     ("course", "lcl.train.runs.EventLog('.', tensorboard=True)", "tensorboard"),
 ]
 

@@ -261,13 +261,15 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
 
 def _report(folder: Path, source) -> Path:
     """Write a run's report and return its path; without the extra `course` say so and return the run's folder."""
-    from lcl.train.runs import load_run
-
     try:
-        from lcl.course.report import write_report
-    except LclError as error:  # a package is not installed; the run is complete without its report
+        need("matplotlib", "course")
+    except LclError as error:  # the run is complete without its report
         print(f"there is no report.html: {error}")
         return folder
+
+    from lcl.course.report import write_report
+    from lcl.train.runs import load_run
+
     return write_report(load_run(folder), source)
 
 
