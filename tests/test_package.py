@@ -29,7 +29,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CORE = [
     "lcl", "lcl.models.clip", "lcl.losses.contrastive", "lcl.losses.matching", "lcl.losses.masked_lm", "lcl.losses.neighbours",
     *(f"lcl.data.{path.stem}" for path in sorted((ROOT / "lcl" / "data").glob("[a-z]*.py"))),
-    "lcl.teachers.teacher", "lcl.eval.metrics", "lcl.train.loop", "lcl.train.runs", "lcl.deploy.gallery", "lcl.cli.main",
+    "lcl.teachers.teacher", "lcl.eval.metrics", "lcl.train.loop", "lcl.train.runs", "lcl.deploy.gallery",
+    "lcl.deploy.load", "lcl.deploy.onnx", "lcl.cli.main",
 ]  # fmt: skip
 
 
@@ -223,7 +224,9 @@ MISSING = [  # extra, code that needs it, the first package that it misses
     ("teachers", "lcl.teachers.encoders.TextEncoder()", "sentence_transformers"),
     ("teachers", "lcl.teachers.search.approximate_neighbours(None)", "faiss"),
     ("shards", "lcl.data.shards.write_shards('shards', [], {})", "webdataset"),
-    ("onnx", "import lcl.deploy.onnx", "onnxruntime"),
+    ("onnx", "lcl.deploy.load.open_sessions('.')", "onnxruntime"),
+    ("onnx", "lcl.deploy.onnx._export(None, None, (), {})", "onnxscript"),
+    ("onnx", "lcl.deploy.onnx.to_int8('.', '.', None)", "onnxruntime"),
     ("course", "import lcl.course.plots", "matplotlib"),
     ("course", "import lcl.course.report", "matplotlib"),
     ("course", "import lcl.course.widgets", "matplotlib"),  # through `plots`
