@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from PIL import Image
 
 import lcl
 from lcl.config import LclError, need
@@ -295,8 +296,12 @@ def test_a_wheel_with_every_extra_trains_and_reports_and_the_readme_reuses_it(ev
     done = run(everything, data, tmp_path, *TRAIN)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "first" / "report.html").exists()
+    (tmp_path / "runs" / "first").rename(tmp_path / "runs" / "mine")
+    (tmp_path / "holiday").mkdir()
+    for name in ("cat.jpg", "boat.png", "holiday/sea.jpg", "holiday/hill.png"):
+        Image.effect_noise((120, 90), 80).convert("RGB").save(tmp_path / name)
     examples = [block for block in re.findall(r"^```python\n(.*?)^```", README, flags=re.S | re.M) if "lcl" in block]
-    assert examples
+    assert len(examples) == 2
     for example in examples:
-        done = run(everything, data, tmp_path, "-c", example.replace('"laptop"', '"smoke"'))
+        done = run(everything, data, tmp_path, "-c", example)
         assert done.returncode == 0 and done.stdout.strip(), done.stderr
