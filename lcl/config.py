@@ -17,18 +17,18 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 class LclError(Exception):
-    """A mistake that the user can mend. Its text is one clear sentence: what is wrong, where, and what to do."""
+    """A mistake that the user can fix. Its text is one clear sentence: what is wrong, where, and what to do."""
 
 
 TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}")
 """Prompts for a class name; a class is the mean of their embeddings (Radford et al. 2021, section 3.1.4)."""
 
 Progress = Callable[[int], object]
-"""Is told, again and again, how many more are done."""
+"""Called repeatedly with the number of items finished since the last call."""
 
 
 def choose(what: str, name: str, names: Iterable[str]) -> str:
-    """Return `name` if it is one of `names`; otherwise raise LclError with the near names."""
+    """Return `name` if it is one of `names`; otherwise raise LclError with similar names."""
     names = list(names)
     if name in names:
         return name
@@ -76,7 +76,7 @@ def positive(config: Any, *names: str) -> None:
 
 
 def data_folder() -> Path:
-    """Where generated data lives: $LCL_DATA, else `data/` beside the library, else `data/` where you are."""
+    """The folder of generated data: $LCL_DATA, else `data/` of the checkout, else `data/` in the working directory."""
     if folder := os.environ.get("LCL_DATA"):
         return Path(folder)
     return CHECKOUT / "data" if in_checkout() else Path("data")
@@ -89,10 +89,12 @@ def in_checkout() -> bool:
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """Which scenes there are. Two configs that are equal make the same scenes, pixel for pixel.
+    """A data set of scenes. Equal configs make the same scenes, pixel for pixel.
 
-    size: canvas side, in pixels. known, unseen: number of concepts to train on, and to hold out wholly.
-    seed: of the world (who is frequent, what is held out), not of the training.
+    Attributes:
+        size: side of the canvas in pixels, 32 to 512.
+        known, unseen: number of classes to train on, and to hold out.
+        seed: of the data set (frequencies, what is held out), not of the training.
     """
 
     size: int = 64
@@ -108,9 +110,9 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The image tower. `tower`: "vit" or "conv" (from scratch), or "timm:NAME" for any model of timm.
+    """The image tower: "vit" or "conv" (from scratch), or "timm:NAME" for any model of timm.
 
-    width, depth, heads, patch_size count for the towers from scratch; timm's models bring their own.
+    width, depth, heads and patch_size are for towers from scratch; timm's models have their own.
     """
 
     tower: str = "conv"
@@ -126,7 +128,7 @@ class VisionConfig:
         positive(self, "image_size", "width", "depth", "heads", "patch_size")
         require(
             self.image_size <= 1024 and self.width <= 4096 and self.depth <= 64,
-            f"{self.image_size} pixels, width {self.width}, depth {self.depth}: that is no lightweight tower any more.",
+            f"{self.image_size} pixels, width {self.width}, depth {self.depth}: not a lightweight tower; choose less.",
         )
         require(
             self.tower != "vit" or self.width % self.heads == 0,
@@ -144,11 +146,11 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """The text tower. `tower`: "transformer" (from scratch), or "hf:NAME" for any encoder of transformers."""
+    """The text tower: "transformer" (from scratch), or "hf:NAME" for any encoder of transformers."""
 
     tower: str = "transformer"
     vocab_size: int = 2048
-    context_length: int = 48  # tokens, the two that mark beginning and end included
+    context_length: int = 48  # tokens, [BEGIN] and [END] included
     width: int = 128
     depth: int = 2
     heads: int = 2
@@ -157,7 +159,7 @@ class LanguageConfig:
         if not self.tower.startswith("hf:"):
             choose("text tower", self.tower, ["transformer", "hf:NAME"])
         positive(self, "width", "heads")
-        require(self.width <= 4096, f"width {self.width}: that is no lightweight tower any more.")
+        require(self.width <= 4096, f"width {self.width}: this is not a lightweight tower; choose smaller numbers.")
         require(self.vocab_size <= 1_000_000, f"a vocabulary of {self.vocab_size} tokens is more than a million.")
         require(self.vocab_size >= 260, f"a vocabulary of {self.vocab_size} has no room for the 260 basic tokens.")
         require(self.width % self.heads == 0, f"width {self.width} is no multiple of {self.heads} heads.")
@@ -180,22 +182,22 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. An epoch shows every one of the `pairs` once, but for a last batch that would not be full."""
+    """How to train. An epoch sees each of the `pairs` once, except for an incomplete last batch."""
 
     recipe: str = "clip"
     pairs: int = 16_384
     epochs: int = 8
     batch_size: int = 128
     learning_rate: float = 2e-3  # peak
-    weight_decay: float = 0.1  # of matrices; vectors and scalars decay not at all
+    weight_decay: float = 0.1  # of matrices; vectors and scalars do not decay
     warmup: float = 0.1  # share of the steps
-    temperature_rate: float = 10.0  # how many times faster than the rest the temperature learns
+    temperature_rate: float = 10.0  # factor of the learning rate for the temperature
     beta2: float = 0.98
     clip_norm: float = 1.0  # largest global norm of a gradient
-    evaluate_every: int = 64  # steps between looks at the validation loss
-    micro_batch: int | None = None  # pairs in one forward pass of a process; None: all it has. See `together`
+    evaluate_every: int = 64  # steps between validation steps
+    micro_batch: int | None = None  # pairs in one forward pass of a process (default: all); see `train.distributed`
     precision: str = "float32"  # of the towers' products; "bfloat16" is faster where the machine has it. Losses are float32
-    compile: bool = False  # let torch compile the image tower: a minute at first, faster steps then
+    compile: bool = False  # the image tower: a minute at first, then faster steps
     activation_checkpointing: bool = False  # of transformer blocks: less memory, slower steps
 
     def __post_init__(self):
@@ -214,7 +216,7 @@ class TrainConfig:
         require(0 <= self.warmup < 1, f"warmup is a share of the steps, at least 0 and less than 1, not {self.warmup}.")
         require(
             self.micro_batch is None or (self.micro_batch >= 1 and self.batch_size % self.micro_batch == 0),
-            f"a batch of {self.batch_size} does not divide into pieces of {self.micro_batch}.",
+            f"a batch of {self.batch_size} does not divide into micro-batches of {self.micro_batch}.",
         )
         choose("precision", self.precision, ["float32", "bfloat16"])
 
@@ -226,7 +228,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is measured: retrieval among `retrieval` scenes; zero-shot over `views` pictures of every concept."""
+    """What is measured: retrieval among `retrieval` scenes; zero-shot over `views` pictures of every class."""
 
     retrieval: int = 1000
     views: int = 4
@@ -237,7 +239,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Profile:
-    """A whole experiment's worth of choices, from the data to the evaluation."""
+    """All settings of an experiment, from the data to the evaluation."""
 
     name: str
     scenes: SceneConfig

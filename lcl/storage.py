@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all: atomic writes, checksums, safetensors and JSON."""
+"""Atomic writes, checksums, safetensors and JSON: a file is complete, or not there at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sha256(data: bytes) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read piece by piece. Raises LclError when it cannot be read."""
+    """Hexadecimal SHA-256 of a file, read in chunks. Raises LclError if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,20 +1,24 @@
-"""Where pairs come from, as those who use them see it: scenes and shards answer the same questions."""
+"""The data set protocol: what scenes and shards have in common for the code that uses them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Pairs taken out of a data set. images: (n, 3, H, W) uint8. captions: n.
+    """A batch of samples.
 
-    rows: n, whose pairs these are: those that were asked for, but for what could not be read, whose place another row took.
-    faults: how many could not be read, by the short name of the reason.
+    Attributes:
+        images: (n, 3, H, W) uint8.
+        captions: n.
+        rows: n, the rows of these pairs: those requested, except where another row replaces an unreadable one.
+        faults: number of unreadable rows, by the reason's short name.
     """
 
     images: torch.Tensor
@@ -27,8 +31,12 @@ class Samples:
 
 
 class DatasetView(Protocol):
-    """Pairs in a fixed order. description: JSON-able; equal ones, equal rows. streamed: are they read from files, so that
-    processes of their own should do it? Otherwise they are drawn, where the model is."""
+    """Pairs in a fixed order.
+
+    Attributes:
+        description: JSON-able; equal descriptions, equal rows.
+        streamed: True if pairs are read from files, which worker processes should do; False if they are drawn.
+    """
 
     description: dict
     streamed: bool
@@ -36,16 +44,19 @@ class DatasetView(Protocol):
     def __len__(self) -> int: ...
 
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """n captions, without a look at the images. What cannot be read is replaced."""
+        """Captions without images. Unreadable ones are replaced."""
 
     def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
-        """Images and captions. What cannot be read is replaced, and counted."""
+        """Images and captions. Unreadable rows are replaced and counted."""
 
 
 class PairDataset(Protocol):
-    """A data set: pairs to learn from, and others that a training never sees.
+    """A data set: training pairs, and others that a training never sees.
 
-    size: pixels a side. fingerprint: equal ones, equal pairs. credits: whose art it is, where that must be said.
+    Attributes:
+        size: side of the images in pixels.
+        fingerprint: equal fingerprints, equal pairs.
+        credits: of the drawings, where a licence wants them named.
     """
 
     size: int
@@ -53,10 +64,10 @@ class PairDataset(Protocol):
     credits: tuple[str, ...]
 
     def train(self, count: int) -> DatasetView:
-        """The first `count` pairs to learn from. Raises LclError if there are not so many."""
+        """The first `count` training pairs. Raises LclError if there are not so many."""
 
     def validation(self, count: int) -> DatasetView:
-        """Pairs to look at during a training: `count`, or as many as there are."""
+        """`count` validation pairs, or as many as there are."""
 
     def test(self, count: int) -> DatasetView:
-        """Pairs to evaluate on: `count`, or as many as there are."""
+        """`count` test pairs, or as many as there are."""

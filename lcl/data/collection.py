@@ -1,4 +1,4 @@
-"""A folder of shards as a data set: pairs to learn from, and some set aside that a training never sees."""
+"""A folder of shards as a data set, with validation and test pairs that a training never sees."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from lcl.data.photos import BadSample
 from lcl.data.shards import Shards, open_shards
 
 CODE = 1  # raise it when the same shards would be divided otherwise
-TEST_PAIRS, VALIDATION_PAIRS = 5000, 1024  # pairs set aside, at most, to evaluate on and to be watched …
-TEST_SHARE, VALIDATION_SHARE = 20, 40  # … but no more than one in so many
-FEWEST = 80  # pairs of a collection
-TRIES = 64  # rows that are tried in a row's place
+TEST_PAIRS, VALIDATION_PAIRS = 5000, 1024  # held-out pairs, at most …
+TEST_SHARE, VALIDATION_SHARE = 20, 40  # … and at most one in so many
+FEWEST = 80  # pairs of a data set
+TRIES = 64  # rows that may replace an unreadable one
 
 Result = TypeVar("Result")
 
 
 class ShardView:
-    """Some rows of shards. `numbers` says which: (n,) int64."""
+    """A view of shards: the rows `numbers`, (n,) int64."""
 
     streamed = True
 
@@ -43,13 +43,13 @@ class ShardView:
         return len(self.numbers)
 
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """Read them, and no image."""
+        """Captions without images."""
         return [caption for caption, _, _ in self._all(rows, lambda shards, number: shards.caption(number))]
 
     def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
-        """Images and captions. What cannot be read any more is replaced by another row, the same one each time, and counted.
+        """Images and captions. An unreadable row is replaced, always by the same other row, and counted.
 
-        Raises LclError when TRIES rows in a row's place cannot be read either.
+        Raises LclError if TRIES replacements cannot be read either.
         """
         pairs, used, reasons = zip(*self._all(rows, lambda shards, number: shards.read(number, self.size)), strict=True)
         images, captions = zip(*pairs, strict=True)
@@ -57,28 +57,28 @@ class ShardView:
         return Samples(torch.stack(images).to(device), list(captions), list(used), dict(faults))
 
     def _one(self, shards: Shards, row: int, read: Callable[[Shards, int], Result]) -> tuple[Result, int, str]:
-        """What is read of a row, or of another one in its place; which row that is, and what was wrong with the first."""
+        """What `read` gives for a row or its replacement; which row that is; and the reason if it was replaced."""
         reason, place, tries = "", row, min(TRIES, len(self))
         for _ in range(tries):
             try:
                 return read(shards, int(self.numbers[place])), place, reason
             except BadSample as fault:
                 reason = reason or str(fault)
-                place = (place + self._stride) % len(self)  # far away: what lies near is often bad as well
+                place = (place + self._stride) % len(self)  # far away: neighbouring rows are often bad, too
         raise LclError(
             f"row {row} of the shards in {self.shards.folder} cannot be read any more ({reason}), nor can {tries - 1} others "
             f"in its place; `lcl data verify {self.shards.folder}` says what has changed."
         )
 
     def _all(self, rows: Sequence[int], read: Callable) -> list:
-        """`_one` of each, in order; of many some at once, for decoding lets other threads work."""
+        """`_one` of each, in order; many of them in threads, since decoding releases the interpreter's lock."""
         if len(rows) < 512 or torch.utils.data.get_worker_info():
             return [self._one(self.shards, row, read) for row in rows]
         threads = min(os.cpu_count() or 1, 8)
         pieces = [rows[start : start + 256] for start in range(0, len(rows), 256)]
 
         def piece(some: Sequence[int]) -> list:
-            own = copy.copy(self.shards)  # with files of its own: a file has one place that it reads at
+            own = copy.copy(self.shards)  # with file handles of its own: a handle has one position
             return [self._one(own, row, read) for row in some]
 
         with ThreadPoolExecutor(threads) as pool:
@@ -86,10 +86,14 @@ class ShardView:
 
 
 class ShardDataset:
-    """Shards, of which a twentieth is set aside for evaluation and a fortieth to be watched, drawn evenly, always the same.
+    """Shards, with a twentieth of the pairs held out as test and a fortieth as validation pairs, always the same.
 
-    What is learned from keeps the order of the tars, so that rows that are read together lie together.
-    Raises LclError for fewer than FEWEST pairs.
+    Training pairs keep the order of the tars, so that rows that are read together lie together. Raises LclError for fewer than
+    FEWEST pairs.
+
+    Args:
+        shards: all rows.
+        size: side of the images in pixels.
     """
 
     credits = ()
@@ -105,23 +109,23 @@ class ShardDataset:
         self.fingerprint = shards.fingerprint
 
     def __len__(self) -> int:
-        """Pairs to learn from."""
+        """The number of training pairs."""
         return len(self._train)
 
     def train(self, count: int) -> ShardView:
-        """`count` of the pairs to learn from, drawn evenly. Raises LclError if there are not so many."""
+        """`count` training pairs, spread evenly. Raises LclError if there are not so many."""
         require(
             count <= len(self),
-            f"the shards in {self.shards.folder} have {len(self):,} pairs to learn from, not {count:,}; ask for fewer (--pairs).",
+            f"the shards in {self.shards.folder} have {len(self):,} training pairs, not {count:,}; ask for fewer (--pairs).",
         )
         return self._rows(self._train[:count].sort().values, f"{count} of the training")
 
     def validation(self, count: int) -> ShardView:
-        """Pairs to look at during a training."""
+        """Validation pairs."""
         return self._rows(self._validation[:count], "watched")
 
     def test(self, count: int) -> ShardView:
-        """Pairs to evaluate on."""
+        """Test pairs."""
         return self._rows(self._test[:count], "asked")
 
     def _rows(self, numbers: torch.Tensor, which: str) -> ShardView:
@@ -132,9 +136,13 @@ class ShardDataset:
 def open_dataset(
     profile: Profile, pictures: Path | str | None = None, shards: Path | str | None = None, progress: Progress | None = None
 ) -> PairDataset:
-    """The pairs of a profile: its scenes, drawn from one's own pictures if named; or those of a folder of shards.
+    """Open the data set of a profile: its scenes, or a folder of shards.
 
-    progress: is told the number of tars that were looked at, where that was not done before.
+    Args:
+        profile: of the experiment.
+        pictures: the user's folder of drawings for the scenes, if any.
+        shards: a folder of shards, instead of scenes.
+        progress: called with the number of tars scanned since the last call, if they have no index yet.
     """
     if shards is None:
         return scenes.open_scenes(profile.scenes, Path(pictures) if pictures else None)

@@ -16,11 +16,14 @@ SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canva
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a scene. Pixels count from the top left corner.
+    """One object of a scene; pixels count from the top left corner.
 
-    concept: its number in the picture dictionary; style: whose drawing. level: which of the world's sizes.
-    left, top: where the drawing's square begins. box: the smallest rectangle around what is opaque.
-    span: the characters (start, end) of the caption that name it; two dogs share one span.
+    Attributes:
+        concept: its class, a number in the picture dictionary; style: of the drawing.
+        level: which of the data set's sizes.
+        left, top: corner of the drawing's square.
+        box: the smallest rectangle around what is opaque.
+        span: the characters (start, end) of the caption that name it; two dogs share one span.
     """
 
     concept: int
@@ -36,7 +39,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Background:
-    """What lies behind the things. colour: a name out of COLOURS; first, second: the two shades it is made of."""
+    """What is behind the objects. colour: a key of COLOURS; first, second: its two shades."""
 
     kind: str
     colour: str

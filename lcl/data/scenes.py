@@ -1,4 +1,4 @@
-"""Pairs of image and caption, as many as one likes: a scene is a function of (seed, split, index).
+"""Scenes: any number of pairs of image and caption, each a function of (seed, split, index).
 
 `SceneDataset.scene` describes a scene in numbers and words; `SceneDataset.render` draws a batch of scenes with integer
 arithmetic only, so the pixels are the same in every batch, process and device. Some drawings, pairs and concepts never appear
@@ -37,11 +37,11 @@ from lcl.data.pictures import Pictures, load_pictures
 from lcl.storage import fingerprint
 
 SPLITS = {
-    "train": "what training may see",
+    "train": "training scenes",
     "new_scenes": "new scenes of known drawings",
-    "unseen_drawings": "known things, drawn by a hand that training never showed for them",
-    "unseen_pairs": "known things that training never showed together",
-    "unseen_concepts": 'things that training never showed, and named at most in part ("pig" in "pig nose")',
+    "unseen_drawings": "known classes in a drawing style that training never showed for them",
+    "unseen_pairs": "known classes that training never showed together",
+    "unseen_concepts": 'classes that training never showed, and named at most in part ("pig" in "pig nose")',
 }
 
 HELD_OUT_DRAWINGS = (
@@ -49,10 +49,10 @@ HELD_OUT_DRAWINGS = (
 )
 HELD_OUT_PAIRS = 0.1  # share of the pairs of known concepts
 MAX_OVERLAP = 0.1  # of the smaller box's area
-COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often 1, 2, 3, 4 things are wanted; one without room is left out
-GAIN = (0.86, 1.09)  # a thing's brightness; `pictures.main_colour` holds over this range
-VALIDATION_FROM = 1_000_000_000  # new scenes that a training looks at are counted from here, far from those of the evaluation
-TAIL = 30  # how often the concept of rank r is drawn: 1 / (r + TAIL), a long tail as on the web
+COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often 1, 2, 3, 4 objects are wanted; one without room is left out
+GAIN = (0.86, 1.09)  # an object's brightness; `colours.main_colour` holds over this range
+VALIDATION_FROM = 1_000_000_000  # the first validation scene, far from the test scenes
+TAIL = 30  # the class of rank r is drawn with weight 1 / (r + TAIL), a long tail as on the web
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Scenes with their pictures. images: (N, 3, H, W) uint8."""
+    """Scenes with their images, (N, 3, H, W) uint8."""
 
     images: torch.Tensor
     scenes: tuple[Scene, ...]
@@ -87,7 +87,7 @@ class Pairs:
 
 
 class SceneView:
-    """Scenes of a split, in order of their index: row i is scene `first + i`."""
+    """A view of a split in order of the index: row i is scene `first + i`."""
 
     streamed = False
 
@@ -101,20 +101,25 @@ class SceneView:
         return self.count
 
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """Write them, without drawing."""
+        """Captions without images."""
         return [self.world.scene(self.split, self.first + row).caption for row in rows]
 
     def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
-        """Captions, and images drawn on a device. Nothing can be wrong with a scene."""
+        """Images, drawn on `device`, and captions. A scene is always readable."""
         pairs = self.world.pairs(self.split, [self.first + row for row in rows], device=device)
         return Samples(pairs.images, pairs.captions, list(rows))
 
 
 class SceneDataset:
-    """All the scenes that one SceneConfig and one picture dictionary make.
+    """All scenes of one SceneConfig and one picture dictionary.
 
-    known: concepts of the training, the most frequent first; unseen: concepts held out. Both are numbers in
-    `pictures.concepts`. Raises LclError when the dictionary has too few concepts.
+    Attributes:
+        known: classes of the training, the most frequent first, as numbers in `pictures.concepts`.
+        unseen: held-out classes.
+        fingerprint: equal fingerprints, equal scenes.
+
+    Raises:
+        LclError: if the dictionary has too few classes.
     """
 
     def __init__(self, config: SceneConfig, pictures: Pictures):
@@ -138,7 +143,7 @@ class SceneDataset:
         self._bounds = [bounds(drawings[:, :, 3]) for drawings in self._drawings["cpu"]]
 
     def _hold_out(self, rng: random.Random) -> None:
-        """Decide what training never sees: `held_drawings` {(style, concept)} and `held_pairs` {{concept, concept}}."""
+        """Choose what training never sees: `held_drawings` {(style, concept)} and `held_pairs` {{concept, concept}}."""
         styles, quarter = len(self.pictures.styles), int(HELD_OUT_DRAWINGS * len(self.known))
         order = sorted(self.known, key=lambda _: rng.random())
         self.held_drawings = {
@@ -164,12 +169,12 @@ class SceneDataset:
 
     @property
     def size(self) -> int:
-        """Pixels a side."""
+        """Side of the images in pixels."""
         return self.config.size
 
     @property
     def credits(self) -> tuple[str, ...]:
-        """Whose drawings these are."""
+        """Whose drawings these are, with their licences."""
         return tuple(f"{style.credit} ({style.licence})" for style in self.pictures.styles)
 
     def train(self, count: int) -> SceneView:
@@ -177,33 +182,35 @@ class SceneDataset:
         return SceneView(self, count)
 
     def validation(self, count: int) -> SceneView:
-        """New scenes to look at during a training, other ones than those of the evaluation."""
+        """New scenes for validation, other than the test scenes."""
         return SceneView(self, count, "new_scenes", VALIDATION_FROM)
 
     def test(self, count: int) -> SceneView:
-        """The first `count` of the new scenes."""
+        """The first `count` new scenes."""
         return SceneView(self, count, "new_scenes")
 
     def concepts(self, split: str) -> tuple[int, ...]:
-        """The concepts that may appear in a split."""
+        """The classes that may appear in a split."""
         return self._choices[choose("split", split, SPLITS)][0]
 
     def styles(self, split: str, concept: int) -> list[int]:
-        """Whose drawings of a concept a split shows."""
+        """The drawing styles in which a split shows a class."""
         styles = range(len(self.pictures.styles))
         if split == "unseen_concepts":
             return list(styles)
         return [style for style in styles if ((style, concept) in self.held_drawings) == (split == "unseen_drawings")]
 
     def name(self, concept: int) -> str:
-        """What a concept is called."""
+        """The name of a class."""
         return self.pictures.concepts[concept].name
 
     def scene(self, split: str, index: int, single: bool = False) -> Scene:
-        """The scene number `index` (0, 1, 2, …) of a split.
+        """Scene number `index` (0, 1, 2, …) of a split.
 
-        single: instead, a scene of one thing alone, each concept of the split in turn: what zero-shot
-        classification looks at.
+        Args:
+            split: a key of SPLITS.
+            index: 0 or more.
+            single: a scene of one object, each class of the split in turn, for zero-shot classification.
         """
         concepts, cumulative = self._choices[choose("split", split, SPLITS)]
         require(len(concepts) > 0, f"this world has nothing for the split {split}: it has too few styles or concepts.")
@@ -228,7 +235,7 @@ class SceneDataset:
         return Scene(split, index, background, objects, caption)
 
     def _draw_concepts(self, rng: random.Random, split: str, concepts: Sequence[int], cumulative: list) -> list[int]:
-        """One to four concepts that may stand together; a concept twice or thrice means as many things."""
+        """One to four classes that may appear together; a class twice or three times means as many objects."""
         total = bisect(list(accumulate(COUNTS)), rng.random()) + 1
         pair = split == "unseen_pairs"
         chosen = list(self._held_pairs[int(rng.random() * len(self._held_pairs))]) if pair else []
@@ -245,7 +252,7 @@ class SceneDataset:
         return chosen
 
     def _place(self, rng: random.Random, split: str, concepts: Sequence[int]) -> list[dict]:
-        """Give every thing a drawing, a size and a place with little overlap; one that finds no room is left out."""
+        """Give every object a drawing, a size and a place with little overlap; leave out one without room."""
         side, placed = self.config.size, []
         low, high = SIZES[len(concepts) - 1]
         for concept in concepts:
@@ -270,7 +277,7 @@ class SceneDataset:
         return placed
 
     def _background(self, rng: random.Random, placed: Sequence[dict]) -> Background:
-        """A ground whose colour is none of the things', so that they stand out."""
+        """A background in a colour that no object has, so that objects stand out."""
         taken = {self.pictures.concepts[obj["concept"]].colours[obj["style"]] for obj in placed}
         names = [name for name in COLOURS if name not in taken and name != "black"]
         colour = names[int(rng.random() * len(names))]
@@ -282,7 +289,7 @@ class SceneDataset:
         return Background(kinds[int(rng.random() * len(kinds))], colour, first, second, period, int(rng.random() * 2**20))
 
     def render(self, scenes: Sequence[Scene], device: torch.device | str = "cpu") -> torch.Tensor:
-        """Draw scenes, all at once: (B, 3, H, W) uint8 on `device`. Integers only: the same pixels everywhere."""
+        """Draw a batch of scenes: (B, 3, H, W) uint8 on `device`. Integers only: the same pixels everywhere."""
         side, device = self.config.size, str(device)
         if device not in self._drawings:
             self._drawings[device] = [drawings.to(device) for drawings in self._drawings["cpu"]]
@@ -303,12 +310,12 @@ class SceneDataset:
     def pairs(
         self, split: str, indices: Iterable[int], single: bool = False, device: torch.device | str = "cpu"
     ) -> Pairs:
-        """The scenes of the given indices with their pictures, drawn and kept on `device`."""
+        """Scenes with their images, drawn on `device`."""
         scenes = tuple(self.scene(split, index, single) for index in indices)
         parts = [self.render(scenes[start : start + 256], device) for start in range(0, max(len(scenes), 1), 256)]
         return Pairs(torch.cat(parts), scenes)
 
 
 def open_scenes(config: SceneConfig, pictures_folder: Path | None = None) -> SceneDataset:
-    """The world of a config, with the installed pictures or those of a folder."""
+    """The scenes of a config, with the installed drawings or those of a folder."""
     return SceneDataset(config, load_pictures(config.size, pictures_folder))

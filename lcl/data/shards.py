@@ -1,8 +1,8 @@
-"""Pairs in tars, as WebDataset lays them out: written, looked at once from end to end, and then read row by row.
+"""Pairs in tars in WebDataset's layout: written, scanned once from end to end, and then read row by row.
 
-A sample is members of one name: `000017.jpg`, `000017.txt`, and what else there is. WebDataset itself streams such tars; we
-write with it, but read through an index of where every row lies, made when the tars are looked at first. With it any row is
-one read away, so that an order of training is a list of numbers, and goes on in its middle as if nothing had happened.
+A sample is all members of one name: `000017.jpg`, `000017.txt` and others. WebDataset itself streams such tars. We write with it
+but read through an index of all rows, which is made by the first scan: any row is one read away, so the order of a training is a
+list of row numbers, and can be resumed anywhere.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_BAD = 0.05  # share of the samples that may be unusable before that is taken
 
 
 class Sample(NamedTuple):
-    """What is written. key: its name, without a point. image: a picture's file. about: more, as JSON holds it."""
+    """A sample to write. key: its name, without a dot; image: the picture's file; about: further facts, JSON-able."""
 
     key: str
     image: bytes
@@ -55,11 +55,21 @@ def write_shards(
     rows: int = ROWS,
     progress: Progress | None = None,
 ) -> dict[str, dict]:
-    """Write samples to `pairs-00000.tar` and so on, `rows` a tar, each whole or not there at all, and the manifest.
+    """Write samples to `pairs-00000.tar` and so on, each tar atomically, and the manifest.
 
-    source: what they are made of, JSON-able. start: number of the first tar; the samples begin there. Returns what the
-    manifest says of each tar. Raises LclError for a folder that cannot be written, holds other files of these names, or
-    shards of another source.
+    Args:
+        folder: for the tars.
+        samples: to write, from tar `start` on.
+        source: what they are made from, JSON-able.
+        start: number of the first tar.
+        rows: samples a tar.
+        progress: called with the number of samples written since the last call.
+
+    Returns:
+        The manifest's entry of every tar.
+
+    Raises:
+        LclError: for a folder that cannot be written, or holds other files of these names or shards of another source.
     """
     TarWriter = need("webdataset", "shards").TarWriter
 
@@ -91,14 +101,14 @@ def write_shards(
 
 
 def written(folder: Path) -> int:
-    """How many tars, from the first on, are there and in the manifest: the number that a writing goes on with."""
+    """The number of tars, from the first on, that exist and are in the manifest: where writing resumes."""
     tars = _promised(Path(folder))
     names = (f"pairs-{number:05d}.tar" for number in itertools.count())
     return next(number for number, name in enumerate(names) if name not in tars or not (Path(folder) / name).exists())
 
 
 def scene_samples(world: SceneDataset, indices: range) -> Iterator[Sample]:
-    """The training scenes of a world, as JPEG of high quality; with them, as JSON, the box and the words of every thing."""
+    """Training scenes as samples: JPEG of high quality, and JSON with the box and the words of every object."""
     for start in range(indices.start, indices.stop, 256):
         pairs = world.pairs("train", range(start, min(start + 256, indices.stop)))
         for index, (image, scene) in enumerate(zip(pairs.images, pairs.scenes, strict=True), start=start):
@@ -109,7 +119,7 @@ def scene_samples(world: SceneDataset, indices: range) -> Iterator[Sample]:
 
 
 def _promised(folder: Path) -> dict[str, dict]:
-    """What the manifest says of each tar; nothing if there is none. Raises LclError for one that makes no sense."""
+    """The manifest's entries; none if there is no manifest. Raises LclError for an invalid one."""
     path = folder / MANIFEST
     if not path.exists():
         return {}
@@ -127,7 +137,7 @@ def _promised(folder: Path) -> dict[str, dict]:
 
 
 def keep_source(folder: Path, source: dict) -> None:
-    """Note what the tars of a folder are made of, before they are looked at. Raises LclError if it is something else already."""
+    """Record what a folder's tars are made from, before they are scanned. Raises LclError if it is recorded otherwise."""
     tars = _promised(Path(folder))
     before = _source(Path(folder)) or source
     require(before == source, f"the shards in {folder} are made of something else ({before}); name another folder.")
@@ -135,7 +145,7 @@ def keep_source(folder: Path, source: dict) -> None:
 
 
 def _source(folder: Path) -> dict | None:
-    """What the manifest says that the tars are made of, if it says so."""
+    """What the tars are made from, if the manifest says so."""
     try:
         found = storage.read_json(folder / MANIFEST)
     except LclError:
@@ -149,9 +159,12 @@ def _promise(folder: Path, tars: dict[str, dict], source: dict | None = None) ->
 
 @dataclass
 class Shards:
-    """Rows of tars that were looked at. row → tar and place; opened files are kept, and are not taken along to workers.
+    """The rows of scanned tars. File handles stay open, and are not sent to worker processes.
 
-    faults: what could not be used, by its short name. fingerprint: of all tars, in order.
+    Attributes:
+        tar: (N,) int32, the tar of every row; places: (N, 5) int64, see `tars.Place`.
+        faults: unusable samples, by the reason's short name.
+        fingerprint: of all tars, in order.
     """
 
     folder: Path
@@ -178,7 +191,7 @@ class Shards:
         return self._read(row, caption_of)
 
     def _file(self, tar: int) -> BinaryIO:
-        if self._opener != os.getpid():  # a forked process would read on from where another one of them has just read
+        if self._opener != os.getpid():  # a forked process shares the position of its parent's handles
             self._open, self._opener = {}, os.getpid()
         if tar not in self._open:
             if len(self._open) >= OPEN:
@@ -193,18 +206,22 @@ class Shards:
         except FileNotFoundError:
             raise BadSample("tar: missing") from None
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):  # says nothing of the row
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # no fault of the row
                 raise LclError("this process has too many files open to read shards; raise the limit (ulimit -n).") from None
-            self._open.pop(tar, None)  # a disk or a network that fails may be back for another row
+            self._open.pop(tar, None)  # a disk or network may recover for another row
             raise BadSample("tar: not readable") from None
 
 
 def open_shards(folder: Path, workers: int | None = None, progress: Progress | None = None) -> Shards:
-    """The rows of all tars of a folder. The first time, every tar is looked at, and what was found is kept beside them.
+    """Open the rows of a folder's tars. The first time, every tar is scanned, and the index is saved.
 
-    workers: processes that look; if None as many as there are processors, where the tars are many; 0 for this one alone.
-    progress: is told the number of tars that are done, as they are.
-    Raises LclError when tars are missing or have another size than the manifest says, and when too much is unusable.
+    Args:
+        folder: of the tars.
+        workers: scanning processes (default: one a processor for many tars; 0: this process).
+        progress: called with the number of tars scanned since the last call.
+
+    Raises:
+        LclError: if tars are missing or have another size than in the manifest, or if too many samples are unusable.
     """
     folder = Path(folder)
     index = folder / INDEX
@@ -226,11 +243,14 @@ def open_shards(folder: Path, workers: int | None = None, progress: Progress | N
 def scan_shards(
     folder: Path, workers: int | None = None, progress: Progress | None = None, accept: bool | Container[str] = False
 ) -> Shards:
-    """Look at every tar of a folder, byte by byte, and keep the index and, if there is none, the manifest.
+    """Scan every byte of a folder's tars; save the index and, if there is none, the manifest.
 
-    accept: go on with what there is, where the tars, or those of these names, are not as the manifest says; it is written anew.
-    Raises LclError for a folder without tars or without a usable row; when tars differ from the manifest; when more than
-    MAX_BAD of the samples cannot be used.
+    Args:
+        folder, workers, progress: as in `open_shards`.
+        accept: accept tars that differ from the manifest, all or those of these names; the manifest is then rewritten.
+
+    Raises:
+        LclError: without tars or usable rows; if tars differ from the manifest; if more than MAX_BAD of the samples are unusable.
     """
     folder = Path(folder)
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
@@ -288,12 +308,12 @@ def _look_at_all(paths: list[Path], workers: int | None, progress: Progress | No
 
 
 def bad_samples(faults: dict[str, int]) -> int:
-    """How many samples could not be used; faults of tars are no samples."""
+    """The number of unusable samples; faults of tars do not count."""
     return sum(number for name, number in faults.items() if not name.startswith("tar: "))
 
 
 def check_share(bad: int, good: int, faults: dict[str, int], where: str) -> None:
-    """Raise LclError when more than MAX_BAD of the samples are bad, and say what is wrong with them."""
+    """Raise LclError, with the faults, if more than MAX_BAD of the samples are unusable."""
     require(
         bad <= MAX_BAD * (bad + good),
         f"{bad:,} of {bad + good:,} samples in {where} cannot be used, more than {MAX_BAD:.0%} ({tell(faults)}); "
@@ -312,7 +332,7 @@ def _of(tars: dict[str, dict]) -> str:
 
 
 def _faults_of(text: str, index: Path) -> dict[str, int]:
-    """What was counted when the tars were looked at. Raises LclError for what is no such thing."""
+    """The faults that the scan counted. Raises LclError for an invalid text."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -115,7 +115,7 @@ def test_many_rows_are_read_by_several_threads_to_the_same_result(folder, monkey
     assert torch.equal(taken.images[599], rows.take([wanted[599]]).images[0])
 
 
-@pytest.mark.parametrize(("count", "reason"), [(186, "have 185 pairs to learn from, not 186"), (10**9, "ask for fewer")])
+@pytest.mark.parametrize(("count", "reason"), [(186, "have 185 training pairs, not 186"), (10**9, "ask for fewer")])
 def test_more_pairs_than_there_are_are_refused(pairs, count, reason):
     with pytest.raises(LclError, match=reason):
         pairs.train(count)
