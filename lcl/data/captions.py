@@ -1,4 +1,4 @@
-"""What a person might write under a scene: varied wording, and nothing that the picture does not show."""
+"""Captions of scenes: varied wording, and no statement that the picture does not show."""
 
 from __future__ import annotations
 
@@ -35,26 +35,32 @@ BACKGROUNDS = {
     "dots": ("on a dotted {} background", "on {} dots"),
     "grain": ("on a grainy {} background", "on rough {} ground"),
 }
-"""For every kind of ground, how captions speak of it; {} is its colour."""
+"""Phrases for every kind of background; {} is its colour."""
 
-SMALL, LARGE = 0.32, 0.6  # a thing whose longer side is below or above this share of the canvas is small or large
+SMALL, LARGE = 0.32, 0.6  # an object is small or large if its longer side is below or above this share of the canvas
 
 
 class Mention(NamedTuple):
-    """Several things of one concept, that a caption names together ("two dogs")."""
+    """Objects of one class that a caption names together ("two dogs")."""
 
     concept: Concept
     boxes: tuple[Box, ...]
-    colours: tuple[str | None, ...]  # one a thing
+    colours: tuple[str | None, ...]  # one an object
 
 
 def compose(
     rng: random.Random, mentions: Sequence[Mention], background: str, background_colour: str, size: int
 ) -> tuple[str, list[tuple[int, int]]]:
-    """Write a caption. Returns it with, for every mention, the characters (start, end) that hold its name.
+    """Write a caption.
 
-    ground, ground_colour: keys of GROUNDS and COLOURS. size: canvas side in pixels, the measure of "small".
-    Only `rng.random()` is drawn on: its sequence is the same in every version of Python.
+    Args:
+        rng: only `random()` is used, whose sequence is the same in every version of Python.
+        mentions: the scene's objects, by class.
+        background, background_colour: keys of BACKGROUNDS and COLOURS.
+        size: side of the canvas in pixels.
+
+    Returns:
+        The caption, and for every mention the characters (start, end) of its name.
     """
     order = sorted(range(len(mentions)), key=lambda _: rng.random())
     relation = (
@@ -98,7 +104,7 @@ def _pick(rng: random.Random, options: Sequence):
 
 
 def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, int]:
-    """A noun phrase such as "a small red apple", and where in it the name ("apple") stands."""
+    """A noun phrase such as "a small red apple", and the position of the name ("apple") in it."""
     concept, count = mention.concept, len(mention.boxes)
     name = concept.name
     if concept.synonyms and rng.random() < 0.35:
@@ -121,13 +127,13 @@ def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, in
 
 
 def one(concept: Concept) -> str:
-    """A concept as a prompt names it: "an apple", and "popcorn" where one does not count."""
+    """A class as a prompt names it: "an apple", or "popcorn" if it is not counted."""
     return f"{article(concept.name)} {concept.name}" if concept.counted else concept.name
 
 
 @cache
 def _english():
-    """The rules of English; to import them takes seconds, and who writes no captions need not wait."""
+    """The rules of English; importing them takes seconds."""
     return need("inflect", "scenes").engine()
 
 
@@ -144,9 +150,9 @@ def plural(name: str) -> str:
 
 
 def holds(relation: str, first: Sequence[Box], second: Sequence[Box]) -> bool:
-    """Is every box of `first` left of (right of, above, below) every box of `second`, and plainly so?
+    """Is every box of `first` clearly left of (right of, above, below) every box of `second`?
 
-    Plainly: the boxes do not overlap along that direction, and their centres lie further apart along it than across.
+    Clearly: the boxes do not overlap along that direction, and their centres are further apart along it than across.
     """
     if relation in ("right of", "below"):
         return holds({"right of": "left of", "below": "above"}[relation], second, first)

@@ -1,4 +1,4 @@
-"""A folder of pictures and a table of their captions, as people have them, read into samples for shards."""
+"""A user's folder of pictures and table of captions, read into samples for shards."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def _check_columns(path: Path, names) -> None:
 
 
 def samples_of_folder(folder: Path, captions: Path, faults: collections.Counter[str]) -> Iterator[Sample]:
-    """The pairs of a table, in its order. What cannot be used is counted in `faults`, by its short name, and left out.
+    """The pairs of a table, in order. Unusable ones are left out and counted in `faults`, by their short names.
 
-    Pictures are files below `folder`, and nowhere else, whatever the table says.
+    Pictures are files below `folder` only, whatever the table says.
     """
     folder = Path(folder).resolve()
     require(folder.is_dir(), f"there is no folder of pictures {folder}.")

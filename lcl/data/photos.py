@@ -1,4 +1,4 @@
-"""Pictures and captions from outside, looked at before they are used: bounded, and every refusal has a short name."""
+"""Pictures and captions from outside: checked and bounded before use; every refusal has a short name."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MAX_CAPTION_BYTES = 16_384
 
 
 class BadSample(Exception):
-    """A pair that cannot be learned from. Its text is the short name that such pairs are counted under."""
+    """An unusable pair. Its text is the short name under which such pairs are counted."""
 
 
 def read_file(path: Path) -> bytes:
-    """A picture's file as it is. Raises BadSample for one that is too large, or cannot be read."""
+    """The bytes of a picture's file. Raises BadSample if it is too large or cannot be read."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadSample("image: file too large")
@@ -97,7 +97,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def read_caption(data: bytes | str | None) -> str:
-    """A caption from outside, its spaces tidied. Raises BadSample for one that is empty, no text, or beyond all measure."""
+    """A caption from outside, with normalised white space. Raises BadSample if it is empty, no text, or too long."""
     if data is None:
         raise BadSample("caption: missing")
     if len(data) > MAX_CAPTION_BYTES:
@@ -110,7 +110,7 @@ def read_caption(data: bytes | str | None) -> str:
     if any(ord(letter) < 32 and letter not in "\t\n\r" for letter in text):
         raise BadSample("caption: not text")
     text = " ".join(text.split())
-    if not text or text.lower() in ("nan", "none", "null"):  # what tables write where there is nothing
+    if not text or text.lower() in ("nan", "none", "null"):  # what tables write for a missing value
         raise BadSample("caption: empty")
     if len(text.split()) > MAX_WORDS:
         raise BadSample("caption: too long")

