@@ -1,7 +1,8 @@
 """Feature banks: a frozen encoder's features of every row of a data set, computed once and saved.
 
-A bank is a folder of shards in half precision, `features-00000.safetensors` and so on, and `bank.json` with the descriptions of
-rows and encoder and every shard's checksum. It is written shard by shard, so that an interrupted build resumes, and memory-mapped when read.
+A bank is a folder of shards in half precision, `features-00000.safetensors` and so on, and `bank.json` with descriptions of rows
+and encoder and the shards' checksums. It is written shard by shard, so that an interrupted build resumes, and memory-mapped when
+read.
 """
 
 from __future__ import annotations
