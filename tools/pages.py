@@ -15,6 +15,7 @@ from statistics import median
 
 import jinja2
 
+import charts
 import tables
 from benchmarks import baselines
 from benchmarks.run import Bench, load_bench
@@ -22,9 +23,20 @@ from benchmarks.scaling import Scaling
 from claims import CLAIMS, Claim
 from lcl import storage
 from lcl.config import LclError
-from lcl.course import charts, plots, study
-from lcl.course.results import COLUMNS, as_markdown, comparison, gains, seeds_in_words, short, summary
-from lcl.course.study import gain, gain_of, level, read_study, saved_runs, standing
+from lcl.course import plots, study
+from lcl.course.study import (
+    COLUMNS,
+    comparison,
+    gain,
+    gain_of,
+    gains,
+    level,
+    read_study,
+    saved_runs,
+    seeds_in_words,
+    short,
+    standing,
+)
 from lcl.data import scenes
 from tables import ALL, LONGER, MAIN, SIZES, SPLITS, stem_of, stems_of, there
 from verdicts import I2T, PAPER, T2I, ZERO, times_longer
@@ -124,13 +136,13 @@ def _gains_chart() -> plots.Chart:
         COLUMNS[figure]: {name: gain(stem_of(name), "clip-laptop", figure) for name in names}
         for figure in (I2T, T2I, ZERO, "alignment")
     }
-    return charts.gains(panels, "clip", {COLUMNS[figure]: {"clip-ping": points} for figure, points in PAPER.items()})
+    return plots.gains(panels, "clip", {COLUMNS[figure]: {"clip-ping": points} for figure, points in PAPER.items()})
 
 
 def _prices_chart(bench: Bench) -> plots.Chart:
     names = [*ALL, *([LONGER] if there(LONGER) else [])]
     found = {short(stem_of(name)): (tables.step_time(name, bench).middle, tables.recall(name)) for name in names}
-    return charts.prices(found, "time of all steps, relative to clip's", "points of recall@1 gained")
+    return plots.gain_by_cost(found, "time of all steps, relative to clip's", "points of recall@1 gained")
 
 
 def _sizes_chart() -> plots.Chart:
@@ -149,7 +161,7 @@ def _growth_chart(bench: Bench) -> plots.Chart:
     }  # fmt: skip
     named = {"vit": "ViT", "text": "text tower", "layers": "text tower", "neighbours": "exact neighbours", "info_nce": "InfoNCE"}
     told = {key: named.get(key, key.split("-")[0].replace("_", " ")) for keys in panels.values() for key in keys}
-    return charts.growth({
+    return charts.scaling({
         variable: {told[key]: line(bench.growths[key]) for key in keys} for variable, keys in panels.items()
     })  # fmt: skip
 
@@ -179,9 +191,9 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "by_seed": tables.by_seed, "splits": list(SPLITS), "meanings": scenes.SPLITS,
         "races": lambda: tables.races(bench), "growths": lambda: tables.growths(bench), "race": bench.races.__getitem__,
         "stems": [stem for stem in read_study().seeds if there(stem)],
-        "summary": lambda stem: as_markdown(summary(saved_runs(stem))),
-        "comparison": lambda names, figures, split="new_scenes": as_markdown(comparison(stems_of(names), figures, split)),
-        "gains": lambda names, figures, split="new_scenes", over="clip": as_markdown(
+        "summary": lambda stem: tables.as_markdown(tables.summary(saved_runs(stem))),
+        "comparison": lambda names, figures, split="new_scenes": tables.as_markdown(comparison(stems_of(names), figures, split)),
+        "gains": lambda names, figures, split="new_scenes", over="clip": tables.as_markdown(
             gains(stems_of(names), stem_of(over), figures, split)
         ),
         "gain": lambda name, figure, over="clip", split="new_scenes": gain(stem_of(name), stem_of(over), figure, split),

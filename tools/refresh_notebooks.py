@@ -27,18 +27,18 @@ KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 MEASURED = NOTEBOOKS.parent / "results" / "notebooks.json"
 
-KEEP = "from lcl.course.saved import folder_of, keep\n"
+KEEP = "from lcl.course.saved import save_training\n"
 KEEPS = {  # what runs after a notebook's last cell, and is not part of it
-    "03_contrastive": KEEP + 'keep("03-clip", training, curve)',
+    "03_contrastive": KEEP + 'save_training("03-clip", training, curve)',
     "04_soft_labels": KEEP
     + """cosines = {step: [[round(x, 4) for x in row] for row in s.tolist()] for step, s in kept.items()}
-keep("04-clip+soft", training, curve, {"cosines": cosines})""",
-    "05_bipartite_matching": KEEP + 'for name in trained: keep(f"05-{name}", trained[name], curves[name])',
-    "06_fused_mlm": KEEP + 'keep("06-clip+mlm", training, curve, {"gates": gates})',
-    "07_lightclip": KEEP + 'keep("07-lightclip", training, curve, {"outcome": outcome})',
+save_training("04-clip+soft", training, curve, {"cosines": cosines})""",
+    "05_bipartite_matching": KEEP + 'for name in trained: save_training(f"05-{name}", trained[name], curves[name])',
+    "06_fused_mlm": KEEP + 'save_training("06-clip+mlm", training, curve, {"gates": gates})',
+    "07_lightclip": KEEP + 'save_training("07-lightclip", training, curve, {"outcome": outcome})',
     # the map is of the weights as they are kept, so that everyone who takes them finds it
     "09_clip_ping": KEEP
-    + """keep("09-clip-ping", training, curve)
+    + """save_training("09-clip-ping", training, curve)
 from lcl import storage
 from lcl.config import data_folder
 again = training_of("clip-ping", teacher=teacher)
@@ -47,7 +47,7 @@ place = data_folder() / "maps" / f"{map_key(again.model, mapped.captions)}.safet
 storage.write_tensors(place, coordinates(torch.cat(embed(again.model, again.tokenizer, mapped)), ways))
 for old in set(place.parent.iterdir()) - {place}:
     old.unlink()""",
-    "13_capstone": KEEP + 'keep("13-lightclip-ping", training, curve)',
+    "13_capstone": KEEP + 'save_training("13-lightclip-ping", training, curve)',
 }
 MEMORY = """import resource, sys
 unit = 1 if sys.platform == "darwin" else 1024
@@ -83,7 +83,7 @@ def refresh(path: Path, keep: bool) -> None:
 
 BEFORE = """import json, shutil, statistics, tempfile
 from pathlib import Path
-from lcl.course import charts, plots
+from lcl.course import plots
 work = Path(tempfile.mkdtemp())"""  # what a notebook's cells with the tag "results" may take for granted
 SHOW = "%matplotlib inline\nfrom IPython.display import display\n"
 

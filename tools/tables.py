@@ -7,17 +7,19 @@ from statistics import mean, median, stdev
 
 from benchmarks.run import Bench
 from benchmarks.timing import Spread
-from lcl.course.results import COLUMNS, as_markdown, gains, short
 from lcl.course.study import (
+    COLUMNS,
     Gain,
     Level,
     gain,
     gain_of,
+    gains,
     level,
     percent,
     read_study,
     recall_gain,
     saved_runs,
+    short,
     standing,
     values,
 )
@@ -51,6 +53,25 @@ def there(*stems: str) -> bool:
     """Are there runs of all these stems that count?"""
     seeds = read_study().seeds
     return all(stem in seeds and bool(standing(stem)[0]) for stem in stems)
+
+
+def as_markdown(rows: Sequence[Sequence[str]], words: bool = False) -> str:
+    """A table for a page: the first column to the left, the others to the right, or to the left if they hold words."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" + ("|---" if words else "|---:") * (len(rows[0]) - 1) + "|", *lines[1:]])
+
+
+def summary(runs: Sequence[dict]) -> list[list[str]]:
+    """All splits of one recipe: a row per metric, a column per split, "mean ± spread (chance)"; the first row is a header."""
+    splits = runs[0]["metrics"]
+    rows = [["split", *(f"`{split}`" for split in splits)]]
+    for metric, title in COLUMNS.items():
+        levels = {split: level(runs, split, metric) for split in splits}
+        if any(levels.values()):
+            rows.append([title, *(
+                f"{cell} ({100 * splits[split][metric]['chance']:.1f})" if cell else "" for split, cell in levels.items()
+            )])  # fmt: skip
+    return rows
 
 
 def by_seed(stems: Sequence[str], figures: Sequence[str] = (I2T, T2I, ZERO, "alignment")) -> str:

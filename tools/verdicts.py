@@ -9,8 +9,7 @@ from benchmarks.run import Bench
 from benchmarks.timing import Spread
 from lcl.config import get_profile
 from lcl.course import study
-from lcl.course.results import COLUMNS, seeds_in_words
-from lcl.course.study import Gain, gain, saved_runs
+from lcl.course.study import COLUMNS, Gain, gain, saved_runs, seeds_in_words
 
 (I2T, T2I), ZERO = study.RECALL, "zero_shot_top1"
 NDCG = ("image_to_text_ndcg@10", "text_to_image_ndcg@10")

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from lcl.course import plots
+from lcl.course.study import Gain
 from lcl.train.loop import Step, Validation
 
 SIMILARITY = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -19,6 +21,11 @@ CURVE = [
     Validation(3, 2.0, 0.1, 0.2),
     Validation(6, 1.0, 0.3, 0.4),
 ]
+HALFWAY = [
+    Step(1, 20, 3.0, {"info_nce": 3.0}, 1e-3, 1.0, 14.0, 100.0, 1.0),
+    *(Validation(step, 2.0, share, share / 2) for step, share in ((10, 0.2), (20, 0.6))),
+]
+GAINS = {"up": Gain(5.0, 2.0, 8.0, 3), "unsure": Gain(1.0, -2.0, 4.0, 3), "down": Gain(-3.0, -4.0, -2.0, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +40,13 @@ PLOTS = {
     ),
     "grid without titles": lambda pairs, world: plots.grid(pairs.images),
     "annotated_scenes": lambda pairs, world: plots.annotated_scenes(pairs, world.name),
-    "loss_curve": lambda pairs, world: plots.loss_curve(CURVE, 64),
-    "loss_curve without looks": lambda pairs, world: plots.loss_curve(CURVE[:6], 64),
+    "loss_curve": lambda pairs, world: plots.loss_curve(CURVE, {"info_nce": 4.16}),
+    "loss_curve without validation": lambda pairs, world: plots.loss_curve(CURVE[:6], {}),
+    "loss_curve of nothing yet": lambda pairs, world: plots.loss_curve([], {}),
+    "gains": lambda pairs, world: plots.gains({"recall": GAINS}, "clip"),
+    "gain_by_cost": lambda pairs, world: plots.gain_by_cost({"a": (1.0, GAINS["up"])}, "time", "points"),
+    "two_runs": lambda pairs, world: plots.two_runs({"a": HALFWAY, "b": CURVE}, {"a": {"recall": 1.0}, "b": {}}, "x"),
+    "grid with frames": lambda pairs, world: plots.grid(pairs.images, pairs.captions, framed=[1]),
     "similarity_matrix": lambda pairs, world: plots.similarity_matrix(SIMILARITY),
     "similarity_matrix with labels": lambda pairs, world: plots.similarity_matrix(SIMILARITY, labels=pairs.captions),
     "softmax_rows": lambda pairs, world: plots.softmax_rows(SIMILARITY, 14.3),
@@ -43,19 +55,13 @@ PLOTS = {
     ),
     "bars": lambda pairs, world: plots.bars({"a": {"ours": 1.0, "peer": 2.0}, "b": {"ours": 3.0, "peer": 4.0}}, "s"),
     "soft_labels": lambda pairs, world: plots.soft_labels(SIMILARITY.softmax(1), (SIMILARITY > 0).long(), "after 3 steps"),
-    "curve_with_reference": lambda pairs, world: plots.curve_with_reference({0.1: 0.9, 1.0: 0.5}, 0.2, "T", "share", "blind"),
+    "lines": lambda pairs, world: plots.lines({"R@1": {1: [1, 2], 2: [3, 4]}, "MRR": {1: 5, 2: 6}}, "layers", "percent"),
+    "lines by logarithm": lambda pairs, world: plots.lines({"a": {0.1: 0.9, 1: 0.5}}, "T", "share", ("blind", 0.2), "xy"),
     "cost_matrix": lambda pairs, world: plots.cost_matrix(1 - SIMILARITY[:3], SIMILARITY[:3].softmax(1) / 2, ["a", "red", "cat"]),
     "word_lines": lambda pairs, world: plots.word_lines(
         pairs.images[0], ["a", "red", "cat"], [-1, 3, 63], 64, [(), (), ((4, 4, 20, 30),)], "exact"
     ),
-    "neighbour_sheet": lambda pairs, world: plots.neighbour_sheet(
-        pairs.images[0], pairs.captions[0], {"by image": [(pairs.images[1], pairs.captions[1], 0.5, 1)], "by caption": []}
-    ),
     "dots": lambda pairs, world: plots.dots({"R@1": [[1.0, 2.0], [3.0]], "nDCG": [[], [4.0]]}, ["clip", "lightclip"], "percent"),
-    "depth_sweep": lambda pairs, world: plots.depth_sweep([1, 2], {"R@1": [[1, 2], [3, 4]]}, {"latency": [1.0, 2.0]}),
-    "gates": lambda pairs, world: plots.gates({0: {1: 0.0, 2: 0.0}, 64: {1: 0.1, 2: -0.2}}),
-    "parts_curve": lambda pairs, world: plots.parts_curve(CURVE, {"info_nce": 4.16}),
-    "parts_curve of nothing yet": lambda pairs, world: plots.parts_curve([], {}),
     "reading_order": lambda pairs, world: plots.reading_order(torch.arange(24).view(6, 4), 3),
     "runs_together": lambda pairs, world: plots.runs_together({"whole": {1: 3.0, 2: 2.0}, "resumed": {2: 2.0}}, "nats"),
     "word_guesses": lambda pairs, world: plots.word_guesses(
@@ -84,7 +90,7 @@ def test_every_plot_is_tried_here():
     public = {
         name
         for name, function in inspect.getmembers(plots, inspect.isfunction)
-        if function.__module__ == plots.__name__
+        if function.__module__.startswith(plots.__name__)
         and not name.startswith("_")
         and inspect.signature(function).return_annotation in ("Chart", plots.Chart)
     }
@@ -124,8 +130,8 @@ def test_pixels_keep_their_colours_and_places():
     assert shown[1, 2].tolist() == image[:, 1, 2].tolist()
 
 
-def test_the_loss_curve_shows_the_losses_and_the_line_of_a_guess():
-    left = plots.loss_curve(CURVE, 64).axes[0]
+def test_the_loss_curve_shows_the_losses_and_the_line_of_chance():
+    left = plots.loss_curve(CURVE, {"info_nce": np.log(64)}).axes[0]
     lines = [line.get_ydata() for line in left.lines]
     assert any(list(line) == [event.loss for event in CURVE[:6]] for line in lines)
     assert any(list(line) == [2.0, 1.0] for line in lines)
@@ -134,7 +140,7 @@ def test_the_loss_curve_shows_the_losses_and_the_line_of_a_guess():
 
 def test_the_title_of_softmax_rows_gives_the_loss_of_the_batch():
     title = plots.softmax_rows(torch.zeros(8, 8), 10.0).axes[0].get_title()
-    assert title.count("2.08") == 2  # ln 8, twice: a guess is what it shows
+    assert title.count("2.08") == 2  # ln 8, twice: the loss is at its chance level
 
 
 def test_where_there_are_fewer_images_than_are_asked_for_all_are_shown(pairs):
@@ -170,3 +176,58 @@ def test_the_dustbin_is_the_last_column_of_a_cost_matrix():
 def test_the_bar_stands_at_the_mean_of_the_seeds():
     axes = plots.dots({"R@1": [[1.0, 2.0, 6.0]]}, ["clip"], "percent").axes[0]
     assert list(axes.lines[0].get_xdata()) == [3.0, 3.0] and len(axes.collections[0].get_offsets()) == 3
+
+
+def test_what_lies_above_zero_is_blue_what_holds_it_grey_and_what_lies_below_red():
+    chart = plots.gains({"recall": GAINS}, "clip", {"recall": {"up": 4.5}})
+    axes = chart.axes[0]
+    bars = [line for line in axes.lines if len(set(line.get_ydata())) == 1 and line.get_linewidth() == 2]
+    assert [tuple(map(float, bar.get_xdata())) for bar in bars] == [(gain.low, gain.high) for gain in GAINS.values()]
+    assert [to_hex(bar.get_color()).upper() for bar in bars] == [plots.BLUE, plots.GREY, plots.RED]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"{name} (3)" for name in GAINS]
+    (diamond,) = (dots for dots in axes.collections if not len(dots.get_facecolors()))
+    assert diamond.get_offsets().tolist() == [[4.5, 0.0]]
+    assert [text.get_text() for text in chart.legends[0].texts] == ["reported by the paper, of its own scale"]
+    assert "up +5.0 (+2.0 to +8.0)" in chart.alt and "recall: up +4.5" in chart.alt
+    assert not plots.gains({"recall": GAINS}, "clip").legends
+    assert not plots.gains({"recall": GAINS}, "clip", {"zero-shot": {"up": 4.5}}).legends  # of a panel that there is not
+
+
+def test_a_recipe_that_a_panel_lacks_leaves_its_line_empty():
+    few = {name: GAINS[name] for name in ("unsure", "down")}
+    chart = plots.gains({"recall": few, "zero-shot": GAINS}, "clip", {"zero-shot": {"up": 4.0, "down": 1.0}})
+    assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == ["unsure (3)", "down (3)", "up (3)"]
+    for axes, row in zip(chart.axes, (few, GAINS), strict=True):
+        dots = {tuple(point) for each in axes.collections if len(each.get_facecolors()) for point in each.get_offsets().tolist()}
+        assert dots == {(gain.mean, ["unsure", "down", "up"].index(name)) for name, gain in row.items()}
+    assert len(chart.legends[0].texts) == 1
+
+
+def test_two_runs_share_their_rows_and_what_one_lacks_has_one_dot():
+    figures = {"mine": {"recall": 50.0, "alignment": 80.0}, "clip": {"recall": 40.0}}
+    chart = plots.two_runs({"mine": HALFWAY, "clip": HALFWAY[:2]}, figures, "new_scenes")
+    left, right = chart.axes
+    assert [list(line.get_xdata()) for line in left.lines] == [[50.0, 100.0], [50.0]]  # the other was stopped half-way
+    assert list(left.lines[0].get_ydata()) == pytest.approx([15.0, 45.0])
+    dots = {tuple(map(float, point)) for dots in right.collections for point in dots.get_offsets()}
+    assert dots == {(50.0, 0.0), (80.0, 1.0), (40.0, 0.0)}
+    assert "recall 50.0" in chart.alt and "new_scenes" in chart.alt
+
+
+def test_a_cost_has_a_point_and_a_name_a_recipe():
+    chart = plots.gain_by_cost({"a": (1.0, GAINS["unsure"]), "b": (1.7, GAINS["up"])}, "time", "points")
+    axes = chart.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["a", "b"] and "b +5.0 (+2.0 to +8.0) for 1.70" in chart.alt
+    assert [dots.get_offsets().tolist() for dots in axes.collections] == [[[1.0, 1.0]], [[1.7, 5.0]]]
+    assert [list(map(float, bar.get_ydata())) for bar in axes.lines[:2]] == [[-2.0, 4.0], [2.0, 8.0]]
+
+
+def test_a_band_lies_between_the_seeds():
+    axes = plots.lines({"R@1": {1: [10.0, 20.0], 2: [30.0, 50.0]}}, "layers", "percent", ("chance", 5.0)).axes[0]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[15.0, 40.0], [5.0, 5.0]]
+    assert {20.0, 50.0} <= {float(y) for _, y in axes.collections[0].get_paths()[0].vertices}
+
+
+def test_framed_images_have_a_green_frame(pairs):
+    frames = [axes.spines["left"].get_visible() for axes in plots.grid(pairs.images[:3], framed=[1]).axes]
+    assert frames == [False, True, False]

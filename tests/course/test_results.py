@@ -10,13 +10,13 @@ import pytest
 import memory
 from benchmarks.run import load_bench
 from lcl.config import LclError, VisionConfig, get_profile
-from lcl.course import plots, results
-from lcl.course.results import as_markdown, as_text, comparison
-from lcl.course.study import Gain, gain, level, saved_runs
+from lcl.course import plots, study
+from lcl.course.study import Gain, as_text, comparison, gain, level, saved_runs
 from lcl.data.scenes import open_scenes
 from lcl.models.language import make_language
 from lcl.models.vision import make_vision
 from lcl.storage import read_json
+from tables import as_markdown
 from verdicts import I2T, NDCG, PAPER, PROBES, T2I, ZERO, bank_minutes, clip_minutes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +139,7 @@ def test_a_comparison_says_what_was_not_measured(monkeypatch):
         "clip-laptop": [run_of(zero_shot_top5=0.5)],
         "lightclip-laptop": [run_of(zero_shot_top5=0.6, alignment=0.8)],
     }
-    monkeypatch.setattr(results, "whole", lambda stems: {stem: kept[stem] for stem in stems})
+    monkeypatch.setattr(study, "whole", lambda stems: {stem: kept[stem] for stem in stems})
     rows = comparison([*kept], ["zero_shot_top5", "alignment"])
     assert rows == [
         ["new_scenes, seed 0", "clip", "lightclip", "chance"],

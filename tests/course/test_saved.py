@@ -42,7 +42,7 @@ def trained(small_world, monkeypatch, tmp_path):
     profile = dataclasses.replace(profile, training=dataclasses.replace(profile.training, pairs=256, epochs=1))
     training = Training(profile, small_world)
     curve = list(training)
-    saved.keep("mine", training, curve, {"note": [1, 2]})
+    saved.save_training("mine", training, curve, {"note": [1, 2]})
     return training, curve
 
 
@@ -65,7 +65,7 @@ def test_another_training_is_refused_and_told_why(trained, small_world):
     training, _ = trained
     with pytest.raises(LclError, match=r"has another seed than this training; train here"):
         saved.load_saved("mine", Training(training.profile, small_world, seed=1))
-    with pytest.raises(LclError, match="nothing is kept in"):
+    with pytest.raises(LclError, match="there is no saved checkpoint in"):
         saved.load_saved("yours", training)
 
 
@@ -78,7 +78,7 @@ def test_damage_is_noticed(trained, small_world):
     with pytest.raises(LclError, match="not the file that about.json describes"):
         saved.load_saved("mine", Training(training.profile, small_world))
     storage.write_json(saved.folder_of("mine") / "about.json", [])
-    with pytest.raises(LclError, match="not of this library"):
+    with pytest.raises(LclError, match="not written by this library"):
         saved.load_saved("mine", Training(training.profile, small_world))
 
 

@@ -12,16 +12,19 @@ from scipy.stats import t
 
 from lcl.config import LclError
 from lcl.course import study
-from lcl.course.results import comparison, gains, seeds_in_words, short
 from lcl.course.study import (
     Gain,
     Study,
+    comparison,
     gain,
     gain_of,
+    gains,
     level,
     read_study,
     recall_gain,
     saved_runs,
+    seeds_in_words,
+    short,
     standing,
     values,
     whole,
@@ -78,8 +81,8 @@ def test_mean_and_spread_are_those_of_the_seeds(folder):
         ({"steps": 5}, "seed 1 differs from seed 0 in more than the seed"),
         ({"provenance": {}}, "seed 1 damaged, in clip-laptop-seed1.json"),
         ({"metrics": None}, "seed 1 damaged, in clip-laptop-seed1.json"),
-        ({"metrics": {}}, "seed 1 differs from seed 0 in more than the seed: figures"),
-        ({"metrics": {"new_scenes": {}}}, "seed 1 differs from seed 0 in more than the seed: figures"),
+        ({"metrics": {}}, "seed 1 differs from seed 0 in more than the seed: metrics"),
+        ({"metrics": {"new_scenes": {}}}, "seed 1 differs from seed 0 in more than the seed: metrics"),
         ({"teacher": {"images": "other"}}, "seed 1 differs from seed 0 in more than the seed: teacher"),
         ({"provenance": {"code": "c0de", "packages": {"torch": "2", "timm": "0"}}}, "in more than the seed: packages"),
     ],
@@ -115,7 +118,7 @@ def test_what_there_is_not_is_said_in_a_sentence(folder):
     with pytest.raises(LclError, match="no split 'new_scene'; did you mean new_scenes"):
         gain("lightclip-laptop", "clip-laptop", I2T, "new_scene")
     for table in (comparison, lambda stems, figures: gains(stems, "clip-laptop", figures)):
-        with pytest.raises(LclError, match="no figure 'image_to_text_recall@2'; did you mean"):
+        with pytest.raises(LclError, match="no metric 'image_to_text_recall@2'; did you mean"):
             table(["lightclip-laptop"], ["image_to_text_recall@2"])
 
 

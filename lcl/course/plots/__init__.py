@@ -1,0 +1,14 @@
+"""Figures with alt text: pure functions from numbers to a `Chart`. They keep no state.
+
+`base` holds what all figures share, `pictures` shows images and matrices of similarities, `curves` shows trainings, `results`
+compares recipes.
+"""
+
+from lcl.config import need
+
+need("matplotlib", "course")
+
+from lcl.course.plots.base import *  # noqa: E402, F403
+from lcl.course.plots.curves import *  # noqa: E402, F403
+from lcl.course.plots.pictures import *  # noqa: E402, F403
+from lcl.course.plots.results import *  # noqa: E402, F403

@@ -1,0 +1,70 @@
+"""What all figures share: colours, figures with alt text, PNG.
+
+The colours are Okabe and Ito's, which colour-blind people can tell apart; colour maps are viridis.
+"""
+
+import base64
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#666666",
+)  # fmt: skip
+CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+MARKERS = "os^Dv<>PX"
+
+
+class Chart(Figure):
+    """A figure with alt text.
+
+    Args:
+        width, height: inches.
+        alt: one or two sentences that say what the figure shows; they go wherever its picture goes.
+    """
+
+    def __init__(self, width: float, height: float, alt: str):
+        super().__init__(figsize=(width, height), layout="constrained")
+        self.alt = alt
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
+        return {"text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self)
+
+
+def to_png(figure: Figure, dpi: int = 100) -> bytes:
+    """A figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def to_data_url(figure: Figure) -> str:
+    """A figure as the `src` of an HTML image."""
+    return "data:image/png;base64," + base64.b64encode(to_png(figure)).decode()
+
+
+def as_pixels(image: torch.Tensor) -> np.ndarray:
+    """(3, H, W) uint8 → (H, W, 3) for matplotlib."""
+    return image.permute(1, 2, 0).cpu().numpy()
+
+
+def show_image(axes: Axes, image: torch.Tensor, title: str = "", frame: str | None = None, size: float = 8) -> None:
+    """Draw an image, (3, H, W) uint8, without ticks. frame: a colour; size: of the title, in points."""
+    axes.imshow(as_pixels(image), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=frame is not None, color=frame, lw=3)
+    axes.set_title(title, fontsize=size)
+
+
+def in_words(groups: Mapping[str, Mapping[str, object]], form: str = "") -> str:
+    """Numbers for an alt text: {group: {name: value}} → "group: name value, …; …"."""
+    return "; ".join(
+        f"{group}: " + ", ".join(f"{name} {value:{form}}" for name, value in row.items()) for group, row in groups.items()
+    )

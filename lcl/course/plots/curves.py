@@ -1,0 +1,113 @@
+"""Figures of training runs: losses, gates, order, sweeps."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, SKY, Chart
+from lcl.train.loop import Event, Step, Validation, in_one_line
+
+SMOOTH = 49  # steps
+
+
+def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Chart:
+    """Every part of the loss by step, a panel each; the last panel is recall@1 on validation pairs.
+
+    Args:
+        curve: the events of a training.
+        chance_losses: the loss of a model that knows nothing, by part: a dashed line.
+    """
+    steps, validations = ([event for event in curve if isinstance(event, kind)] for kind in (Step, Validation))
+    names = list(steps[-1].losses) if steps else ["info_nce"]
+    rows = 1 if len(names) < 5 else 2  # six in a row are too narrow to read
+    alt = f"Loss by step ({', '.join(names)}; dashed: chance level) and recall@1 on validation pairs: {in_one_line(curve)}."
+    figure = Chart(9, (3.2 if len(names) == 1 else 2.8) * rows, alt)
+    *panels, last = figure.subplots(rows, -(-(len(names) + 1) // rows), squeeze=False).flatten()[: len(names) + 1]
+    for axes, name in zip(panels, names, strict=True):
+        values = np.array([event.losses[name] for event in steps])
+        axes.plot([event.step for event in steps], values, color=SKY, lw=0.5, label="training")
+        if len(values) > SMOOTH:
+            smooth, half = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid"), SMOOTH // 2
+            axes.plot([event.step for event in steps[half:-half]], smooth, color=BLUE, label=f"mean of {SMOOTH} steps")
+        if name == "info_nce" and validations:  # the only loss that validation measures
+            losses = [event.loss for event in validations]
+            axes.plot([event.step for event in validations], losses, color=ORANGE, marker="o", ms=3, lw=1, label="validation")
+        if name in chance_losses:
+            axes.axhline(chance_losses[name], color=GREY, ls="--", lw=1)
+            axes.annotate(f"chance: {chance_losses[name]:.2f}", (0.98, chance_losses[name]), (0, -2), axes.get_yaxis_transform(),
+                          "offset points", color=GREY, fontsize=7, ha="right", va="top")  # fmt: skip
+        axes.set(title=name, xlabel="step", ylabel="nats", ylim=(0, None))
+        axes.title.set_fontsize(9)
+    for name, colour, marker in (("image_to_text", BLUE, "o"), ("text_to_image", ORANGE, "s")):
+        values = [100 * getattr(event, name) for event in validations]
+        last.plot([e.step for e in validations], values, color=colour, marker=marker, ms=3, label=name.replace("_", " "))
+    last.set(title="recall@1, validation pairs", xlabel="step", ylabel="percent", ylim=(0, 100))
+    last.title.set_fontsize(9)
+    if steps:
+        panels[0].legend(frameon=False, fontsize=7, loc="lower left")  # where a loss that falls leaves room
+    if validations:
+        last.legend(frameon=False, fontsize=7, loc="lower right")
+    return figure
+
+
+def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Chart:
+    """Several runs over the same steps, {run: {step: value}}: the first as a line, the others as marks on it or off it."""
+    ends = ", ".join(f"{name} {list(values.values())[-1]:.3g} at step {list(values)[-1]}" for name, values in curves.items())
+    figure = Chart(9, 3, f"{ylabel} by step: {ends}.")
+    axes = figure.add_subplot()
+    for number, (name, values) in enumerate(curves.items()):
+        style = {"color": GREY, "lw": 3, "alpha": 0.5} if number == 0 else {
+            "color": CYCLE[number % len(CYCLE)], "marker": "osD^v"[number % 5], "ms": 4, "ls": "none"
+        }  # fmt: skip
+        axes.plot(list(values), list(values.values()), label=name, **style)
+    axes.set(xlabel="step", ylabel=ylabel, ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
+
+
+def lines(
+    curves: Mapping[str, Mapping[float, float | Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    reference: tuple[str, float] | None = None,
+    log: str = "",
+) -> Chart:
+    """Curves with a band over the seeds, and a dashed horizontal reference.
+
+    Args:
+        curves: {name: {x: y, or the values of all seeds}}.
+        xlabel, ylabel: names of the axes.
+        reference: its name and its y.
+        log: "x", "y" or "xy", the logarithmic axes; a logarithmic x axis has a tick per x.
+    """
+    means = {name: {x: float(np.mean(seeds)) for x, seeds in row.items()} for name, row in curves.items()}
+    ends = ", ".join(f"{name} from {list(row.values())[0]:.3g} to {list(row.values())[-1]:.3g}" for name, row in means.items())
+    figure = Chart(6, 3, f"{ylabel} by {xlabel}: {ends}{f'; {reference[0]}: {reference[1]:.2f}' if reference else ''}.")
+    axes = figure.add_subplot()
+    for colour, marker, (name, row) in zip(CYCLE, MARKERS, curves.items(), strict=False):
+        axes.plot(list(row), list(means[name].values()), color=colour, marker=marker, ms=4, label=name)
+        low, high = ([float(end(seeds)) for seeds in row.values()] for end in (np.min, np.max))
+        axes.fill_between(list(row), low, high, color=colour, alpha=0.2, lw=0)
+    if reference:
+        axes.axhline(reference[1], color=GREY, ls="--", lw=1, label=f"{reference[0]}: {reference[1]:.2f}")
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    if "x" in log:
+        axes.set_xticks(list(row), [f"{x:g}" for x in row])
+        axes.xaxis.minorticks_off()
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def reading_order(rows: torch.Tensor, per_epoch: int) -> Chart:
+    """Which row of the data set is read at which step. rows: (steps, B) int64; per_epoch: steps of an epoch."""
+    alt = f"Which of {int(rows.max()) + 1} rows is read at which of {len(rows)} steps: every row once in {per_epoch} steps."
+    figure = Chart(9, 3, alt)
+    axes = figure.add_subplot()
+    steps = torch.arange(1, len(rows) + 1)[:, None].expand_as(rows)
+    axes.scatter(steps.flatten(), rows.flatten(), s=4, color=BLUE, linewidths=0)
+    for end in range(per_epoch, len(rows), per_epoch):
+        axes.axvline(end + 0.5, color=GREY, ls="--", lw=1)
+        axes.text(end + 0.6, 0.99, "next epoch", color=GREY, fontsize=8, va="top", transform=axes.get_xaxis_transform())
+    axes.set(xlabel="step", ylabel="row of the data set")
+    return figure
