@@ -96,8 +96,8 @@ def _neighbours(page: Page, exhibit: Locator) -> None:
 
 def _board(page: Page, exhibit: Locator) -> None:
     show = exhibit.get_by_label("show")
-    _changes(exhibit, lambda: exhibit.get_by_label("beside").select_option(index=0))  # a run beside itself
-    _changes(exhibit, lambda: exhibit.get_by_label("beside").select_option(index=1))
+    _changes(exhibit, lambda: exhibit.get_by_label("compared with").select_option(index=0))  # a run compared with itself
+    _changes(exhibit, lambda: exhibit.get_by_label("compared with").select_option(index=1))
     show.focus()
     _changes(exhibit, lambda: page.keyboard.press("ArrowDown"))
     assert exhibit.locator("table tbody tr").count() > 5
@@ -105,7 +105,7 @@ def _board(page: Page, exhibit: Locator) -> None:
     assert exhibit.get_by_label("split").evaluate("select => select === document.activeElement"), "the focus was lost"
     _changes(exhibit, lambda: show.select_option(index=2))
     _changes(exhibit, lambda: _choose(page, exhibit, "found by"))
-    _changes(exhibit, lambda: exhibit.get_by_label("asked", exact=True).select_option(index=1))
+    _changes(exhibit, lambda: exhibit.get_by_label("direction", exact=True).select_option(index=1))
     if exhibit.get_by_role("slider").count():
         _changes(exhibit, lambda: _slide(page, exhibit, "which"))
 

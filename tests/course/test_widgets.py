@@ -18,6 +18,7 @@ from traitlets import TraitError
 from lcl.config import LclError, get_profile
 from lcl.course import plots, views, widgets
 from lcl.course.widgets import Explorer, dropdown, slider, stops
+from lcl.course.widgets.base import atlas, script
 from lcl.losses.masked_lm import FusedMlm
 from lcl.teachers.search import nearest_neighbours
 from lcl.train.loop import Step, Training, Validation
@@ -150,7 +151,7 @@ def test_a_script_asks_for_nothing_from_outside(path):
 @pytest.mark.skipif(shutil.which("node") is None, reason="node, which reads scripts without a browser, is not installed")
 def test_a_script_is_read_without_an_error(kind, tmp_path):
     path = tmp_path / f"{kind}.mjs"
-    path.write_text(widgets._script(kind), encoding="utf-8")
+    path.write_text(script(kind), encoding="utf-8")
     done = subprocess.run(["node", "--check", str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -158,7 +159,7 @@ def test_a_script_is_read_without_an_error(kind, tmp_path):
 def test_what_does_not_fit_together_is_refused(pairs, few_world):
     with pytest.raises(LclError, match="every checkpoint needs every solver"):
         widgets.AlignmentInspector(pairs, {"a": {"exact": []}})
-    with pytest.raises(LclError, match="guesses for 0 scenes"):
+    with pytest.raises(LclError, match="predictions for 0 scenes"):
         widgets.WordGuesser(pairs, [])
     with pytest.raises(LclError, match="need 12 points"):
         widgets.EmbeddingMap(pairs.images, pairs.captions, {"PCA": torch.rand(6, 2)}, {})
@@ -166,15 +167,15 @@ def test_what_does_not_fit_together_is_refused(pairs, few_world):
 
 def test_a_board_needs_two_runs_that_were_asked_the_same(pairs):
     one = views.Contender((), {}, {"image to text": (0,) * 6, "text to image": (0,) * 6})
-    with pytest.raises(LclError, match="needs two runs"):
+    with pytest.raises(LclError, match="at least two runs"):
         widgets.RunBoard(pairs, {"one": one})
-    with pytest.raises(LclError, match="asked about all 6 pairs"):
+    with pytest.raises(LclError, match="answered all 6 pairs"):
         widgets.RunBoard(pairs, {"one": one, "other": dataclasses.replace(one, answers={"image to text": (0,) * 5})})
 
 
 def test_an_atlas_holds_every_image_in_its_place():
     images = torch.arange(5, dtype=torch.uint8).mul(50)[:, None, None, None].expand(5, 3, 8, 8)
-    made = widgets.atlas(images)
+    made = atlas(images)
     sheet = Image.open(io.BytesIO(base64.b64decode(made["src"].split(",")[1])))
     assert made["columns"] == 3 and sheet.size == (24, 16)
     for number in range(5):
@@ -189,7 +190,7 @@ def test_the_scrubber_tells_alpha_as_the_recipe_has_it(exhibits):
 
 def test_live_curves_keep_what_they_were_told(exhibits):
     data = exhibits["curves"].data
-    assert data["steps"][-1] == 32 and data["message"] == "Done." and data["looks"] == [[32, 1.0, 0.3, 0.4]]
+    assert data["steps"][-1] == 32 and data["message"] == "Done." and data["validations"] == [[32, 1.0, 0.3, 0.4]]
     assert data["losses"]["info_nce"][1] == 2.0
 
 

@@ -1,4 +1,4 @@
-// The alignment inspector: a scene and its words; a word lights up the patches that it is matched to.
+// The alignment inspector: a scene and its words; a word highlights the patches that it is matched with.
 
 export default exhibit("alignment", ({ data, body, say, guard }) => {
   const LARGE = 320, state = { scene: 0, checkpoint: 0, solver: 0, word: null };
@@ -26,10 +26,10 @@ export default exhibit("alignment", ({ data, body, say, guard }) => {
     const parts = found.map(([patch, share]) => `patch ${patch} (row ${Math.floor(patch / data.rows) + 1}, column ${(patch % data.rows) + 1}): ${percent(share)}`);
     if (binned > 0.02) parts.push(`dustbin: ${percent(binned)}`);
     if (!parts.length) parts.push("spread thinly over many patches");
-    const [best, share] = found.reduce((most, one) => (one[1] > most[1] ? one : most), [-1, 0]); // it is judged by its largest share
+    const [best, share] = found.reduce((most, one) => (one[1] > most[1] ? one : most), [-1, 0]); // the verdict is about the largest share
     const size = data.side / data.rows, x = ((best % data.rows) + 0.5) * size, y = (Math.floor(best / data.rows) + 0.5) * size;
     const inside = scene.boxes[word].some(([left, top, right, bottom]) => left <= x && x < right && top <= y && y < bottom);
-    const verdict = scene.boxes[word].length === 0 ? "names no thing" : binned > share ? "matched to nothing" : inside ? "in the box of its thing" : "outside the box of its thing";
+    const verdict = scene.boxes[word].length === 0 ? "names no object" : binned > share ? "unmatched" : inside ? "in the box of its object" : "outside the box of its object";
     say(`“${scene.words[word]}” → ${parts.join(", ")}; ${verdict}.`);
   }
 

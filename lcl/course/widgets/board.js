@@ -1,15 +1,15 @@
-// The run board: two runs beside each other, by their curves, their figures, and the pictures on which they disagree.
+// The run board: two runs compared by their curves, their metrics, and the pictures on which they disagree.
 
 export default exhibit("board", ({ data, body, say, guard }) => {
   const W = 395, H = 230, LEFT = 44, BOTTOM = 30, TOP = 24, RIGHT = 8;
-  const VIEWS = ["curves", "figures", "pictures"], WAYS = ["image to text", "text to image"];
+  const VIEWS = ["curves", "metrics", "pictures"], WAYS = ["image to text", "text to image"];
   const state = { a: 0, b: 1, view: 0, split: 0, way: 0, who: 0, at: 0 };
   const sheet = h("div", {}), more = h("span", { class: "lcl-controls" });
   const names = data.runs.map((run) => run.name), both = () => [data.runs[state.a], data.runs[state.b]];
   const MARKS = [COLOURS.blue, COLOURS.orange];
 
-  function curve(title, column, scale) { // of both runs: a value of every look, by the share of the training that is done
-    const high = scale ?? Math.max(...both().flatMap((run) => run.looks.map((look) => look[column])), 1e-9);
+  function curve(title, column, scale) { // of both runs: a value of every validation step, by the share of the training that is done
+    const high = scale ?? Math.max(...both().flatMap((run) => run.validations.map((one) => one[column])), 1e-9);
     const x = (share) => LEFT + (W - LEFT - RIGHT) * share, y = (value) => H - BOTTOM - (H - BOTTOM - TOP) * value / high, parts = [];
     for (let part = 0; part <= 4; part++) {
       const value = high * part / 4, told = scale ? `${25 * part}` : value.toFixed(1);
@@ -18,22 +18,22 @@ export default exhibit("board", ({ data, body, say, guard }) => {
     parts.push(h("text", { x: LEFT, y: 13, "font-size": 12, "font-weight": "bold", fill: "currentColor" }, title), h("text", { x: W - RIGHT, y: H - 2, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, "of the training"));
     both().forEach((run, number) => {
       const line = scale ? H - BOTTOM - 12 - 14 * number : TOP + 10 + 14 * number;
-      parts.push(h("polyline", { points: run.looks.map((look) => `${x(look[0] / run.steps)},${y(look[column])}`).join(" "), fill: "none", stroke: MARKS[number], "stroke-width": 2, "stroke-dasharray": number ? "6 3" : "none" }));
+      parts.push(h("polyline", { points: run.validations.map((one) => `${x(one[0] / run.steps)},${y(one[column])}`).join(" "), fill: "none", stroke: MARKS[number], "stroke-width": 2, "stroke-dasharray": number ? "6 3" : "none" }));
       parts.push(h("line", { x1: W - 150, x2: W - 128, y1: line, y2: line, stroke: MARKS[number], "stroke-width": 3, "stroke-dasharray": number ? "6 3" : "none" }), h("text", { x: W - 123, y: line + 4, "font-size": 11, fill: "currentColor" }, run.name));
     });
     return h("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img", "aria-label": `${title} of ${both().map((run) => run.name).join(" and ")}` }, parts);
   }
 
   function curves() {
-    sheet.replaceChildren(h("div", { class: "lcl-row" }, curve("InfoNCE on new pairs", 1), curve("recall@1 of the watched, image to text (%)", 2, 1), curve("recall@1 of the watched, text to image (%)", 3, 1)));
-    const last = (run) => run.looks.at(-1);
-    say(both().map((run) => last(run) ? `${run.name}: InfoNCE ${last(run)[1].toFixed(2)}, recall@1 ${percent(last(run)[2])} and ${percent(last(run)[3])} at its last look` : `${run.name} looked at nothing`).join("; ") + ".");
+    sheet.replaceChildren(h("div", { class: "lcl-row" }, curve("InfoNCE on validation pairs", 1), curve("validation recall@1, image to text (%)", 2, 1), curve("validation recall@1, text to image (%)", 3, 1)));
+    const last = (run) => run.validations.at(-1);
+    say(both().map((run) => last(run) ? `${run.name}: InfoNCE ${last(run)[1].toFixed(2)}, recall@1 ${percent(last(run)[2])} and ${percent(last(run)[3])} at its last validation step` : `${run.name} has no validation step`).join("; ") + ".");
   }
 
-  function figures() {
+  function metrics() {
     const split = data.splits[state.split], [a, b] = both(), cell = (value) => (value === undefined ? "–" : value.toFixed(1)), rows = [];
     let best = null;
-    for (const title of data.figures) {
+    for (const title of data.metrics) {
       const [one, other] = [a, b].map((run) => run.table[split]?.[title]);
       if (one === undefined && other === undefined) continue;
       const gap = one === undefined || other === undefined ? null : other - one;
@@ -43,10 +43,10 @@ export default exhibit("board", ({ data, body, say, guard }) => {
     }
     const head = h("tr", {}, ["percent", a.name, b.name, "difference", ""].map((text) => h("th", { scope: "col" }, text)));
     sheet.replaceChildren(h("table", { class: "lcl-table" }, h("thead", {}, head), h("tbody", {}, rows)));
-    say(best ? `On ${split} they differ most in ${best.title}: ${best.gap > 0 ? "+" : ""}${best.gap.toFixed(1)} points for ${b.name}.` : `On ${split} nothing was measured of both.`);
+    say(best ? `On ${split} they differ most in ${best.title}: ${best.gap > 0 ? "+" : ""}${best.gap.toFixed(1)} points for ${b.name}.` : `On ${split} no metric was measured for both.`);
   }
 
-  function disagreements() { // queries that one of the two answers right, the other wrong
+  function disagreements() { // queries that one run answers correctly and the other does not
     const [right, wrong] = state.who ? [state.b, state.a] : [state.a, state.b], way = WAYS[state.way];
     const found = (run) => data.runs[run].answers[way];
     return { right, wrong, rows: found(right).map((answer, query) => query).filter((query) => found(right)[query] === query && found(wrong)[query] !== query) };
@@ -59,25 +59,25 @@ export default exhibit("board", ({ data, body, say, guard }) => {
     state.at = Math.min(state.at, rows.length - 1);
     const query = rows[state.at], answer = data.runs[wrong].answers[way][query], wide = 128;
     const card = (title, shown, kin, text) => h("figure", { class: kin ? "kin" : "", style: `width:${wide}px` }, thumbnail(data.atlas, shown, wide, `picture of “${data.captions[shown]}”`), h("figcaption", {}, title, h("br"), text ? data.captions[shown] : ""));
-    const asked = state.way ? h("figure", {}, h("figcaption", {}, `asked for: “${data.captions[query]}”`)) : card("asked about", query, false, false);
-    sheet.replaceChildren(h("div", { class: "lcl-row" }, asked, card(`${r} finds, rightly,`, query, true, true), card(`${w} finds`, answer, false, true)));
-    say(`${state.at + 1} of ${rows.length} pairs that ${r} finds among ${number}, ${way}, and ${w} does not. (${names[state.a]} finds ${score(state.a)}, ${names[state.b]} ${score(state.b)}.) Asked: “${data.captions[query]}”; ${w} finds “${data.captions[answer]}”.`);
+    const asked = state.way ? h("figure", {}, h("figcaption", {}, `query: “${data.captions[query]}”`)) : card("query", query, false, false);
+    sheet.replaceChildren(h("div", { class: "lcl-row" }, asked, card(`${r} finds (right)`, query, true, true), card(`${w} finds`, answer, false, true)));
+    say(`${state.at + 1} of ${rows.length} pairs that ${r} finds among ${number}, ${way}, and ${w} does not. (${names[state.a]} finds ${score(state.a)}, ${names[state.b]} ${score(state.b)}.) Query: “${data.captions[query]}”; ${w} finds “${data.captions[answer]}”.`);
   }
 
-  const draw = guard(() => [curves, figures, pictures][state.view]());
+  const draw = guard(() => [curves, metrics, pictures][state.view]());
   const arrange = guard(() => { // the controls of the view
     const set = (name) => (value) => { state[name] = value; if (name !== "at") { state.at = 0; arrange(); } else draw(); };
-    const controls = [[], [picker("split", data.splits, set("split"), state.split)], [picker("asked", WAYS, set("way"), state.way), picker("found by", [`${names[state.a]} alone`, `${names[state.b]} alone`], set("who"), state.who)]][state.view];
+    const controls = [[], [picker("split", data.splits, set("split"), state.split)], [picker("direction", WAYS, set("way"), state.way), picker("found by", [`${names[state.a]} only`, `${names[state.b]} only`], set("who"), state.who)]][state.view];
     const many = state.view === 2 ? disagreements().rows.length : 0;
     if (many > 1) controls.push(range("which", 1, many, 1, state.at + 1, (value) => set("at")(value - 1)));
     const kept = more.contains(document.activeElement) ? [...more.querySelectorAll("select, input")].indexOf(document.activeElement) : -1;
     more.replaceChildren(...controls);
-    if (kept >= 0) more.querySelectorAll("select, input")[kept]?.focus(); // the focus stays where it was
+    if (kept >= 0) more.querySelectorAll("select, input")[kept]?.focus(); // keep the focus
     draw();
   });
   const choose = (which) => (value) => { state[which] = value; state.at = 0; arrange(); };
   body.append(
-    h("div", { class: "lcl-controls" }, picker("run", names, choose("a"), 0), picker("beside", names, choose("b"), 1), picker("show", VIEWS, (value) => { state.view = value; arrange(); })),
+    h("div", { class: "lcl-controls" }, picker("run", names, choose("a"), 0), picker("compared with", names, choose("b"), 1), picker("show", VIEWS, (value) => { state.view = value; arrange(); })),
     more, sheet);
   arrange();
 });

@@ -1,11 +1,11 @@
-// What all exhibits share. Each exhibit's own file follows this one in the same module: no imports, no network.
+// What all exhibits share. Each exhibit's own file follows in the same module: no imports, no network.
 
 const COLOURS = { blue: "#0072B2", orange: "#E69F00", green: "#009E73", red: "#D55E00", purple: "#CC79A7", sky: "#56B4E9", yellow: "#F0E442", grey: "#666666" };
 const CYCLE = [COLOURS.blue, COLOURS.orange, COLOURS.green, COLOURS.red, COLOURS.purple, COLOURS.sky];
 const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 
 const SVG = new Set(["svg", "rect", "polyline", "line", "text", "image", "g", "circle"]);
-const OWN = `lcl-${Math.random().toString(36).slice(2, 8)}`; // ids of two exhibits on one page keep apart
+const OWN = `lcl-${Math.random().toString(36).slice(2, 8)}`; // so that ids of two exhibits on one page differ
 let numbered = 0;
 
 // h("div", {class: "x", onclick: f}, child, …): an element; text children are never read as HTML.
@@ -17,7 +17,7 @@ function h(tag, attributes = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  // keys pressed where the focus is are the exhibit's own, not shortcuts of the notebook around it
+  // keys pressed in the exhibit are its own, not shortcuts of the notebook
   if ("tabindex" in attributes || ["input", "select", "button"].includes(tag)) element.setAttribute("data-lm-suppress-shortcuts", "true");
   element.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return element;
@@ -44,14 +44,14 @@ function range(label, low, high, step, value, changed, say = String) {
   return control;
 }
 
-// One small picture of an atlas, which holds `columns` of them side by side. The atlas itself stands once, on the root.
+// One small picture of an atlas, which holds `columns` of them side by side. The atlas itself is stored once, on the root.
 function thumbnail(atlas, number, pixels, alt) {
   const x = (number % atlas.columns) * pixels, y = Math.floor(number / atlas.columns) * pixels;
   const style = `width:${pixels}px;height:${pixels}px;background:var(--atlas) -${x}px -${y}px / ${atlas.columns * pixels}px auto;image-rendering:pixelated`;
   return h("span", { class: "lcl-thumbnail", role: "img", "aria-label": alt, style });
 }
 
-// Is a key meant for the browser, as Ctrl and + are?
+// Is a key press meant for the browser, such as Ctrl and +?
 function modified(event) { return event.ctrlKey || event.metaKey || event.altKey; }
 
 function percent(share) { return `${Math.round(100 * share)} %`; }
@@ -62,7 +62,7 @@ function viridis(share) { // 0 to 1 → [r, g, b]
   return [1, 3, 5].map((at) => Math.round(channel(VIRIDIS[low], at) + (place - low) * (channel(VIRIDIS[low + 1], at) - channel(VIRIDIS[low], at))));
 }
 
-// An exhibit: draw(data, root, say, model) fills `root`; whatever goes wrong is shown, in words, where the exhibit stands.
+// An exhibit: draw(data, root, say, model) fills `root`; errors are shown in words in its place.
 function exhibit(kind, draw) {
   return {
     render({ model, el }) {

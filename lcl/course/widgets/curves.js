@@ -1,4 +1,4 @@
-// Live curves: a training's losses and recall by step, as they come; smoothing, logarithm and reading work without the kernel.
+// Live curves: a training's losses and recall by step, while it runs; smoothing, logarithm and reading values work without the kernel.
 
 export default exhibit("curves", ({ body, say, guard, model }) => {
   const W = 395, H = 230, LEFT = 48, BOTTOM = 30, TOP = 24, RIGHT = 8, LEGEND = 110;
@@ -40,15 +40,15 @@ export default exhibit("curves", ({ body, say, guard, model }) => {
     pace.textContent = data.pace;
     if (!data.steps.length) return say(data.message);
     const lines = names.map((name) => ({ name, steps: data.steps, values: smoothed(data.losses[name]) }));
-    if (data.looks.length) lines.push({ name: "new pairs", steps: data.looks.map(([step]) => step), values: data.looks.map(([, loss]) => loss), marks: true });
-    const all = lines.flatMap(({ values }) => values), high = Math.max(...all, data.guess), low = state.log ? Math.max(1e-3, Math.min(...all)) : 0;
-    plot(panels[0], "loss", lines, low, high, last, state.log, "nats", { value: data.guess, name: data.guess_name });
-    const recalls = ["image to text", "text to image"].map((name, number) => ({ name, marks: true, steps: data.looks.map(([step]) => step), values: data.looks.map((look) => 100 * look[2 + number]) }));
-    plot(panels[1], "recall@1, pairs that it does not train on", data.looks.length ? recalls : [], 0, 100, last, false, "percent");
+    if (data.validations.length) lines.push({ name: "validation", steps: data.validations.map(([step]) => step), values: data.validations.map(([, loss]) => loss), marks: true });
+    const all = lines.flatMap(({ values }) => values), high = Math.max(...all, data.chance), low = state.log ? Math.max(1e-3, Math.min(...all)) : 0;
+    plot(panels[0], "loss", lines, low, high, last, state.log, "nats", { value: data.chance, name: data.chance_name });
+    const recalls = ["image to text", "text to image"].map((name, number) => ({ name, marks: true, steps: data.validations.map(([step]) => step), values: data.validations.map((one) => 100 * one[2 + number]) }));
+    plot(panels[1], "recall@1, validation pairs", data.validations.length ? recalls : [], 0, 100, last, false, "percent");
     const done = data.steps.at(-1), at = state.at ?? done, nearest = data.steps.reduce((best, step, number) => (Math.abs(step - at) < Math.abs(data.steps[best] - at) ? number : best), 0);
-    const parts = names.map((name) => `${name} ${data.losses[name][nearest].toFixed(3)}`), look = data.looks.filter(([step]) => step <= at).at(-1);
-    if (look) parts.push(`recall@1 ${percent(look[2])} and ${percent(look[3])} at step ${look[0]}`);
-    const news = `${data.message} ${data.looks.length} ${state.at}`; // while it trains, only a look is worth words
+    const parts = names.map((name) => `${name} ${data.losses[name][nearest].toFixed(3)}`), latest = data.validations.filter(([step]) => step <= at).at(-1);
+    if (latest) parts.push(`validation recall@1 ${percent(latest[2])} and ${percent(latest[3])} at step ${latest[0]}`);
+    const news = `${data.message} ${data.validations.length} ${state.at}`; // while it trains, speak only at validation steps
     if (news === state.told && data.message === "Training.") return;
     state.told = news;
     say(`${data.message} Step ${data.steps[nearest]} of ${data.total}: ${parts.join(", ")}.`);
@@ -67,7 +67,7 @@ export default exhibit("curves", ({ body, say, guard, model }) => {
       move((state.at ?? data.steps.at(-1) ?? 1) + by * Math.max(1, Math.round(data.total / 50)));
     });
   });
-  const pace = h("div", { "aria-hidden": "true" }); // seen at every picture; what is spoken comes at looks only
+  const pace = h("div", { "aria-hidden": "true" }); // shown at every update; spoken only at validation steps
   const log = h("input", { type: "checkbox", onchange: () => { state.log = log.checked; draw(); } });
   body.append(
     h("div", { class: "lcl-controls" }, range("smoothing", 0, 0.98, 0.02, 0, (value) => { state.smooth = value; draw(); }, (value) => value.toFixed(2)), h("label", { class: "lcl-control" }, log, "logarithmic loss")),

@@ -1,4 +1,4 @@
-// The masked-word guesser: hide a word, guess it, and see what the model guesses with the true image, none, and a wrong one.
+// The masked-word guesser: hide a word, guess it, and see what the model predicts with the true image, none, and a wrong one.
 
 export default exhibit("guesser", ({ data, body, say, guard }) => {
   const state = { scene: 0, word: 0, guess: "" }, sentence = h("div", { class: "lcl-controls", role: "group", "aria-label": "words of the caption; press one to hide it" }), panels = h("div", { class: "lcl-row" });
@@ -18,8 +18,8 @@ export default exhibit("guesser", ({ data, body, say, guard }) => {
 
   function verdict() {
     const { text } = data.scenes[state.scene].words[state.word];
-    if (!state.guess) return "Now guess yourself.";
-    return state.guess === text.toLowerCase() ? `Your guess is right: it is “${text}”.` : `“${state.guess}” is not it (yet).`;
+    if (!state.guess) return "Type your own guess.";
+    return state.guess === text.toLowerCase() ? `Your guess is right: it is “${text}”.` : `“${state.guess}” is not it.`;
   }
 
   body.append(

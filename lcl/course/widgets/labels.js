@@ -1,17 +1,17 @@
-// The label scrubber: the targets of a batch at every step that was kept, computed here from its cosines.
+// The label scrubber: the targets of a batch at every saved step, computed here from its cosines.
 
 export default exhibit("labels", ({ data, body, say, guard }) => {
   const N = data.captions.length, SIZE = 336, cell = SIZE / N, LOW = Math.log(1e-3);
-  const state = { look: data.steps.length - 1, own: true, alpha: 0, temperature: data.temperature, row: 0, column: Math.min(1, N - 1) };
+  const state = { at: data.steps.length - 1, own: true, alpha: 0, temperature: data.temperature, row: 0, column: Math.min(1, N - 1) };
   const canvas = (label) => h("canvas", { width: SIZE, height: SIZE, tabindex: 0, role: "application", "aria-label": label });
-  const labels = canvas("labels of the batch; arrow keys move from cell to cell"), truth = canvas("things that the scenes share; arrow keys move from cell to cell");
+  const labels = canvas("labels of the batch; arrow keys move from cell to cell"), truth = canvas("objects that the scenes share; arrow keys move from cell to cell");
   const detail = h("div", { class: "lcl-row" });
 
-  function alphaNow() { return state.own ? data.alphas[state.look] : state.alpha; }
+  function alphaNow() { return state.own ? data.alphas[state.at] : state.alpha; }
 
   function targets() { // LightCLIP's softened labels, our reading: (1 - α)[i = j] + α softmax over the others of s / T
     const alpha = alphaNow();
-    return data.cosines[state.look].map((row, i) => {
+    return data.cosines[state.at].map((row, i) => {
       const top = Math.max(...row.filter((_, j) => j !== i)), weights = row.map((s, j) => (j === i ? 0 : Math.exp((s - top) / state.temperature)));
       const total = weights.reduce((sum, weight) => sum + weight, 0);
       return weights.map((weight, j) => (j === i ? 1 - alpha : alpha * weight / total));
@@ -38,9 +38,9 @@ export default exhibit("labels", ({ data, body, say, guard }) => {
     detail.replaceChildren(
       h("figure", {}, thumbnail(data.atlas, i, 96, data.captions[i]), h("figcaption", {}, `image ${i}`)),
       h("figure", {}, thumbnail(data.atlas, j, 96, data.captions[j]), h("figcaption", {}, `caption ${j}: “${data.captions[j]}”`)));
-    const kin = data.shared[i][j], whose = i === j ? "its own caption" : kin ? `another scene's, with ${kin} thing${kin > 1 ? "s" : ""} in common` : "a stranger's";
-    const right = given > 0 ? ` ${percent(landed / given)} of the negatives' share lies where scenes share a thing.` : "";
-    say(`Step ${data.steps[state.look]}, α ${alphaNow().toFixed(3)}: image ${i} has the label ${y[i][j].toPrecision(2)} for caption ${j}, ${whose}.${right}`);
+    const kin = data.shared[i][j], whose = i === j ? "its own caption" : kin ? `of a scene that shares ${kin} object${kin > 1 ? "s" : ""} with it` : "of a scene that shares no object with it";
+    const right = given > 0 ? ` ${percent(landed / given)} of the negatives' share falls on scenes that share an object.` : "";
+    say(`Step ${data.steps[state.at]}, α ${alphaNow().toFixed(3)}: image ${i} has the label ${y[i][j].toPrecision(2)} for caption ${j}, ${whose}.${right}`);
   });
 
   for (const target of [labels, truth]) {
@@ -59,14 +59,14 @@ export default exhibit("labels", ({ data, body, say, guard }) => {
     });
   }
 
-  const alpha = range("α", 0, 1, 0.01, data.alphas[state.look], (value) => { state.own = false; schedule.checked = false; state.alpha = value; draw(); }, (value) => value.toFixed(2));
+  const alpha = range("α", 0, 1, 0.01, data.alphas[state.at], (value) => { state.own = false; schedule.checked = false; state.alpha = value; draw(); }, (value) => value.toFixed(2));
   const schedule = h("input", { type: "checkbox", checked: true, onchange: () => { state.own = schedule.checked; state.alpha = alphaNow(); alpha.set(alphaNow()); draw(); } });
   body.append(
     h("div", { class: "lcl-controls" },
-      range("step", 0, data.steps.length - 1, 1, state.look, (value) => { state.look = value; if (state.own) alpha.set(alphaNow()); draw(); }, (value) => String(data.steps[value])),
-      h("label", { class: "lcl-control" }, schedule, "α as the recipe has it at this step"), alpha,
+      range("step", 0, data.steps.length - 1, 1, state.at, (value) => { state.at = value; if (state.own) alpha.set(alphaNow()); draw(); }, (value) => String(data.steps[value])),
+      h("label", { class: "lcl-control" }, schedule, "α of the recipe at this step"), alpha,
       range("T", 0.01, 1, 0.01, data.temperature, (value) => { state.temperature = value; draw(); }, (value) => value.toFixed(2))),
     h("div", { class: "lcl-row" },
-      h("div", {}, h("div", {}, "labels (yellow: 1, dark: 0.001 and less)"), labels), h("div", {}, h("div", {}, "truth (yellow: most things in common)"), truth), detail));
+      h("div", {}, h("div", {}, "labels (yellow: 1, dark: 0.001 and less)"), labels), h("div", {}, h("div", {}, "ground truth (yellow: most shared objects)"), truth), detail));
   draw();
 });

@@ -137,7 +137,7 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
 
   function zoom(factor) {
     state.zoom = Math.max(1, Math.min(40, state.zoom * factor));
-    const at = state.at ?? state.last; // who presses the button has left the point
+    const at = state.at ?? state.last; // the pointer is on the button then, not on a point
     if (at !== undefined) state.centre = [...data.coordinates[state.way].points[at]];
     if (state.zoom === 1) state.centre = [0.5, 0.5];
     paint();

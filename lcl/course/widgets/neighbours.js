@@ -23,7 +23,7 @@ export default exhibit("neighbours", ({ data, body, say, guard }) => {
         const half = target === first ? (first === 1 ? "image" : "caption") : target === first + 1 ? (first === 1 ? "caption" : "image") : null;
         return card(number, `${cosine.toFixed(2)}${shared ? `, shares ${shared}` : ""}`, shared > 0, half);
       })))));
-    const kin = rows.map(([title, found]) => `${title}, ${found.filter(([, , shared]) => shared).length} of ${found.length} share a thing with it`).join("; ");
+    const kin = rows.map(([title, found]) => `${title}, ${found.filter(([, , shared]) => shared).length} of ${found.length} share an object with it`).join("; ");
     say(`“${data.captions[data.queries[query]]}”: ${kin}.${target ? ` ${TARGETS[target]}: ${MEANING[target]}, outlined.` : ""}`);
   });
 
