@@ -19,8 +19,9 @@ from commands import Result, lcl
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from lcl import __version__
 from lcl.config import get_profile
-from lcl.course.results import table, table_text
+from lcl.course.study import table, table_text
 from lcl.data import scenes
 from lcl.deploy.onnx import open_towers
 from lcl.eval.metrics import embed, neighbour_purity
@@ -83,6 +84,19 @@ def test_it_runs_as_a_module():
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
     assert done.returncode == 0 and done.stderr == ""
     assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_the_version_is_printed_without_loading_torch():
+    code = "import sys, lcl.cli.main as it\ntry: it.main(['--version'])\nfinally: assert 'torch' not in sys.modules"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"lcl {__version__}\n", "")
+
+
+@pytest.mark.parametrize("option", ["--activation-checkpointing", "--recompute"])
+def test_activation_checkpointing_is_understood_by_its_old_name_too(option):
+    refusal = lcl("train", "--profile", "smoke", option).refusal
+    assert is_one_sentence(refusal) and "leave out activation checkpointing" in refusal  # a conv tower has no such blocks
 
 
 def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
@@ -231,7 +245,7 @@ def test_pictures_are_found_by_words_and_shown(trained, small_world, tmp_path, m
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{number}.png")
     asked = ("search", "a red apple", tmp_path / "photos", "--run", trained[0] / "first", "-k", 3)
     done = lcl(*asked, "--save", tmp_path / "found.png")
-    assert done.code == 0 and "12 pictures, 12 of them new; asked in" in done.out
+    assert done.code == 0 and "12 pictures, 12 of them new; searched in" in done.out
     shown = [line.split() for line in done.out.splitlines()[:3]]
     assert [float(cosine) for cosine, _ in shown] == sorted((float(cosine) for cosine, _ in shown), reverse=True)
     assert Image.open(tmp_path / "found.png").width > 300

@@ -1,0 +1,34 @@
+"""What the commands share: options, progress bars, opening a data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lcl.config import PROFILES, Profile
+
+ProfileOption = Annotated[str, typer.Option(help=f"Size of model and data: {', '.join(PROFILES)}.", envvar="LCL_PROFILE")]
+PicturesOption = Annotated[Path | None, typer.Option(help="A folder of your own drawings with a names.csv.")]
+DataOption = Annotated[Path | None, typer.Option(help="A folder of shards, made by `lcl data`, instead of scenes.")]
+RunArgument = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
+ImageEncoderOption = Annotated[str, typer.Option(help="The frozen image encoder: any timm model.")]
+TextEncoderOption = Annotated[str, typer.Option(help="The frozen text encoder: any sentence-transformers model, or a folder.")]
+ImageSizeOption = Annotated[int, typer.Option(help="Input size of the frozen image encoder, in pixels.")]
+PrecisionOption = Annotated[str, typer.Option(help="Of the frozen encoders: float32, or bfloat16 (faster, less exact).")]
+
+
+def bar(what: str, unit: str, total: int | None = None, **options):
+    """A progress bar with an estimate of the time left."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, desc=what, dynamic_ncols=True, **options)
+
+
+def open_pairs(profile: Profile, pictures: Path | str | None, data: Path | str | None):
+    """Open scenes, or shards with a progress bar while they are scanned."""
+    from lcl.data.collection import open_dataset
+
+    if data is None:
+        return open_dataset(profile, pictures)
+    with bar("scanning", "tar", len(list(Path(data).glob("*.tar"))), delay=1) as progress:
+        return open_dataset(profile, pictures, data, progress.update)
