@@ -1,6 +1,4 @@
-"""Exercises that check themselves: an open one says so, a wrong answer hears its likely mistake, nothing raises."""
-
-from __future__ import annotations
+"""Exercises that check themselves: a reminder if unanswered, a hint at the likely mistake if wrong; they never raise."""
 
 import copy
 import math
@@ -12,14 +10,21 @@ import torch
 RIGHT, WRONG = "Right.", "Not yet: "
 OPEN = (
     "Not answered yet: replace the ... in the cell above, run that cell, and then this one. "
-    "(If that cell stopped with an error, read this first.)"
+    "(If that cell stopped with an error, read the error first.)"
 )
 
 
 def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-4) -> str:
-    """Compare an answer (a number, a tensor, a string, …) with the right one; returns the sentence to show.
+    """Compare an answer (a number, a tensor, a string, …) with the right one.
 
-    mistakes: for typical wrong results, by the sentence that tells the likely cause.
+    Args:
+        answer: `...` if unanswered.
+        right: the right answer.
+        mistakes: {a hint at the likely mistake: the wrong answer that it leads to}.
+        tolerance: absolute and relative.
+
+    Returns:
+        The sentence to show.
     """
     if answer is ...:
         return OPEN
@@ -38,23 +43,30 @@ def check_function(
     mistakes: Mapping[str, Callable] | None = None,
     tolerance: float = 1e-4,
 ) -> str:
-    """Compare a function with the right one on some cases, each a tuple of arguments; returns the sentence to show.
+    """Compare a function with the right one; an exception in it becomes a sentence, too.
 
-    mistakes: typical wrong functions, by the sentence that tells the likely cause; one counts if it agrees on every case.
-    An exception in the function becomes a sentence, too.
+    Args:
+        function: the learner's.
+        cases: tuples of arguments.
+        right: the right function.
+        mistakes: {a hint at the likely mistake: the wrong function}; a hint is shown if that function agrees on every case.
+        tolerance: absolute and relative.
+
+    Returns:
+        The sentence to show.
     """
     if not callable(function):
-        return OPEN if function is ... else f"{WRONG}a function is asked for, not {_kind(function)}."
+        return OPEN if function is ... else f"{WRONG}a function is expected, not {_kind(function)}."
     expected, answers = [right(*copy.deepcopy(case)) for case in cases], []
     for case in cases:
         try:
-            answers.append(copy.deepcopy(function(*copy.deepcopy(case))))  # what it changes in place stays its own
-        except Exception as error:  # the learner's own, whatever it is
-            return f"{WRONG}your function raised {type(error).__name__} ({_short(error)}) when it was called with {_kinds(case)}."
+            answers.append(copy.deepcopy(function(*copy.deepcopy(case))))  # so in-place changes stay within a case
+        except Exception as error:
+            return f"{WRONG}your function raised {type(error).__name__} ({_short(error)}) when called with {_kinds(case)}."
     if all(answer is ... for answer in answers):
         return OPEN
     if any(answer is None for answer in answers):
-        return f"{WRONG}your function gives back None: is there a `return`, and something after it?"
+        return f"{WRONG}your function returns None: is there a `return`, and something after it?"
     wrong = [n for n, (answer, one) in enumerate(zip(answers, expected, strict=True)) if not _equal(answer, one, tolerance)]
     if not wrong:
         return RIGHT
@@ -72,7 +84,7 @@ def _equal(answer: Any, right: Any, tolerance: float) -> bool:
             same = answer.shape == right.shape
             return same and torch.allclose(answer, right, rtol=tolerance, atol=tolerance, equal_nan=True)
         return bool(answer == right)
-    except Exception:  # two things that cannot be compared are not equal
+    except Exception:  # values that cannot be compared are not equal
         return False
 
 
@@ -82,34 +94,30 @@ def _as_tensor(value: Any) -> torch.Tensor:
 
 
 def _difference(answer: Any, right: Any) -> str:
-    """In what an answer differs from the right one, without telling that. Never raises."""
+    """How an answer differs from the right one, without revealing it. Never raises."""
     try:
-        return _tell_difference(answer, right)
-    except Exception:  # whatever a learner hands over
-        return f"{_kind(answer)} cannot be compared with what was asked for."
-
-
-def _tell_difference(answer: Any, right: Any) -> str:
-    if answer is None:
-        return "that is None; is the result put into the variable, and not only printed?"
-    if callable(answer) and not isinstance(answer, torch.Tensor):
-        return "that is a function; the result of calling it is asked for."
-    if isinstance(right, torch.Tensor):
-        if not isinstance(answer, torch.Tensor):
-            return f"the answer should be a tensor of shape {tuple(right.shape)}, not {_kind(answer)}."
-        if answer.shape != right.shape:
-            return f"the shape should be {tuple(right.shape)}, not {tuple(answer.shape)}."
-        if not torch.isfinite(_as_tensor(answer)).all():
-            return "some values are not finite numbers."
-        furthest = (_as_tensor(answer) - _as_tensor(right)).abs().max().item()
-        return f"the shape is right, but the values differ by up to {furthest:.3g}."
-    if isinstance(right, (int, float)):
-        try:
-            value = _as_tensor(answer).item() if isinstance(answer, torch.Tensor) else float(answer)
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            return f"the answer should be a number, not {_kind(answer)}."
-        return f"{value:g} is not what was asked for." if math.isfinite(value) else f"{value} is not a finite number."
-    return f"the result is {_short(answer)}, which is not what was asked for."
+        if answer is None:
+            return "that is None; is the result put into the variable, and not only printed?"
+        if callable(answer) and not isinstance(answer, torch.Tensor):
+            return "that is a function; the result of calling it is expected."
+        if isinstance(right, torch.Tensor):
+            if not isinstance(answer, torch.Tensor):
+                return f"the answer should be a tensor of shape {tuple(right.shape)}, not {_kind(answer)}."
+            if answer.shape != right.shape:
+                return f"the shape should be {tuple(right.shape)}, not {tuple(answer.shape)}."
+            if not torch.isfinite(_as_tensor(answer)).all():
+                return "some values are not finite numbers."
+            furthest = (_as_tensor(answer) - _as_tensor(right)).abs().max().item()
+            return f"the shape is right, but the values differ by up to {furthest:.3g}."
+        if isinstance(right, (int, float)):
+            try:
+                value = _as_tensor(answer).item() if isinstance(answer, torch.Tensor) else float(answer)
+            except (TypeError, ValueError, RuntimeError, OverflowError):
+                return f"the answer should be a number, not {_kind(answer)}."
+            return f"{value:g} is not the right number." if math.isfinite(value) else f"{value} is not a finite number."
+        return f"{_short(answer)} is not the right answer."
+    except Exception:  # the answer may be anything
+        return f"{_kind(answer)} cannot be compared with the right answer."
 
 
 def _kind(value: Any) -> str:

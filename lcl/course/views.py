@@ -1,8 +1,7 @@
-"""What exhibits show, worked out beforehand: pure functions from models and pairs to plain records."""
-
-from __future__ import annotations
+"""What interactive figures show, computed beforehand: pure functions from models and pairs to plain records."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,13 +18,19 @@ from lcl.models.clip import Clip, weights_sha256
 from lcl.models.tokenizer import MASK, SPECIAL, Tokenizer, Tokens, words_of_span
 from lcl.train.loop import Event
 
+SHIPPED = CHECKOUT / "data" / "maps"  # maps that come with the course
+CONDITIONS = ("true image", "no image", "wrong image")
+FOUND = ("found first", "in the top 10", "missed")
+
 
 @dataclass(frozen=True)
 class Aligned:
-    """A caption's words and the patches that they are matched to.
+    """A caption's words and the patches that they are matched with.
 
-    plan: (m, n), which share of every word each patch has; what a row lacks to one lies in the dustbin.
-    boxes: for every word those of what it names, (left, top, right, bottom) in pixels; () where it names nothing.
+    Attributes:
+        words: m strings.
+        plan: (m, n), the share of every word that each patch has; what a row lacks to 1 is in the dustbin.
+        boxes: for every word the boxes of what it names, (left, top, right, bottom) in pixels; () if it names nothing.
     """
 
     words: tuple[str, ...]
@@ -35,7 +40,7 @@ class Aligned:
 
 @torch.no_grad()
 def aligned(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact", unmatched_cost: float = 1.0) -> list[Aligned]:
-    """Match the words of every pair with its patches. solver: of `matching.SOLVERS`; price: of the dustbin."""
+    """Match the words of every pair with its patches, by a solver of `matching.SOLVERS`."""
     model.eval()
     device = model.tau.device
     tokens = tokenizer.encode(pairs.captions, model.config.language.context_length)
@@ -46,20 +51,21 @@ def aligned(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exac
     found = []
     for row, scene in enumerate(pairs.scenes):
         spans = tokens.spans[row]
-        named = [words_of_span(spans, obj.span) for obj in scene.objects]
-        boxes = tuple(
-            tuple(obj.box for obj, its in zip(scene.objects, named, strict=True) if word in its) for word in range(len(spans))
-        )
+        named = [(obj.box, words_of_span(spans, obj.span)) for obj in scene.objects]
+        boxes = tuple(tuple(box for box, its in named if word in its) for word in range(len(spans)))
         found.append(Aligned(tuple(scene.caption[start:end] for start, end in spans), plan[row, : len(spans)], boxes))
     return found
 
 
 @dataclass(frozen=True)
 class Blank:
-    """A hidden word and what is guessed in its place.
+    """A hidden word and its predictions.
 
-    token: the (first) token of the word, which is what is guessed. wrong: the pair whose image is the wrong one.
-    guesses: with the true image, without one, with the wrong one; each the best tokens with their probabilities.
+    Attributes:
+        text: the word.
+        token: its first token, which is predicted.
+        wrong: index of the pair whose image is the wrong one.
+        guesses: for each of CONDITIONS the most probable tokens with their probabilities.
     """
 
     text: str
@@ -68,16 +74,13 @@ class Blank:
     guesses: tuple[tuple[tuple[str, float], ...], ...]
 
 
-CONDITIONS = ("true image", "no image", "wrong image")
-
-
 @torch.no_grad()
 def blanks(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, pairs: Pairs, k: int = 5) -> list[list[Blank]]:
-    """For every pair, and every word of its caption: the k best guesses where the word is hidden, all its tokens at once.
+    """The k best predictions of every word of every pair, with all tokens of that word hidden.
 
-    The wrong image is that of the next pair that shows none of this one's things, or of the next pair if all do.
+    The wrong image is that of the next pair without any object of this one, or of the next pair if there is none.
     """
-    require(len(pairs) >= 2, "for a wrong image there must be another pair: hand over two or more.")
+    require(len(pairs) >= 2, "the wrong image comes from another pair: pass at least two pairs.")
     model.eval()
     mlm.eval()
     device, found = model.tau.device, []
@@ -109,7 +112,13 @@ def blanks(model: Clip, mlm: FusedMlm, tokenizer: Tokenizer, pairs: Pairs, k: in
 
 @dataclass(frozen=True)
 class Contender:
-    """A run as a board shows it. answers: by way, "image to text" and "text to image", for every pair which it finds first."""
+    """A run on a board.
+
+    Attributes:
+        curve: the events of its training.
+        metrics: by split and name.
+        answers: for "image to text" and "text to image" the index that every pair's query retrieves first.
+    """
 
     curve: tuple[Event, ...]
     metrics: dict[str, dict[str, Metric]]
@@ -119,7 +128,7 @@ class Contender:
 def contender(
     model: Clip, tokenizer: Tokenizer, pairs: Pairs, curve: Sequence[Event], metrics: dict[str, dict[str, Metric]]
 ) -> Contender:
-    """Ask a model for every image's caption among those of all pairs, and for every caption's image."""
+    """Retrieve a caption for every image among those of all pairs, and an image for every caption."""
     v, t = embed(model, tokenizer, pairs)
     cosines = {"image to text": v @ t.T, "text to image": t @ v.T}
     found = {way: s.sort(dim=1, descending=True, stable=True).indices[:, 0] for way, s in cosines.items()}  # (N,), as `ranks`
@@ -127,7 +136,7 @@ def contender(
 
 
 def pca(features: torch.Tensor) -> torch.Tensor:
-    """The two directions along which features vary most: (N, d) → (N, 2). Signs are fixed, so that it repeats."""
+    """Project on the two directions of largest variance: (N, d) → (N, 2). Signs are fixed, so the result is reproducible."""
     centred = (features - features.mean(0)).double()
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     directions = directions[:2]
@@ -136,59 +145,53 @@ def pca(features: torch.Tensor) -> torch.Tensor:
 
 
 def umap(features: torch.Tensor) -> torch.Tensor:
-    """A map that keeps who is near whom (UMAP, McInnes et al. 2018, arXiv 1802.03426): (N, d) → (N, 2), by cosine.
+    """A projection that keeps neighbourhoods (UMAP, McInnes et al. 2018, arXiv 1802.03426): (N, d) → (N, 2), by cosine.
 
-    With a fixed seed, so that it repeats on one machine; some seconds for thousands of rows, after half a minute of compiling.
+    The seed is fixed: reproducible on one machine. Thousands of rows take seconds, after half a minute of compiling.
     """
-    import warnings
-
-    UMAP = need("umap", "course").UMAP  # takes seconds to import: only those who want it wait
-
+    UMAP = need("umap", "course").UMAP  # imported here because it takes seconds
     require(len(features) > 15, f"a map needs more than 15 points, not {len(features)}.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed costs it its threads is what we want
+        warnings.simplefilter("ignore")  # a fixed seed means one thread, which is intended
         return torch.from_numpy(UMAP(metric="cosine", random_state=0).fit_transform(features.numpy())).float()
 
-
-SHIPPED = CHECKOUT / "data" / "maps"  # what comes with the course
 
 WAYS = {"PCA": pca, "UMAP": umap}
 
 
 def map_key(model: Clip, captions: Sequence[str]) -> str:
-    """A name for the map of some pairs, as a model sees them."""
+    """The name under which the map of some pairs is cached, for the weights of one model."""
     return storage.fingerprint([weights_sha256(model), list(captions)])
 
 
 def coordinates(features: torch.Tensor, ways: Sequence[str] = tuple(WAYS), key: str | None = None) -> dict[str, torch.Tensor]:
-    """Points for a map, by way: {"PCA" or "UMAP": (N, 2), 0 to 1}. features: (N, d).
+    """Project features on a map: {"PCA" or "UMAP": (N, 2), 0 to 1}.
 
-    key: see `map_key`. What is kept under it, with the course or in the cache, is taken; what is not is worked out, and kept.
+    Args:
+        features: (N, d).
+        ways: which projections.
+        key: see `map_key`; maps under it are read from the course or the cache, and new ones are added to the cache.
     """
     found: dict[str, torch.Tensor] = {}
     places = [folder / f"{key}.safetensors" for folder in (SHIPPED, data_folder() / "cache" / "maps")] if key else []
     for place in places:
         found |= storage.read_tensors(place) if place.exists() else {}
-    fresh = {way: to_unit(WAYS[choose("map", way, WAYS)](features)) for way in ways if way not in found}
+    fresh = {way: _to_unit(WAYS[choose("map", way, WAYS)](features)) for way in ways if way not in found}
     if places and fresh:
         storage.write_tensors(places[-1], found | fresh)
     return {way: (found | fresh)[way] for way in ways}
 
 
-def to_unit(points: torch.Tensor) -> torch.Tensor:
-    """Points moved and scaled into the unit square, both axes alike: (N, 2)."""
+def _to_unit(points: torch.Tensor) -> torch.Tensor:
+    """Move and scale points into the unit square, both axes alike: (N, 2)."""
     low, high = points.min(0).values, points.max(0).values
-    middle, largest = (low + high) / 2, (high - low).max().clamp(min=1e-12)
-    return (points - middle) / largest + 0.5
-
-
-FOUND = ("found at once", "among ten", "missed")
+    return (points - (low + high) / 2) / (high - low).max().clamp(min=1e-12) + 0.5
 
 
 def retrieval_errors(v: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """For every image, then every caption, how well it finds its own: 0 at once, 1 among ten, 2 not. v, t: (N, d) → (2N,).
+    """How well every image, then every caption, retrieves its match, as an index into FOUND. v, t: (N, d) → (2N,).
 
-    Of fewer than twenty pairs, "among ten" means in the better half.
+    With fewer than twenty pairs, "in the top 10" means in the better half.
     """
     place = torch.cat([ranks(v @ t.T), ranks(t @ v.T)])
     return (place >= 1).long() + (place >= min(10, math.ceil(len(v) / 2))).long()

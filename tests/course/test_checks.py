@@ -40,7 +40,7 @@ def test_what_a_function_does_to_its_arguments_stays_its_own():
 def test_an_exception_of_the_learner_becomes_a_sentence():
     told = check_function(lambda x: x.nothing, [(torch.ones(2, 3),)], double)
     assert told.startswith(f"{WRONG}your function raised AttributeError") and "a tensor of shape (2, 3)" in told
-    assert "a function is asked for, not an int" in check_function(7, [(1,)], double)
+    assert "a function is expected, not an int" in check_function(7, [(1,)], double)
 
 
 def test_not_a_number_is_a_wrong_answer_that_can_be_a_known_mistake():
