@@ -132,7 +132,7 @@ def _promised(folder: Path) -> dict[str, dict]:
         and Path(name).name == name
         for name, tar in tars.items()
     )
-    require(whole, f"{path} is no manifest of this library; remove it, and the tars are looked at anew.")
+    require(whole, f"{path} is no manifest of this library; remove it, and the tars are scanned again.")
     return dict(tars)
 
 
@@ -338,7 +338,7 @@ def _faults_of(text: str, index: Path) -> dict[str, int]:
     except (ValueError, RecursionError):
         found = None
     sound = isinstance(found, dict) and all(type(number) is int for number in found.values())
-    require(sound, f"{index} is damaged; remove it, and the tars are looked at anew.")
+    require(sound, f"{index} is damaged; remove it, and the tars are scanned again.")
     return found
 
 
@@ -348,5 +348,5 @@ def _opened(folder: Path, tars: dict[str, dict], kept: dict[str, torch.Tensor], 
     whole = tar is not None and places is not None and places.shape == (len(tar), len(Place._fields))
     whole = whole and tar.dtype == torch.int32 and places.dtype == torch.int64
     sound = whole and bool(((tar >= 0) & (tar < len(names))).all()) and bool((places >= 0).all())
-    require(sound, f"{folder / INDEX} is damaged; remove it, and the tars are looked at anew.")
+    require(sound, f"{folder / INDEX} is damaged; remove it, and the tars are scanned again.")
     return Shards(folder, names, tar, places, faults, _of(tars))

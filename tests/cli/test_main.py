@@ -435,7 +435,7 @@ def test_shards_are_trained_on_measured_and_shown_and_measured_again(tmp_path, s
     [
         (["--data", "nowhere"], "there are no tars in"),
         (["--data", "pipe:touch ran"], "there are no tars in"),  # which WebDataset would run
-        (["--pairs", 649], "have 648 pairs to learn from, not 649"),
+        (["--pairs", 649], "have 648 training pairs, not 649"),
         (["--batch-size", 650], "648 pairs do not fill a single batch of 650"),
         (["--pictures", "."], "shards bring their own pictures"),
     ],
