@@ -135,7 +135,7 @@ def _restore(training: Training, tensors: dict[str, torch.Tensor]) -> None:
         )
         for name, parameter in training.learner.named_parameters():
             if f"optimizer.step.{name}" in tensors:
-                state = {"step": tensors[f"optimizer.step.{name}"]}
+                state = {"step": tensors[f"optimizer.step.{name}"].to(parameter.device)}  # the fused step counts there
                 for key in ("exp_avg", "exp_avg_sq"):  # laid out in memory as the parameter is: the fused step relies on it
                     state[key] = torch.empty_like(parameter).copy_(tensors[f"optimizer.{key}.{name}"])
                 training.optimizer.state[parameter] = state

@@ -5,6 +5,7 @@ import dataclasses
 import multiprocessing
 import random
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
 from lcl.data.scenes import SceneDataset, open_scenes
-from lcl.train.checkpoints import STATE, TENSORS, checkpoints, resume, save_checkpoint
+from lcl.train.checkpoints import STATE, TENSORS, _restore, _tensors, checkpoints, resume, save_checkpoint
 from lcl.train.distributed import Ranks
 from lcl.train.loop import Step, Training, Validation
 from lcl.train.recipes import RECIPES
@@ -63,6 +64,40 @@ def test_a_training_goes_on_bit_for_bit(start, tmp_path, name, stop):
     assert resume(tmp_path, again) == stop == again.step
     assert same(again, stopped)
     assert told([*before, *again]) == told(events) and same(again, unbroken)
+
+
+@pytest.mark.filterwarnings("ignore:.*meta parameter")
+def test_the_optimizer_is_restored_where_its_parameters_are():
+    """Fused AdamW on a GPU fails with a step count on the CPU. The device "meta" stands in for a GPU."""
+    here, there = (torch.nn.ModuleList([torch.nn.Linear(3, 2, device=device)]) for device in ("cpu", "meta"))
+    trainings = []
+    for learner in (here, there):
+        optimizer = torch.optim.AdamW(learner.parameters())
+        trainings.append(types.SimpleNamespace(learner=learner, optimizer=optimizer, teacher=None, device="cpu"))
+    here[0](torch.ones(1, 3)).sum().backward()
+    trainings[0].optimizer.step()
+    _restore(trainings[1], _tensors(trainings[0]))
+    for before, after in zip(here.parameters(), there.parameters(), strict=True):
+        known, restored = trainings[0].optimizer.state[before], trainings[1].optimizer.state[after]
+        assert {name: (x.dtype, x.shape) for name, x in restored.items()} == {k: (x.dtype, x.shape) for k, x in known.items()}
+        assert {x.device.type for x in restored.values()} == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["lightclip-ping", "a-clip-ping"])
+def test_a_training_on_a_gpu_goes_on(small_world, teacher_of, tmp_path, name):
+    def start() -> Training:
+        return Training(SHORT, small_world, 0, "cuda", RECIPES[name], teacher_of(RECIPES[name]))
+
+    whole, stopped, resumed = start(), start(), start()
+    losses = [event.loss for event in whole if isinstance(event, Step)]
+    next(event for event in stopped if event.step == 6)
+    save_checkpoint(tmp_path, stopped)
+    assert resume(tmp_path, resumed) == 6
+    devices = [{x.device.type for x in resumed.optimizer.state[p].values()} for p in resumed.learner.parameters()]
+    assert devices == [{"cuda"}] * len(devices)
+    after = [event.loss for event in resumed if isinstance(event, Step)]
+    assert after == pytest.approx(losses[6:], rel=1e-3)  # sums on a GPU are made in an order that varies
 
 
 def test_without_a_checkpoint_one_begins(start, tmp_path):
