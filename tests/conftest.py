@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,6 +65,8 @@ def start_method() -> str:
 
 
 def _tell_threads_of_parent(pipe) -> None:
+    import psutil
+
     pipe.send(psutil.Process(os.getppid()).num_threads())
 
 

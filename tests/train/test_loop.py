@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from statistics import median
 
-import psutil
 import pytest
 import torch
 from conftest import PixelEncoder, WordEncoder
@@ -656,10 +655,10 @@ def test_memory_that_is_free_in_pieces_is_given_back():
     """A hundred MB in pieces of 64 KB, every tenth of which stays: the library holds on to what lies between."""
     pieces = [bytearray(64 * 1024) for _ in range(1600)]
     kept = pieces[::10]
-    before = psutil.Process().memory_info().rss
+    before = loop.resident_memory()
     del pieces
     loop.give_memory_back()
-    assert len(kept) == 160 and before - psutil.Process().memory_info().rss > 50 * 2**20
+    assert len(kept) == 160 and before - loop.resident_memory() > 50 * 2**20
 
 
 def test_a_training_in_one_line_whether_it_ran_was_kept_or_was_stopped_at_once():
