@@ -1,0 +1,429 @@
+"""Rehearse the library on a GPU machine that has torch, timm, sentence-transformers and pytest, but no network.
+
+    PYTHONPATH=. python tools/gpu_check.py pack DIR                        # here: write DIR/carry.tar.xz, which must travel
+    PYTHONPATH=. python tools/gpu_check.py run --carry DIR --out OUT       # there, from the root of a copy of the repository
+    PYTHONPATH=. python tools/gpu_check.py run --carry DIR --out OUT --small    # every stage in seconds, on any CPU
+
+Stages run in order of importance, each in its own time. Every result is written at once to OUT/STAGE.json, and all of them to
+OUT/gpu.json at the end. A stage that fails or runs out of time does not stop the next.
+"""
+
+import argparse
+import copy
+import dataclasses
+import functools
+import itertools
+import json
+import lzma
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+
+from lcl import storage
+from lcl.config import LclError, Profile, get_profile, require
+from lcl.data import captions, pictures
+from lcl.data.scenes import SceneDataset, open_scenes
+from lcl.teachers import encoders
+from lcl.teachers.banks import build_bank
+from lcl.teachers.search import nearest_neighbours
+from lcl.teachers.teacher import LiveTeacher, open_bank_teacher
+from lcl.train.checkpoints import resume, save_checkpoint
+from lcl.train.loader import batches
+from lcl.train.loop import Training, Validation, open_teacher
+from lcl.train.provenance import commit, provenance
+from lcl.train.recipes import RECIPES
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_MB = 64  # of what travels: the archive and the files that git tracks
+PACKAGES = ("inflect", "more_itertools", "typeguard")  # pure Python; captions need inflect, which needs the others
+NO_HYPOTHESIS = """# for a machine that lacks it: no property test needs a GPU
+from unittest import mock
+import pytest
+given = settings = mock.MagicMock(side_effect=lambda *_, **__: pytest.mark.skip("hypothesis is missing"))
+strategies = mock.MagicMock()
+"""
+ARCHIVE, CARRIED = "carry.tar.xz", "LCL_GPU_CARRY"
+MAIN = ("clip", "clip-ping", "lightclip", "lightclip-ping")  # the quick ones first: they leave time to the others
+XZ = [{"id": lzma.FILTER_LZMA2, "preset": 1, "lp": 1, "pb": 1}]  # of two bytes only the exponent's compresses: tell them apart
+
+
+# --- what travels
+
+
+def pack(target: Path, sizes: Sequence[int] = (64, 128)) -> None:
+    """Write what the other machine lacks to `target/carry.tar.xz`; pictures `sizes` pixels a side. Raises as `check_size`."""
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        storage.write_json(folder / "about.json", {"commit": commit()})
+        for size in sizes:  # as the library's own cache holds them, whose key names packages that the other machine lacks
+            found = pictures.load_pictures(size)
+            storage.write_tensors(folder / f"pictures-{size}.safetensors", {"drawings": found.drawings})
+            about = asdict(found) | {"drawings": storage.sha256(found.drawings.numpy().tobytes())}
+            storage.write_json(folder / f"pictures-{size}.json", about | {"checksum": storage.fingerprint(about)})
+        for package in PACKAGES:
+            source = Path(find_spec(package).origin).parent
+            shutil.copytree(source, folder / "site" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "site" / "hypothesis.py").write_text(NO_HYPOTHESIS)
+        _pack_text_encoder(folder / "site", pictures.load_pictures(sizes[0]))
+        weights = encoders._packaged_weights(encoders.IMAGE_ENCODER)
+        weights[-2].zero_()  # the classifier, which is taken off
+        storage.write_tensors(folder / "image_encoder.safetensors", {f"{i:04d}": halved(x) for i, x in enumerate(weights)})
+        with lzma.open(target / ARCHIVE, "wb", filters=XZ) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+            tar.add(folder, ".")
+    check_size(target / ARCHIVE)
+
+
+def check_size(archive: Path) -> None:
+    """Print how much travels. Raises LclError if an archive and the files that git tracks are more than LIMIT_MB."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = sum((ROOT / name).stat().st_size for name in names.split("\0") if (ROOT / name).is_file()) / 1e6
+    carried = archive.stat().st_size / 1e6
+    print(f"{archive}: {carried:.1f} MB; tracked files: {tracked:.1f} MB; together {carried + tracked:.1f} MB")
+    require(carried + tracked <= LIMIT_MB, f"together that is more than {LIMIT_MB} MB; carry less.")
+
+
+def halved(x: torch.Tensor) -> torch.Tensor:
+    """Matrices and kernels in bfloat16; vectors, which weigh nothing, as they are."""
+    return x.bfloat16() if x.ndim >= 2 and x.is_floating_point() else x
+
+
+def _pack_text_encoder(site: Path, found: pictures.Pictures) -> None:
+    """Copy the sentence encoder's package, its weights in bfloat16, the word pieces that no caption can hold as zeros: half
+    of the weights are word pieces, and of those captions use one in twenty."""
+    package, inside = encoders.PACKAGED_TEXT[encoders.TEXT_ENCODER]
+    source, target = encoders._in_package(package, inside), site / package / inside
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("model.safetensors", "*.md", "data_config.json"))
+    (site / package / "__init__.py").write_text("")
+    names = [name for concept in found.concepts for name in (concept.name, *concept.synonyms)]
+    world = SceneDataset(dataclasses.replace(get_profile("smoke").scenes, size=found.drawings.shape[-1]), found)
+    texts = [*names, *map(captions.plural, names), *world.train(4000).captions(range(4000))]  # these hold every other word
+    engine = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    used = torch.tensor(sorted({token for encoding in engine.encode_batch(texts) for token in encoding.ids}))
+    weights = {name: halved(x) for name, x in storage.read_tensors(source / "model.safetensors").items()}
+    table = weights["embeddings.word_embeddings.weight"]
+    weights["embeddings.word_embeddings.weight"] = torch.zeros_like(table).index_copy(0, used, table[used])
+    storage.write_tensors(target / "model.safetensors", weights, {"format": "pt"})
+
+
+def unpack(carry: Path, folder: Path) -> dict:
+    """Unpack the archive. Returns what it says of itself."""
+    require((carry / ARCHIVE).is_file(), f"there is no {ARCHIVE} in {carry}; `tools/gpu_check.py pack` writes it.")
+    with lzma.open(carry / ARCHIVE) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        tar.extractall(folder, filter="data")
+    return storage.read_json(folder / "about.json")
+
+
+def use_carried(folder: Path) -> None:
+    """Take pictures, encoders and packages from a folder instead of from installed packages."""
+    os.environ[CARRIED] = str(folder)
+    sys.path.append(str(folder / "site"))  # last: what is installed goes first
+    pictures._load_installed = functools.cache(lambda size, cache: pictures._read_cache(folder / f"pictures-{size}"))
+    weights = storage.read_tensors(folder / "image_encoder.safetensors")
+    encoders._packaged_weights = lambda name: [weights[key].float() for key in sorted(weights)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Do so in pytest, too, which the stage `tests` starts with this file as a plug-in."""
+    use_carried(Path(os.environ[CARRIED]))
+
+
+# --- stages
+
+
+class OutOfTime(BaseException):
+    """A stage's time is over. No Exception, so that no handler on the way takes it for a fault of the data."""
+
+
+@dataclass
+class Stage:
+    """One stage, the seconds that it may take, and what it found so far, which is written at every `note`."""
+
+    name: str
+    out: Path
+    small: bool
+    device: str
+    seconds: float
+    found: dict = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left of its time."""
+        return self.started + self.seconds - time.monotonic()
+
+    def note(self, what: str, value: object, good: bool = True) -> None:
+        """Keep one result; `good`: is it as it should be?"""
+        self.found[what] = value
+        self.failed += [] if good else [what]
+        print(f"  {self.name}: {what}: {json.dumps(value)[:400]}{'' if good else '  ← NOT as it should be'}", flush=True)
+        self.write("running")
+
+    def write(self, state: str, error: str | None = None) -> dict:
+        """Write the stage's file, and return what is in it."""
+        spent = round(time.monotonic() - self.started, 1)
+        result = {"state": state, "seconds": spent, "failed": self.failed, "found": self.found, "error": error}
+        storage.write_json(self.out / f"{self.name}.json", result)
+        return result
+
+
+@functools.cache
+def scenes(profile: str) -> SceneDataset:
+    """The scenes of a profile, opened once."""
+    return open_scenes(get_profile(profile).scenes)
+
+
+def changed(profile: Profile, **training: object) -> Profile:
+    """A profile with other training settings."""
+    return dataclasses.replace(profile, training=dataclasses.replace(profile.training, **training))
+
+
+def tests(stage: Stage) -> None:
+    """The tests that are marked `gpu`, in a process of their own."""
+    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text("utf-8")]
+    paths = [ROOT, ROOT / "tools", os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, map(str, paths)))}
+    command = [sys.executable, "-m", "pytest", "-p", "gpu_check", "-p", "no:cacheprovider", "-m", "gpu", "-vv", "--tb=short"]
+    command += ["--continue-on-collection-errors", *map(str, files)]
+    with tempfile.TemporaryFile("w+") as log:
+        where = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": subprocess.STDOUT}
+        try:
+            done = subprocess.run(command, **where, timeout=stage.left - 2)
+        finally:
+            log.seek(0)
+            text = log.read().strip()
+            stage.note("output", text[-10_000:])
+    stage.note("summary", text.rpartition("\n")[2], done.returncode == 0)
+
+
+def parity(stage: Stage) -> None:
+    """Pixels, features, losses and gradients against the CPU, without TF32."""
+    torch.backends.cudnn.allow_tf32 = False
+    for name in ("smoke",) if stage.small else ("smoke", "gpu"):
+        drawn = [scenes(name).scene("train", index) for index in range(256)]
+        same = torch.equal(scenes(name).render(drawn), scenes(name).render(drawn, stage.device).cpu())
+        stage.note(f"pixels, {scenes(name).size}", {"scenes": len(drawn), "equal": same}, same)
+    rows = scenes("smoke").train(128 if stage.small else 512)
+    some, built = rows.take(range(64)), []
+    for kind, inputs in ((encoders.ImageEncoder, some.images), (encoders.TextEncoder, some.captions)):
+        here, there = (kind(device=device) for device in ("cpu", stage.device))
+        apart = (here(inputs) - there(inputs)).abs().max().item()
+        stage.note(f"features, {here.kind}", {"largest difference": apart}, apart < 1e-3)
+        built.append(there)
+    teacher = open_bank_teacher(rows, *built)
+    for tower, name in itertools.product(("conv", "vit"), MAIN):
+        smoke = changed(get_profile("smoke"), recipe=name, pairs=len(rows), batch_size=64)
+        vision = dataclasses.replace(smoke.model.vision, tower=tower)
+        smoke, wanted = dataclasses.replace(smoke, model=dataclasses.replace(smoke.model, vision=vision)), None
+        for device, precision in (("cpu", "float32"), (stage.device, "float32"), (stage.device, "bfloat16")):
+            profile = changed(smoke, precision=precision)
+            training = Training(profile, scenes("smoke"), device=device, teacher=teacher)
+            context = profile.model.language.context_length
+            batch = next(batches(training.source, training.tokenizer, profile.training, context, 0, device))
+            loss, *_ = training.take_step(batch, profile.training.steps // 2)  # half-way, where every objective has its weight
+            gradient = torch.cat([p.grad.cpu().flatten() for p in training.learner.parameters() if p.grad is not None])
+            if wanted is None:
+                wanted = loss, gradient
+                continue
+            off, apart = abs(loss / wanted[0] - 1), ((gradient - wanted[1]).norm() / wanted[1].norm()).item()
+            close = off < 1e-4 and apart < 1e-2 if precision == "float32" else off < 0.05  # rounding turns gradients, too
+            value = {"loss": loss, "relative difference": off, "of the gradient": apart}
+            stage.note(f"{name}, {tower}, {precision}", value, close and math.isfinite(apart))
+
+
+def resumes(stage: Stage) -> None:
+    """A training that is stopped and resumed, against one that is not; and against that one once more, which is the noise."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    rows, image_encoder, text_encoder = scenes("smoke").train(128), encoders.ImageEncoder(), encoders.TextEncoder()
+    teacher, bank = open_bank_teacher(rows, image_encoder, text_encoder), build_bank(rows, text_encoder)
+    for name in ("lightclip-ping", "a-clip-ping"):
+        profile, live = changed(get_profile("smoke"), recipe=name, pairs=128, batch_size=32), RECIPES[name].ping.live
+        whole, again, stopped, resumed = (
+            Training(profile, scenes("smoke"), 0, stage.device, teacher=LiveTeacher(image_encoder, bank) if live else teacher)
+            for _ in range(4)
+        )
+        list(whole), list(again), next(event for event in stopped if event.step == 4)
+        with tempfile.TemporaryDirectory() as folder:
+            save_checkpoint(Path(folder), stopped)
+            value = {"resumed at": resume(Path(folder), resumed)}
+        list(resumed)
+        states = [torch.cat([x.float().flatten() for x in t.learner.state_dict().values()]) for t in (whole, again, resumed)]
+        noise, apart = ((states[0] - other).abs().max().item() for other in states[1:])
+        value |= {"of steps": resumed.step, "largest difference": apart, "of a repeat": noise}
+        value["step on"] = sorted({str(state["step"].device) for state in resumed.optimizer.state.values()})
+        stage.note(name, value, apart <= 10 * noise + 1e-6)
+
+
+def recipes(stage: Stage) -> None:
+    """200 steps of each main recipe in both precisions.
+
+    "waiting" counts when all pairs are drawn; "waiting if drawn anew" is the share if every pair were planned and drawn in this
+    process and used once. "memory" includes the pairs, which stay on the GPU.
+    """
+    name, pairs, steps = ("smoke", 256, 4) if stage.small else ("gpu", 16_384, 200)
+    world, plan = copy.copy(scenes(name)), functools.cache(scenes(name).scene)
+    world.scene = lambda split, index, single=False: plan(split, index, single)  # eight runs plan the same pairs once
+    profile = get_profile(name)
+    size = min(profile.training.batch_size, pairs // 2)
+    profile = changed(profile, pairs=pairs, batch_size=size, epochs=math.ceil(steps * size / pairs), evaluate_every=10**9)
+    began = time.perf_counter()
+    world.train(pairs).take(range(pairs), stage.device)
+    drawing = (time.perf_counter() - began) / pairs
+    stage.note("drawing", {"pairs": pairs, "pixels": world.size, "pairs/s": round(1 / drawing)})
+    began = time.perf_counter()
+    teacher = open_teacher(RECIPES["clip-ping"].ping, world, profile)
+    stage.note("teacher", {"rows": pairs, "seconds": round(time.perf_counter() - began, 1)})
+    runs = list(itertools.product(MAIN, ("bfloat16", "float32")))
+    for number, (name, precision) in enumerate(runs):
+        if stage.device == "cuda":
+            torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
+        until = time.monotonic() + stage.left / (len(runs) - number)
+        training = Training(changed(profile, recipe=name, precision=precision), world, device=stage.device, teacher=teacher)
+        value = {"batch": size, **measure(training, steps, until)}
+        if "pairs/s" in value:
+            value["waiting if drawn anew"] = round(drawing / (drawing + 1 / value["pairs/s"]), 3)
+        stage.note(f"{name}, {precision}", value | {"cut off": value["steps"] < steps}, math.isfinite(value["loss"][1]))
+
+
+def measure(training: Training, steps: int, until: float) -> dict:
+    """Train until a step, or a time on the clock; sum up speed and waiting after the first steps, memory and loss."""
+    seen, validations = [], []
+    for event in training:
+        (validations if isinstance(event, Validation) else seen).append(event)
+        if event.step == steps or time.monotonic() > until:
+            break
+    first, last = min(10, len(seen) // 2), seen[-1]
+    found = {"steps": last.step, "loss": [seen[0].loss, last.loss], "memory, GiB": round(last.memory, 2)}
+    if first:
+        before, busy = sum(event.seconds for event in seen[:first]), sum(event.seconds for event in seen)
+        found["pairs/s"] = round(training.profile.training.batch_size * (len(seen) - first) / (busy - before), 1)
+        found["waiting"] = round((last.waited * busy - seen[first - 1].waited * before) / (busy - before), 3)
+    return found | {"validation": [asdict(event) for event in validations]}
+
+
+def neighbours(stage: Stage) -> None:
+    """The exact search among 200,000 rows as wide as EfficientNet-Lite0's features, some of them against the CPU."""
+    rows, width, asked = (2000, 64, 50) if stage.small else (200_000, 1280, 200)
+    generator = torch.Generator(stage.device).manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(rows, width, device=stage.device, generator=generator), dim=1)
+    began = time.perf_counter()
+    found = nearest_neighbours(features, 8, device=stage.device)
+    value = {"rows": rows, "width": width, "seconds": round(time.perf_counter() - began, 2)}
+    some, here = torch.arange(asked) * (rows // asked), features.cpu()
+    exact = (here[some] @ here.T).scatter(1, some[:, None], -torch.inf).topk(8, dim=1)
+    apart = (found.similarities[some] - exact.values).abs().max().item()
+    equal = (found.indices[some] == exact.indices).double().mean().item()
+    stage.note("exact search", value | {"equal": equal, "largest difference": apart}, apart < 1e-5 and equal > 0.99)
+
+
+def long(stage: Stage) -> None:
+    """As many steps of `clip` on 3.3 million scenes as fit, in bfloat16, pairs drawn by a process a core."""
+    world = scenes("smoke" if stage.small else "gpu")
+    profile = changed(get_profile("gpu"), precision="bfloat16", evaluate_every=100)
+    if stage.small:
+        profile = dataclasses.replace(changed(profile, batch_size=32), model=get_profile("smoke").model)
+    workers = max((os.cpu_count() or 2) - 1, 1)
+    if os.path.isdir("/dev/shm"):  # where batches are handed over: five a worker
+        workers = min(workers, shutil.disk_usage("/dev/shm").free // (15 * profile.training.batch_size * world.size**2))
+    training = Training(profile, world, device=stage.device, workers=workers)
+    until = time.monotonic() + min(stage.left - 8, 5 if stage.small else math.inf)
+    value = measure(training, profile.training.steps, until)
+    stage.note("clip, bfloat16", {"pairs": profile.training.pairs, "workers": workers, **value}, math.isfinite(value["loss"][1]))
+
+
+STAGES = {tests: 90, parity: 60, resumes: 40, recipes: 230, neighbours: 45, long: 600}
+"""In order of importance, each with the seconds that it may take of seven minutes; what one leaves over is for the last."""
+
+
+def _alarm(seconds: float) -> None:
+    """Raise OutOfTime in so many seconds, on systems that can; 0: do not."""
+
+    def ring(*_):
+        raise OutOfTime
+
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def run(carry: Path, out: Path, small: bool = False, minutes: float = 7.0) -> dict:
+    """Run all stages for which there is time, and write their results to `out`. Returns what is in `gpu.json`."""
+    began, results = time.monotonic(), {}
+    if small:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    require(small or torch.cuda.is_available(), "there is no CUDA device; on a CPU, rehearse with --small.")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LCL_DATA"] = str(Path(folder) / "data")
+        about = unpack(carry, Path(folder) / "carry")
+        use_carried(Path(folder) / "carry")
+        for function, budget in STAGES.items():
+            spent = time.monotonic() - began
+            seconds = min(budget * minutes / 7, 60 * minutes - 15 - spent)  # 15: imports, and tidying up
+            stage = Stage(function.__name__, out, small, "cpu" if small else "cuda", seconds)
+            print(f"{spent:4.0f} s  {stage.name}, at most {seconds:.0f} s", flush=True)
+            torch.use_deterministic_algorithms(False)  # whatever the stage before left behind
+            torch.backends.cudnn.allow_tf32 = True
+            state, error = "skipped: no time is left", None
+            try:
+                if seconds > 5:
+                    _alarm(seconds)
+                    function(stage)
+                    state = "failed" if stage.failed else "passed"
+            except OutOfTime:
+                state = "out of time"
+            except Exception:
+                state, error = "error", traceback.format_exc()
+            finally:
+                _alarm(0)
+            results[stage.name] = stage.write(state, error)
+            print(f"{time.monotonic() - began:4.0f} s  {stage.name}: {state}\n{error or ''}", flush=True)
+    gpu = None if small else torch.cuda.get_device_properties(0)
+    made = provenance() | {"cuda": torch.version.cuda, "gpu": gpu and {"name": gpu.name, "gib": gpu.total_memory / 2**30}}
+    made["commit"] = made["commit"] or about["commit"]  # a copy of the files may lack git's
+    result = {"small": small, "seconds": round(time.monotonic() - began, 1), "stages": results, "provenance": made}
+    storage.write_json(out / "gpu.json", result)
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing, running = commands.add_parser("pack"), commands.add_parser("run")
+    packing.add_argument("target", type=Path)
+    packing.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
+    running.add_argument("--carry", type=Path, required=True)
+    running.add_argument("--out", type=Path, required=True)
+    running.add_argument("--small", action="store_true")
+    running.add_argument("--minutes", type=float, default=7.0)
+    options = parser.parse_args()
+    try:
+        if options.command == "pack":
+            pack(options.target, options.sizes)
+            return 0
+        found = run(options.carry, options.out, options.small, options.minutes)
+    except LclError as error:
+        print(f"gpu_check: {error}", file=sys.stderr)
+        return 2
+    print(", ".join(f"{name} {stage['state']}" for name, stage in found["stages"].items()), f"in {found['seconds']:.0f} s")
+    return int(any(stage["state"] in ("failed", "error") for stage in found["stages"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
