@@ -160,17 +160,11 @@ def _report(folder: Path, source) -> Path:
 
 
 def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, tensorboard: bool = False) -> list:
-    """Train to the end with a progress bar.
+    """Train to the end with a progress bar; returns all events, including those before a run was resumed.
 
     Args:
-        training: to iterate over.
         folder: for checkpoints and logs.
         checkpoint_every: steps; 0 for none.
-        keep: how many checkpoints.
-        tensorboard: also write a TensorBoard log.
-
-    Returns:
-        All events, including those before a run was resumed.
     """
     from lcl.train.checkpoints import save_checkpoint
     from lcl.train.loop import Step, Validation
@@ -186,7 +180,7 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
                 log.write(event)
             if isinstance(event, Step):
                 progress.update()
-                progress.set_postfix_str(progress_line(event), refresh=False)
+                progress.set_postfix_str(_progress_line(event), refresh=False)
             else:
                 score = (event.image_to_text + event.text_to_image) / 2
                 if leads:
@@ -200,8 +194,7 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
     return curve
 
 
-def progress_line(step) -> str:
-    """What the progress bar shows of a step, beside the time left."""
+def _progress_line(step) -> str:
     replaced = f", {step.replaced} rows replaced" if step.replaced else ""
     return (
         f"loss {step.loss:.3f}, {step.pairs_per_second:.0f} pairs/s, {step.memory:.1f} GiB, "

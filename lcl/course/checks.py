@@ -15,11 +15,9 @@ OPEN = (
 
 
 def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-4) -> str:
-    """Compare an answer (a number, a tensor, a string, …) with the right one.
+    """Compare an answer (a number, a tensor, a string, …; `...` if there is none) with the right one.
 
     Args:
-        answer: `...` if unanswered.
-        right: the right answer.
         mistakes: {a hint at the likely mistake: the wrong answer that it leads to}.
         tolerance: absolute and relative.
 
@@ -46,11 +44,8 @@ def check_function(
     """Compare a function with the right one; an exception in it becomes a sentence, too.
 
     Args:
-        function: the learner's.
         cases: tuples of arguments.
-        right: the right function.
         mistakes: {a hint at the likely mistake: the wrong function}; a hint is shown if that function agrees on every case.
-        tolerance: absolute and relative.
 
     Returns:
         The sentence to show.
@@ -62,7 +57,7 @@ def check_function(
         try:
             answers.append(copy.deepcopy(function(*copy.deepcopy(case))))  # so in-place changes stay within a case
         except Exception as error:
-            return f"{WRONG}your function raised {type(error).__name__} ({_short(error)}) when called with {_kinds(case)}."
+            return f"{WRONG}your function raised {type(error).__name__} ({_short(error)}) when called with {_shown(case)}."
     if all(answer is ... for answer in answers):
         return OPEN
     if any(answer is None for answer in answers):
@@ -74,7 +69,7 @@ def check_function(
         if all(_equal(answer, mistake(*copy.deepcopy(case)), tolerance) for answer, case in zip(answers, cases, strict=True)):
             return WRONG + hint
     first = wrong[0]
-    return f"{WRONG}called with {_kinds(cases[first])}, {_difference(answers[first], expected[first])}"
+    return f"{WRONG}called with {_shown(cases[first])}, {_difference(answers[first], expected[first])}"
 
 
 def _equal(answer: Any, right: Any, tolerance: float) -> bool:
@@ -126,11 +121,13 @@ def _kind(value: Any) -> str:
     return f"{'an' if type(value).__name__[:1] in 'aeiou' else 'a'} {type(value).__name__}"
 
 
-def _kinds(case: tuple) -> str:
-    return ", ".join(_kind(value) if isinstance(value, torch.Tensor) else _short(value) for value in case)
+def _shown(case: tuple) -> str:
+    return ", ".join(map(_short, case))
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return _kind(value)
     try:
         text = str(value) if isinstance(value, Exception) else repr(value)
     except Exception:

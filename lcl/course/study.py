@@ -148,12 +148,7 @@ def percent(runs: Sequence[dict], split: str, metric: str) -> list[float]:
 
 
 def values(stems: Sequence[str], metric: str, split: str = "new_scenes", without: Sequence[int] = ()) -> list[list[float]]:
-    """A metric of saved runs in percent: a list per stem, of the seeds that all stems have, by seed.
-
-    Args:
-        stems: of the runs.
-        metric, split: what was measured, and on which split.
-        without: seeds to leave out.
+    """A metric of saved runs in percent: a list per stem, of the seeds that all stems have, except `without`, by seed.
 
     Raises:
         LclError: if a stem did not measure the metric, or the stems share no seed.

@@ -56,7 +56,7 @@ PLOTS = {
     "bars": lambda pairs, world: plots.bars({"a": {"ours": 1.0, "peer": 2.0}, "b": {"ours": 3.0, "peer": 4.0}}, "s"),
     "soft_labels": lambda pairs, world: plots.soft_labels(SIMILARITY.softmax(1), (SIMILARITY > 0).long(), "after 3 steps"),
     "lines": lambda pairs, world: plots.lines({"R@1": {1: [1, 2], 2: [3, 4]}, "MRR": {1: 5, 2: 6}}, "layers", "percent"),
-    "lines by logarithm": lambda pairs, world: plots.lines({"a": {0.1: 0.9, 1: 0.5}}, "T", "share", ("blind", 0.2), "xy"),
+    "lines by logarithm": lambda pairs, world: plots.lines({"a": {0.1: 0.9, 1: 0.5}}, "T", "share", ("blind", 0.2), True),
     "cost_matrix": lambda pairs, world: plots.cost_matrix(1 - SIMILARITY[:3], SIMILARITY[:3].softmax(1) / 2, ["a", "red", "cat"]),
     "word_lines": lambda pairs, world: plots.word_lines(
         pairs.images[0], ["a", "red", "cat"], [-1, 3, 63], 64, [(), (), ((4, 4, 20, 30),)], "exact"

@@ -71,7 +71,7 @@ def lines(
     xlabel: str,
     ylabel: str,
     reference: tuple[str, float] | None = None,
-    log: str = "",
+    log: bool = False,
 ) -> Chart:
     """Curves with a band over the seeds, and a dashed horizontal reference.
 
@@ -79,7 +79,7 @@ def lines(
         curves: {name: {x: y, or the values of all seeds}}.
         xlabel, ylabel: names of the axes.
         reference: its name and its y.
-        log: "x", "y" or "xy", the logarithmic axes; a logarithmic x axis has a tick per x.
+        log: a logarithmic x axis, with a tick per x.
     """
     means = {name: {x: float(np.mean(seeds)) for x, seeds in row.items()} for name, row in curves.items()}
     ends = ", ".join(f"{name} from {list(row.values())[0]:.3g} to {list(row.values())[-1]:.3g}" for name, row in means.items())
@@ -91,8 +91,8 @@ def lines(
         axes.fill_between(list(row), low, high, color=colour, alpha=0.2, lw=0)
     if reference:
         axes.axhline(reference[1], color=GREY, ls="--", lw=1, label=f"{reference[0]}: {reference[1]:.2f}")
-    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
-    if "x" in log:
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+    if log:
         axes.set_xticks(list(row), [f"{x:g}" for x in row])
         axes.xaxis.minorticks_off()
     axes.legend(frameon=False, fontsize=8)

@@ -26,8 +26,6 @@ def grid(
 
     Args:
         images: (N, 3, H, W) uint8.
-        titles: one for each image.
-        columns: images per row.
         width: inches per image.
         alt: what the images show, if the titles do not say it.
         framed: indices of images with a green frame.
@@ -46,10 +44,7 @@ def grid(
 def annotated_scenes(pairs: Pairs, name_of: Callable[[int], str], columns: int = 4) -> Chart:
     """Scenes with a box around every object; objects named by the same words share a colour.
 
-    Args:
-        pairs: the scenes.
-        name_of: from a concept's number to its name.
-        columns: scenes per row.
+    name_of: from a concept's number to its name.
     """
     rows = math.ceil(len(pairs) / columns)
     alt = f"{len(pairs)} scenes with a box around every object that the caption names: {'; '.join(pairs.captions)}."
@@ -72,11 +67,9 @@ def retrieved_images(
     """The k most similar images of every caption, the right one framed.
 
     Args:
-        queries: Q captions.
         own: the index of each caption's own image; -1 if it has none.
         similarity: (Q, N).
-        images: (N, 3, H, W) uint8.
-        k: images to show; all of them if there are fewer.
+        images: (N, 3, H, W) uint8; all are shown if there are fewer than k.
     """
     k = min(k, len(images))
     hits = sum(own[row] in similarity[row].topk(k).indices.tolist() for row in range(len(queries)))
@@ -101,15 +94,13 @@ def similarity_matrix(
     low: float = -0.5,
     what: str = "cosine similarity",
 ) -> Chart:
-    """A matrix of cosines, or of other values up to 1, with matching pairs on the diagonal.
+    """A matrix (N, N) of cosines, or of other values up to 1, with matching pairs on the diagonal.
 
     Args:
-        similarity: (N, N).
-        title: of the figure.
         labels: of the rows.
         down, across: what the rows and the columns are.
         low: the value of the darkest colour.
-        what: the values.
+        what: what the values are.
     """
     alt = f"{title}, {len(similarity)} {down}s down, {across}s across: {_diagonal(similarity)}."
     figure = Chart(8.5 if labels else 4.8, 4, alt)
@@ -127,9 +118,7 @@ def similarity_matrix(
 def softmax_rows(similarity: torch.Tensor, logit_scale: float) -> Chart:
     """Each image's probabilities over the captions; the title compares InfoNCE with its chance level, ln N.
 
-    Args:
-        similarity: (N, N) cosines.
-        logit_scale: the factor before the softmax.
+    similarity: (N, N) cosines.
     """
     logits = logit_scale * similarity
     loss = -(logits.log_softmax(0) + logits.log_softmax(1)).diagonal().mean() / 2
@@ -152,7 +141,6 @@ def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Chart
     Args:
         labels: (B, B), 0 to 1, a row per image; coloured by their logarithm, because the negatives' are small.
         shared: (B, B), numbers of shared objects.
-        title: of the labels.
     """
     related = (shared > 0) & ~torch.eye(len(shared), dtype=torch.bool)
     share = labels[related].sum() / (labels.sum() - labels.diagonal().sum()).clamp(min=1e-9)
@@ -175,7 +163,6 @@ def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], tit
     Args:
         cost, plan: (m, n); what a row of the plan lacks to 1 is in the dustbin, the last column.
         rows: the words.
-        title: of the figure.
     """
     words, patches = cost.shape
     best = [int(row.argmax()) if row.sum() > 0.5 else -1 for row in plan]
@@ -206,11 +193,9 @@ def word_lines(
 
     Args:
         image: (3, H, W) uint8.
-        words: of the caption.
         patch: the patch of every word; -1 for the dustbin.
         patches: n, a square number.
         boxes: for every word the boxes of what it names, in pixels; empty for a word that names nothing, which is drawn grey.
-        title: of the figure.
     """
     side, rows = image.shape[-1], math.isqrt(patches)
     step = side / rows
@@ -244,7 +229,6 @@ def word_guesses(
 
     Args:
         images: (3, H, W) uint8 each; None for no image.
-        titles: of the panels.
         guesses: for every panel the most probable words and their probabilities.
         text: the caption with its mask.
     """

@@ -33,7 +33,6 @@ def dots(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], 
     Args:
         groups: {metric: for every recipe the values of its seeds, which may be none}.
         names: of the recipes.
-        xlabel: the unit.
     """
     means = {title: {name: sum(row) / len(row) for name, row in zip(names, rows, strict=True) if row}
              for title, rows in groups.items()}  # fmt: skip
@@ -119,10 +118,7 @@ def planned_steps(curve: Sequence[Event]) -> int:
 def two_runs(curves: Mapping[str, Sequence[Event]], metrics: Mapping[str, Mapping[str, float]], split: str) -> Chart:
     """Compare two runs: recall@1 on validation pairs as they learned, and their metrics on one split, a dot per run.
 
-    Args:
-        curves: {run: the events of its training}.
-        metrics: {run: {metric: percent}}.
-        split: the split of the metrics.
+    curves: {run: the events of its training}; metrics: {run: {metric: percent}}.
     """
     titles = list(dict.fromkeys(title for each in metrics.values() for title in each))
     first = {name: dict(list(each.items())[:4]) for name, each in metrics.items()}

@@ -24,9 +24,7 @@ class Explorer(ipywidgets.VBox):
 
     Where no kernel runs (GitHub, a saved page), the first picture is shown.
 
-    Args:
-        draw: a pure function from the controls' values, by name, to a Chart; its errors are shown in a label.
-        **controls: by name.
+    draw: a pure function from the controls' values, by name, to a Chart; its errors are shown in a label.
     """
 
     def __init__(self, draw: Callable[..., Chart], **controls: ipywidgets.Widget):
