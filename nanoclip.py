@@ -11,7 +11,6 @@ the same space. An image and its own caption learn to point in the same directio
     caption → tokenizer → text tower  → projection → t ┘
 
 This one rule suffices to search images by words, and to classify images into classes that are given as words (zero-shot).
-
 Comments at the end of a line are shapes: B pairs in a batch, L tokens in a caption, n patches in an image, d features.
 """
 
@@ -34,17 +33,14 @@ WIDTH, EMBED_DIM, CONTEXT_LENGTH = 128, 128, 24  # features in the towers; dimen
 LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.1, 0.1  # peak learning rate; warm-up as a share of all steps
 
 # ---- 1. Data: images with captions. A program draws the scenes and writes what they show, so nothing is downloaded. --------
-
-
 def draw(dataset, what, chunk=512):
     """Draw all scenes of a dataset view. Returns images (N, 3, 64, 64) uint8 and N captions, such as "a cat above a red bus"."""
-    images, captions, started = [], [], time.time()
+    images, captions = [], []
     for rows in torch.arange(len(dataset)).split(chunk):
         pairs = dataset.take(rows.tolist())
         images.append(pairs.images)
         captions += pairs.captions
-        left = (time.time() - started) * (len(dataset) / len(captions) - 1)
-        print(f"\rdrawing {what} pairs: {len(captions):,} of {len(dataset):,}, {left:.0f} s left ", end="", flush=True)
+        print(f"\rdrawing {what} pairs: {len(captions):,} of {len(dataset):,} ", end="", flush=True)
     print()
     return torch.cat(images), captions
 
@@ -75,8 +71,6 @@ class Tokenizer:
 
 
 # ---- 3. Image tower: a small convolutional network. ------------------------------------------------------------------------
-
-
 def conv(inputs, outputs, kernel, stride=1, padding=1):
     """A convolution, then batch norm, which keeps its outputs in a range that trains fast."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs))
@@ -111,14 +105,11 @@ class ImageTower(nn.Module):
     def forward(self, images):
         x = images.float() / 127.5 - 1  # (B, 3, 64, 64): bytes become numbers from -1 to 1
         x = self.layers(x.contiguous(memory_format=torch.channels_last))  # the layout that CPUs convolve fastest
-        patch_tokens = x.flatten(2).transpose(1, 2)  # (B, n, d), n = 64
-        # Why the maximum and not the mean? A scene shows a cat if any patch does, however small the cat is.
+        patch_tokens = x.flatten(2).transpose(1, 2)  # (B, n, d), n = 64; the maximum: any patch may show the cat
         return self.norm(patch_tokens.amax(dim=1))  # (B, d)
 
 
 # ---- 4. Text tower: a short transformer (Vaswani et al. 2017, arXiv 1706.03762). -------------------------------------------
-
-
 class Block(nn.Module):
     """Attention lets tokens read one another ("red" finds its "bus"); then the MLP processes each token alone."""
 
@@ -158,8 +149,6 @@ class TextTower(nn.Module):
 
 
 # ---- 5. CLIP: two towers, two projections, one temperature. ----------------------------------------------------------------
-
-
 class Clip(nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
@@ -170,10 +159,7 @@ class Clip(nn.Module):
 
     @property
     def logit_scale(self):
-        """Cosines lie between -1 and 1, too close together for a sharp softmax, so a learned scale stretches them.
-
-        The parameter is its logarithm, τ, so that the scale stays positive. Like CLIP's it never exceeds 100.
-        """
+        """Cosines from -1 to 1 are too close for a sharp softmax: a learned scale, exp(τ) and at most 100, stretches them."""
         return self.tau.exp().clamp(max=100)
 
     def encode_image(self, images):
@@ -184,8 +170,6 @@ class Clip(nn.Module):
 
 
 # ---- 6. The loss: InfoNCE (van den Oord et al. 2018, arXiv 1807.03748), in both directions. --------------------------------
-
-
 def info_nce(v, t, logit_scale):
     """Which of the B captions belongs to this image? Which of the B images to this caption? Two classifications, averaged.
 
@@ -198,20 +182,16 @@ def info_nce(v, t, logit_scale):
 
 
 # ---- 7. Training: AdamW, warm-up, cosine decay. ----------------------------------------------------------------------------
-
-
 def make_optimizer(model):
     """AdamW. Weight decay keeps matrices small; biases, norms and τ do not decay, since zero is no good value for them."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    matrices, others = ([p for p in model.parameters() if (p.ndim >= 2) == big] for big in (True, False))
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), eps=1e-6)
 
 
 def learning_rate(step, steps):
     """Rise in a line while Adam's averages are still rough, then fall along half a cosine, almost to zero. step: 1 to steps."""
-    warmup = max(1, round(WARMUP * steps))
-    if step <= warmup:
+    if step <= (warmup := max(1, round(WARMUP * steps))):
         return LEARNING_RATE * step / warmup
     return LEARNING_RATE * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup + 1))) / 2
 
@@ -243,12 +223,10 @@ def train(model, tokenizer, images, captions, validation, steps, batch_size, see
 
         if step == 1 or step % 64 == 0 or step == steps:
             v, t = embed(model, tokenizer, *validation)
-            minutes = (time.time() - started) / step * (steps - step) / 60
-            print(
-                f"step {step:4} of {steps}: loss {losses[-1]:.2f} (chance {math.log(batch_size):.2f}), logit_scale "
-                f"{model.logit_scale.item():.1f}, validation recall@1 {recall_at_1(v @ t.T):.0%}, {minutes:.1f} min left",
-                flush=True,
-            )
+            left = (time.time() - started) / step * (steps - step) / 60
+            told = f"loss {losses[-1]:.2f} (chance {math.log(batch_size):.2f}), logit_scale {model.logit_scale.item():.1f}"
+            told += f", validation recall@1 {recall_at_1(v @ t.T):.0%}, {left:.1f} min left"
+            print(f"step {step:4} of {steps}: {told}", flush=True)
     return losses
 
 
@@ -281,8 +259,7 @@ def zero_shot(model, tokenizer, scenes):
 
 def evaluate(model, tokenizer, scenes):
     """Metrics on new scenes, {name: (value, chance level)}, each 0 to 1."""
-    images, captions = draw(scenes.test(TEST), "test")
-    v, t = embed(model, tokenizer, images, captions)
+    v, t = embed(model, tokenizer, *draw(scenes.test(TEST), "test"))
     return {
         "image→text recall@1": (recall_at_1(v @ t.T), 1 / TEST),
         "text→image recall@1": (recall_at_1(t @ v.T), 1 / TEST),
@@ -291,8 +268,6 @@ def evaluate(model, tokenizer, scenes):
 
 
 # ---- 9. All of it. ---------------------------------------------------------------------------------------------------------
-
-
 def run(scenes, steps, batch_size, seed):
     """Draw, train, evaluate. Returns the loss of every step, and the metrics."""
     started = time.time()
@@ -301,8 +276,7 @@ def run(scenes, steps, batch_size, seed):
     tokenizer = Tokenizer(captions)
     torch.manual_seed(seed)
     model = Clip(tokenizer.vocab_size)
-    image_size, text_size = (sum(p.numel() for p in tower.parameters()) for tower in (model.image_tower, model.text_tower))
-    print(f"parameters: image tower {image_size / 1e6:.2f} M, text tower {text_size / 1e6:.2f} M")
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters")
     losses = train(model, tokenizer, images, captions, validation, steps, batch_size, seed)
     metrics = evaluate(model, tokenizer, scenes)
     for name, (value, chance) in metrics.items():
