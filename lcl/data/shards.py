@@ -298,9 +298,7 @@ def _look_at_all(paths: list[Path], workers: int | None, progress: Progress | No
             if progress:
                 progress(1)
     except concurrent.futures.process.BrokenProcessPool:
-        raise LclError(
-            f"a process that looked at the tars in {paths[0].parent} was killed; free some memory, and call again."
-        ) from None
+        raise LclError(f"a process that scanned {paths[0].parent} was killed; free some memory, and call again.") from None
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
@@ -323,8 +321,8 @@ def check_share(bad: int, good: int, faults: dict[str, int], where: str) -> None
 
 def tell(faults: dict[str, int]) -> str:
     """Faults in words, the most frequent first."""
-    by_number = sorted(faults.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name} {number:,}×" for name, number in by_number) or "nothing wrong"
+    ordered = sorted(faults.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {number:,}×" for name, number in ordered) or "nothing wrong"
 
 
 def _of(tars: dict[str, dict]) -> str:
