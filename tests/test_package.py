@@ -190,7 +190,7 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel):
     source = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lcl").rglob("*") if path.is_file()}
     source = {name for name in source if "__pycache__" not in name}
     assert {name for name in names if name.startswith("lcl/")} == source
-    assert {Path(name).suffix for name in source} >= {".py", ".js", ".css", ".txt"}
+    assert {Path(name).suffix for name in source} >= {".py", ".js", ".css", ".json"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
