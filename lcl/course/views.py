@@ -149,8 +149,8 @@ def umap(features: torch.Tensor) -> torch.Tensor:
 
     The seed is fixed: reproducible on one machine. Thousands of rows take seconds, after half a minute of compiling.
     """
-    UMAP = need("umap", "course").UMAP  # imported here because it takes seconds
     require(len(features) > 15, f"a map needs more than 15 points, not {len(features)}.")
+    UMAP = need("umap", "course").UMAP  # imported here because it takes seconds
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fixed seed means one thread, which is intended
         return torch.from_numpy(UMAP(metric="cosine", random_state=0).fit_transform(features.numpy())).float()

@@ -281,7 +281,7 @@ def test_a_mistake_in_a_worker_is_told_with_its_traceback_and_not_tried_again(pa
     monkeypatch.setattr(collection.ShardView, "take", lambda *_: [][0])
     with pytest.raises(RuntimeError, match="(?s)in a data loader worker:.*IndexError: list index out of range"):
         read(pairs, words, workers=2)
-    assert "starting it again" not in caplog.text
+    assert "restarting at step" not in caplog.text
 
 
 def test_reading_by_workers_takes_nothing_from_what_is_random_in_the_training(pairs, words):
