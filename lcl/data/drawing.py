@@ -92,7 +92,7 @@ def bounds(opacity: torch.Tensor) -> list[list[Box]]:
 
 
 def draw_backgrounds(backgrounds: Sequence[Background], side: int, device: str) -> torch.Tensor:
-    """(B, 3, H, W) int32: for every pixel a mixture of the ground's two shades."""
+    """(B, 3, H, W) int32: for every pixel a mixture of the background's two shades."""
     numbers = torch.tensor([(*g.first, *g.second, g.period, g.salt) for g in backgrounds], dtype=torch.int32, device=device)
     first, second, period, salt = numbers.split([3, 3, 1, 1], dim=1)
     steps = torch.arange(side, dtype=torch.int32, device=device)

@@ -237,7 +237,7 @@ MAX_DRAWING_SIDE = 8192
 def read_folder(folder: Path, size: int) -> Pictures:
     """Drawings of your own: PNG (with transparency) or SVG files, and `names.csv` that tells what they show.
 
-    names.csv has a header and the columns `file` and `name`, and, if you like, `category`, `style` (whose hand),
+    names.csv has a header and the columns `file` and `name`, and, if you like, `category`, `style`,
     `synonyms` (separated by ;), `licence` and `credit` of the style. Every style must draw every name, once.
     Raises LclError with the line of names.csv that is wrong.
     """

@@ -57,7 +57,7 @@ TAIL = 30  # the class of rank r is drawn with weight 1 / (r + TAIL), a long tai
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything there is to know about a pair but its pixels. Things are in drawing order: later ones lie on top."""
+    """A pair's description, without its pixels. Objects are in drawing order: later ones are on top."""
 
     split: str
     index: int
