@@ -105,7 +105,8 @@ class ImageTower(nn.Module):
     def forward(self, images):
         x = images.float() / 127.5 - 1  # (B, 3, 64, 64): bytes become numbers from -1 to 1
         x = self.layers(x.contiguous(memory_format=torch.channels_last))  # the layout that CPUs convolve fastest
-        patch_tokens = x.flatten(2).transpose(1, 2)  # (B, n, d), n = 64; the maximum: any patch may show the cat
+        patch_tokens = x.flatten(2).transpose(1, 2)  # (B, n, d), n = 64
+        # The maximum, not the mean: a scene shows a cat if any patch does, however small the cat is.
         return self.norm(patch_tokens.amax(dim=1))  # (B, d)
 
 
@@ -199,8 +200,8 @@ def learning_rate(step, steps):
 def batches(count, batch_size, seed):
     """Row numbers (B,), batch after batch, without end. Each epoch shows all rows in a new order."""
     generator = torch.Generator().manual_seed(seed)
-    while True:
-        whole = torch.randperm(count, generator=generator)[: count // batch_size * batch_size]  # fewer negatives: easier
+    while True:  # a last, smaller batch is left out: fewer negatives would make its loss smaller
+        whole = torch.randperm(count, generator=generator)[: count // batch_size * batch_size]
         yield from whole.split(batch_size)
 
 
@@ -224,15 +225,13 @@ def train(model, tokenizer, images, captions, validation, steps, batch_size, see
         if step == 1 or step % 64 == 0 or step == steps:
             v, t = embed(model, tokenizer, *validation)
             left = (time.time() - started) / step * (steps - step) / 60
-            told = f"loss {losses[-1]:.2f} (chance {math.log(batch_size):.2f}), logit_scale {model.logit_scale.item():.1f}"
-            told += f", validation recall@1 {recall_at_1(v @ t.T):.0%}, {left:.1f} min left"
-            print(f"step {step:4} of {steps}: {told}", flush=True)
+            report = f"loss {losses[-1]:.2f} (chance {math.log(batch_size):.2f}), logit_scale {model.logit_scale.item():.1f}"
+            report += f", validation recall@1 {recall_at_1(v @ t.T):.0%}, {left:.1f} min left"
+            print(f"step {step:4} of {steps}: {report}", flush=True)
     return losses
 
 
 # ---- 8. Evaluation: what has the model learned? A metric says little without its chance level. -----------------------------
-
-
 @torch.no_grad()
 def embed(model, tokenizer, images, captions):
     """Embed images and captions: (N, EMBED_DIM) and (M, EMBED_DIM)."""
