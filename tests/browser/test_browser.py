@@ -81,7 +81,7 @@ def test_an_error_in_an_exhibit_is_seen(running, tmp_path):
     """Data that no exhibit can show: the page says so, where the exhibit stands."""
     broken = nbformat_with(
         "from lcl.course.widgets import AlignmentInspector, Exhibit\n"
-        "from lcl import plots\n"
+        "from lcl.course import plots\n"
         "class Broken(Exhibit):\n    _esm = AlignmentInspector._esm\n"
         'Broken("a broken exhibit", {"scenes": []}, plots.Chart(1, 1, "none"))'
     )
