@@ -86,6 +86,7 @@ def nothing_travels(monkeypatch):
         monkeypatch.setenv(name, os.environ.get(name, ""))
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_or_takes_too_long_does_not_stop_the_next(nothing_travels, monkeypatch, tmp_path):
     def breaks(stage):
         stage.note("first", 1)

@@ -52,10 +52,12 @@ def _same(path, data):
     return ours.shape == theirs.shape and np.abs(ours - theirs).mean() < 1
 
 
+@pytest.mark.slow
 def test_making_them_twice_gives_the_same_bytes(made):
     assert pages.pages() == made
 
 
+@pytest.mark.slow
 def test_another_figure_in_results_changes_the_pages(made, monkeypatch):
     """No test that cannot fail: one run a little better, and README, results and ledger say something else."""
     kept = study.standing
@@ -72,6 +74,7 @@ def test_another_figure_in_results_changes_the_pages(made, monkeypatch):
     assert {"README.md", "results.md", "figures.md", "claims.md", "gains.png", "prices.png"} <= changed
 
 
+@pytest.mark.slow
 def test_what_is_left_out_of_a_study_is_named_in_the_pages(monkeypatch):
     kept, gone = study.standing, "clip-laptop-depth12"
 
@@ -89,6 +92,7 @@ def test_what_is_left_out_of_a_study_is_named_in_the_pages(monkeypatch):
     assert found not in made["README.md"]
 
 
+@pytest.mark.slow
 def test_readme_names_what_its_table_lacks(monkeypatch):
     kept = study.standing
 

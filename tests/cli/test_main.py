@@ -413,6 +413,7 @@ def shards(tmp_path) -> Path:
     return tmp_path / "shards"
 
 
+@pytest.mark.slow
 def test_shards_are_trained_on_measured_and_shown_and_measured_again(tmp_path, shards):
     done = tiny("--runs", tmp_path, "--name", "of-shards", "--data", shards, "--workers", 1, "--precision", "bfloat16")
     assert done.code == 0 and "held_out" in done.out and "GiB" in done.err and "waiting for data" in done.err
@@ -513,11 +514,12 @@ def test_towers_go_to_onnx_in_full_or_in_int8(lightclip, small_world):
         assert all((mine * theirs).sum(1).min() > close for mine, theirs in zip(answers, (v, t), strict=True))
 
 
-def test_int8_without_onnx_is_refused(lightclip):
-    assert "say --onnx, too" in lcl("export", lightclip[0] / "light", lightclip[0] / "nowhere", "--int8").refusal
-    assert not (lightclip[0] / "nowhere").exists()
+def test_int8_without_onnx_is_refused(trained, tmp_path):
+    assert "say --onnx, too" in lcl("export", trained[0] / "first", tmp_path / "nowhere", "--int8").refusal
+    assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_the_exported_towers_give_the_same_bits_and_nothing_else_is_there(lightclip, small_world):
     runs, result = lightclip
     assert result.code == 0 and "were dropped" in result.out
@@ -530,6 +532,7 @@ def test_the_exported_towers_give_the_same_bits_and_nothing_else_is_there(lightc
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_inference_costs_lightclip_what_it_costs_clip(lightclip, small_world):
     exported, tokenizer = load_model(lightclip[0] / "exported")
     plain, pairs = Clip(exported.config).eval(), small_world.pairs("new_scenes", range(8))
@@ -544,19 +547,22 @@ def test_inference_costs_lightclip_what_it_costs_clip(lightclip, small_world):
     assert sum(p.numel() for p in exported.parameters()) == sum(p.numel() for p in plain.parameters())
 
 
-def test_exporting_never_overwrites(lightclip):
-    runs, _ = lightclip
-    before = contents(runs / "exported")
-    result = lcl("export", runs / "light", runs / "exported")
+def test_exporting_never_overwrites(trained, tmp_path):
+    command = ("export", trained[0] / "first", tmp_path / "exported")
+    assert lcl(*command).code == 0
+    before = contents(tmp_path / "exported")
+    result = lcl(*command)
     assert is_one_sentence(result.refusal) and "exists already" in result.err
-    assert contents(runs / "exported") == before
+    assert contents(tmp_path / "exported") == before
 
 
+@pytest.mark.slow
 def test_a_run_of_lightclip_is_measured_again_to_the_same_figures(lightclip):
     result = lcl("evaluate", lightclip[0] / "light")
     assert result.code == 0 and "masked word, true image" in result.out and "equal to metrics.json" in result.out
 
 
+@pytest.mark.slow
 def test_a_run_without_its_training_only_part_is_refused(lightclip, tmp_path):
     shutil.copytree(lightclip[0] / "light", tmp_path / "light")
     (tmp_path / "light" / "training_only.safetensors").unlink()

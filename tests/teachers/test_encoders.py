@@ -167,6 +167,7 @@ def test_a_cat_is_nearer_to_a_kitten_than_to_a_car(reader):
     assert cat @ kitten > cat @ car + 0.2
 
 
+@pytest.mark.slow
 def test_text_features_are_the_mean_of_what_transformers_says_of_the_words(reader, scenes):
     from transformers import AutoModel, AutoTokenizer
 
@@ -189,6 +190,7 @@ def test_no_inputs_have_no_features(eyes, reader):
 # --- both
 
 
+@pytest.mark.slow
 def test_bfloat16_says_nearly_the_same(eyes, reader, scenes):
     texts = [scene.caption for scene in scenes.scenes]
     assert (ImageEncoder(precision="bfloat16")(scenes.images) * eyes(scenes.images)).sum(1).min() > 0.99

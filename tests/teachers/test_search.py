@@ -210,6 +210,7 @@ def test_queries_of_another_width_and_for_more_rows_than_there_are_are_refused()
 # --- inverted lists
 
 
+@pytest.mark.slow
 def test_inverted_lists_find_most_neighbours_and_nobody_himself():
     features = clustered(7, 20_000, 32, 300, noise=0.5)
     found = approximate_neighbours(features, 5, lists=256, probes=32)

@@ -48,7 +48,7 @@ def same(one: Training, other: Training) -> bool:
 
 
 @pytest.mark.parametrize("name", ["clip", "lightclip-ping", "a-clip-ping"])
-@pytest.mark.parametrize("stop", [1, 6, 8])  # in an epoch, at its end, and with a look
+@pytest.mark.parametrize("stop", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 8))])  # in an epoch; its end; a look
 def test_a_training_goes_on_bit_for_bit(start, tmp_path, name, stop):
     unbroken = start(name)
     events = list(unbroken)

@@ -50,7 +50,7 @@ def test_the_pretended_gpu_fails_where_a_real_one_would(gpu):
     [
         pytest.param("lightclip-ping", "conv", {}, marks=pytest.mark.slow),
         ("lightclip-ping", "vit", {"micro_batch": 8, "activation_checkpointing": True}),
-        ("a-clip-ping", "conv", {}),
+        pytest.param("a-clip-ping", "conv", {}, marks=pytest.mark.slow),
     ],
 )
 def test_a_training_a_resumed_one_and_an_evaluation_mix_no_devices(gpu, small_world, teacher_of, tmp_path, name, tower, settings):

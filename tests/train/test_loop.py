@@ -368,6 +368,7 @@ def test_neighbours_that_weigh_nothing_leave_the_towers_as_they_would_be_to_the_
     assert all(torch.equal(a, b) for a, b in zip(alone.model.parameters(), beside.model.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_towers_learn_who_is_near(small_world, teacher_of):
     recipe = Recipe("mine", {"info_nce": 1.0, "nn_contrast": 1.0, "xnn_contrast": 1.0}, "")  # to the end at full weight
     profile = with_training(pairs=256, epochs=7, evaluate_every=1000)
@@ -589,7 +590,7 @@ def test_recomputed_blocks_keep_less_and_give_the_same_bits(small_world, teacher
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("tower", ["conv", "vit"])
+@pytest.mark.parametrize("tower", [pytest.param("conv", marks=pytest.mark.slow), "vit"])
 def test_half_precision_changes_little_and_losses_stay_in_full(small_world, teacher_of, name, tower):
     recipe = RECIPES[name]
     profiles = [vit(precision=precision) for precision in ("float32", "bfloat16")]
