@@ -82,7 +82,7 @@ def samples_of_folder(folder: Path, captions: Path, faults: collections.Counter[
     require(folder.is_dir(), f"there is no folder of pictures {folder}.")
     for number, (_, image, caption) in enumerate(read_table(captions)):
         try:
-            yield Sample(f"{number:08d}", *_picture(folder, image), read_caption(caption), {"image": image})
+            yield Sample(f"{number:08d}", *_picture(folder, image), (read_caption(caption),), {"image": image})
         except BadSample as reason:
             faults[str(reason)] += 1
 

@@ -38,12 +38,20 @@ MAX_BAD = 0.05  # share of the samples that may be unusable before that is taken
 
 
 class Sample(NamedTuple):
-    """A sample to write. key: its name, without a dot; image: the picture's file; about: further facts, JSON-able."""
+    """A sample to write: a picture with its captions.
+
+    Attributes:
+        key: its name, without a dot.
+        image: the picture's file.
+        extension: of the picture's file.
+        captions: one or more.
+        about: further facts, JSON-able.
+    """
 
     key: str
     image: bytes
     extension: str
-    caption: str
+    captions: tuple[str, ...]
     about: dict | None = None
 
 
@@ -81,9 +89,10 @@ def write_shards(
         name, buffer = f"pairs-{start:05d}.tar", io.BytesIO()
         writer = TarWriter(buffer, encoder=False, mtime=0)  # equal samples, equal bytes
         for sample in chunk:
-            members = {sample.extension: sample.image, "txt": sample.caption.encode()}
-            if sample.about is not None:
-                members["json"] = json.dumps(sample.about, ensure_ascii=False).encode()
+            members = {sample.extension: sample.image, "txt": sample.captions[0].encode()}
+            several = {"captions": sample.captions} if len(sample.captions) > 1 else {}
+            if about := several | (sample.about or {}):
+                members["json"] = json.dumps(about, ensure_ascii=False).encode()
             writer.write({"__key__": sample.key} | members)
         writer.close()
         data = buffer.getvalue()
@@ -115,7 +124,7 @@ def scene_samples(world: SceneDataset, indices: range) -> Iterator[Sample]:
             file = io.BytesIO()
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=95, subsampling=0)
             objects = [{"name": world.name(obj.concept), "box": obj.box, "words": obj.span} for obj in scene.objects]
-            yield Sample(f"{index:09d}", file.getvalue(), "jpg", scene.caption, {"things": objects})
+            yield Sample(f"{index:09d}", file.getvalue(), "jpg", (scene.caption,), {"things": objects})
 
 
 def _promised(folder: Path) -> dict[str, dict]:

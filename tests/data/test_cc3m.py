@@ -40,7 +40,7 @@ def photo(number: int, width: int = 320, height: int = 240) -> bytes:
 @pytest.fixture
 def hub(site, tmp_path):
     """A hub that has the data set: three training tars, and others. Where it is, and its tars."""
-    made = (Sample(f"{number:06d}", photo(number, 64, 64), "jpg", f"photo number {number}") for number in range(90))
+    made = (Sample(f"{number:06d}", photo(number, 64, 64), "jpg", (f"photo number {number}",)) for number in range(90))
     write_shards(tmp_path / "there", made, {}, rows=30)
     tars = {f"cc3m-train-{n:04d}.tar": path.read_bytes() for n, path in enumerate(sorted((tmp_path / "there").glob("*.tar")))}
     with tarfile.open(tmp_path / "more.tar", "w") as tar:  # more of the second tar's last pair, so that it takes its time
@@ -152,7 +152,7 @@ def test_a_hub_that_cannot_help_and_a_folder_of_something_else_are_said_in_one_s
     if case == "empty":
         hub.put_data_set(HUB, {"README.md": b"words"})
     if case == "other":
-        write_shards(tmp_path / "out", iter([Sample("0", photo(0), "jpg", "one")]), {"made of": "something"})
+        write_shards(tmp_path / "out", iter([Sample("0", photo(0), "jpg", ("one",))]), {"made of": "something"})
     done = fetch(tmp_path / "out")
     said = done.err.strip().splitlines()[-1]
     reason = {

@@ -45,7 +45,7 @@ def picture(number: int) -> bytes:
 @pytest.fixture
 def folder(tmp_path):
     """Two hundred pairs, each of a colour of its own, in ten tars."""
-    made = (Sample(f"{number:06d}", picture(number), "png", f"number {number} of many") for number in range(COUNT))
+    made = (Sample(f"{number:06d}", picture(number), "png", (f"number {number} of many",)) for number in range(COUNT))
     write_shards(tmp_path / "pairs", made, {"made of": "colours"}, rows=20)
     return tmp_path / "pairs"
 
@@ -184,7 +184,7 @@ def test_a_disk_that_fails_costs_rows_and_too_many_open_files_are_said_as_such(p
 @pytest.mark.slow
 def test_readers_of_many_tars_keep_few_files_open(tmp_path):
     """More tars than a system lets a process open at once; in a process of its own, which is limited to 200."""
-    made = (Sample(f"{number:06d}", picture(number), "png", f"number {number} of many") for number in range(1200))
+    made = (Sample(f"{number:06d}", picture(number), "png", (f"number {number} of many",)) for number in range(1200))
     write_shards(tmp_path, made, {}, rows=4)
     code = f"""
 import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))

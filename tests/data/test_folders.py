@@ -45,7 +45,7 @@ def test_every_kind_of_table_says_the_same_pairs(pictures, tmp_path, name):
     (tmp_path / name).write_text(TABLES[name], encoding="utf-8")
     faults = collections.Counter()
     found = list(samples_of_folder(pictures, tmp_path / name, faults))
-    assert [(one.extension, one.caption) for one in found] == [("png", "one, two"), ("png", "two"), ("png", 'say "three"')]
+    assert [(one.extension, *one.captions) for one in found] == [("png", "one, two"), ("png", "two"), ("png", 'say "three"')]
     assert [one.image for one in found] == [png(0), png(1), png(2)] and not faults
     assert [one.about["image"] for one in found] == ["a.png", "b.PNG", "sub/c.png"]
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_used_is_counted_and_left_out(pictures, tmp_path):
     table = tmp_path / "t.jsonl"
     table.write_text("\n".join(json.dumps({"image": image, "caption": caption}) for image, caption in rows))
     faults = collections.Counter()
-    assert [one.caption for one in samples_of_folder(pictures, table, faults)] == ["kept"]
+    assert [one.captions for one in samples_of_folder(pictures, table, faults)] == [("kept",)]
     assert faults == {"image: outside the folder": 3, "image: missing": 2, "image: not a picture": 3, "caption: empty": 2}
 
 

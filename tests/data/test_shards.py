@@ -38,7 +38,7 @@ PICTURES = [jpeg(number) for number in range(8)]
 
 def samples(count: int, first: int = 0):
     for number in range(first, first + count):
-        yield Sample(f"{number:06d}", PICTURES[number % 8], "jpg", f"pair {number}", {"number": number})
+        yield Sample(f"{number:06d}", PICTURES[number % 8], "jpg", (f"pair {number}",), {"number": number})
 
 
 def members(count: int = 20) -> list[tuple[str, bytes]]:
