@@ -73,7 +73,7 @@ def test_what_does_more_takes_longer():
     """A real work of known growth: products of matrices, n by n, grow as n³."""
     found = grow("mm", "products", "n", [256, 512, 1024], lambda n: lambda: torch.ones(n, n) @ torch.ones(n, n), 3, "…", 2)
     assert len(found.laps) == 3 and all(len(laps) == 2 for laps in found.laps)
-    assert 1.5 < found.slope < 4
+    assert 1.5 < found.slope < 6  # a busy machine may slow the largest most; what does not grow has 0
 
 
 def test_every_component_can_be_timed_at_its_smallest(monkeypatch):
