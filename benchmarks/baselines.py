@@ -24,7 +24,8 @@ from benchmarks.timing import Benchmark, benchmark, seconds, turns
 from lcl.config import LanguageConfig, ModelConfig, TrainConfig, VisionConfig, get_profile
 from lcl.data.collection import ShardDataset
 from lcl.data.scenes import SceneDataset, open_scenes
-from lcl.data.shards import open_shards, scene_samples, write_shards
+from lcl.data.shards import open_shards
+from lcl.data.writing import scene_samples, write_shards
 from lcl.losses.contrastive import info_nce
 from lcl.losses.matching import SOLVERS, exact
 from lcl.models.clip import Clip

@@ -64,7 +64,8 @@ def from_folder(
     Unusable pairs are counted and left out.
     """
     from lcl.data.folders import read_table, samples_of_folder
-    from lcl.data.shards import check_share, tell, write_shards
+    from lcl.data.shards import check_share, tell
+    from lcl.data.writing import write_shards
 
     faults: collections.Counter[str] = collections.Counter()
     total = sum(1 for _ in read_table(captions))
@@ -91,11 +92,11 @@ def write_scenes(
     If stopped, call it again to continue.
     """
     from lcl.data.scenes import open_scenes
-    from lcl.data.shards import ROWS, scene_samples, write_shards, written
+    from lcl.data.writing import ROWS, next_tar, scene_samples, write_shards
 
     chosen = get_profile(profile)
     scenes, count = open_scenes(chosen.scenes, pictures), count or chosen.training.pairs
-    there = written(out)
+    there = next_tar(out)
     rest, source = range(there * ROWS, count), {"scenes": scenes.fingerprint, "split": "train", "pairs": count}
     with bar("writing", "pair", count, initial=min(there * ROWS, count)) as progress:
         tars = write_shards(out, scene_samples(scenes, rest), source, start=there, progress=progress.update)

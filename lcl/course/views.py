@@ -11,7 +11,8 @@ from lcl import storage
 from lcl.config import CHECKOUT, choose, data_folder, need, require
 from lcl.data.captions import Box
 from lcl.data.scenes import Pairs
-from lcl.eval.metrics import Metric, embed, ranks
+from lcl.eval.metrics import Metric, embed
+from lcl.eval.retrieval import ranks
 from lcl.losses.masked_lm import FusedMlm
 from lcl.losses.matching import SOLVERS
 from lcl.models.clip import Clip, weights_sha256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -16,18 +17,40 @@ class Samples:
 
     Attributes:
         images: (n, 3, H, W) uint8.
-        captions: n.
+        all_captions: n, each picture's captions, one or more.
         rows: n, the rows of these pairs: those requested, except where another row replaces an unreadable one.
         faults: number of unreadable rows, by the reason's short name.
     """
 
     images: torch.Tensor
-    captions: list[str]
+    all_captions: list[tuple[str, ...]]
     rows: list[int]
     faults: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def captions(self) -> list[str]:
+        """The first caption of every picture."""
+        return [captions[0] for captions in self.all_captions]
+
+    def drawn_captions(self, seed: int, epoch: int) -> list[str]:
+        """One caption of every picture, another one in each epoch until all had their turn; see `draw`."""
+        return [draw(captions, row, seed, epoch) for captions, row in zip(self.all_captions, self.rows, strict=True)]
+
+    def select(self, places: Sequence[int]) -> Samples:
+        """The samples at some places of this batch."""
+        captions, rows = ([column[place] for place in places] for column in (self.all_captions, self.rows))
+        return Samples(self.images[list(places)], captions, rows, self.faults)
+
+
+def draw(captions: Sequence[str], row: int, seed: int, epoch: int) -> str:
+    """The caption of a picture in one epoch: they take turns, beginning with one that depends on the row and the seed.
+
+    So each of n captions is seen once in n epochs, and the choice can be repeated.
+    """
+    return captions[(zlib.crc32(f"{seed} {row}".encode()) + epoch) % len(captions)]
 
 
 class DatasetView(Protocol):
@@ -44,7 +67,7 @@ class DatasetView(Protocol):
     def __len__(self) -> int: ...
 
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """Captions without images. Unreadable ones are replaced."""
+        """The first caption of every picture, without images. Unreadable ones are replaced."""
 
     def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
         """Images and captions. Unreadable rows are replaced and counted."""

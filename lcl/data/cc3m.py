@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from lcl import storage
 from lcl.config import LclError, Progress, need, require
-from lcl.data.shards import keep_source, tell
+from lcl.data.manifest import record_source
+from lcl.data.shards import tell
 
 HUB = "pixparse/cc3m-wds"  # the hub's copy, fetched in 2021: 576 tars of jpg, txt and json with 2,905,954 pairs
 PAIRS = 3_318_333  # links that CC3M has
@@ -97,7 +98,7 @@ def fetch_tars(
     ]
     require(bool(tars), f"{repository} on the hub has no tars that begin with {pattern}.")
     tars = sorted(tars)[:limit]
-    keep_source(folder, {"hub": repository})
+    record_source(folder, {"hub": repository})
     with storage.locked(folder):
         shutil.rmtree(folder / ".cache" / "huggingface" / "download", ignore_errors=True)  # parts that nobody goes on with
         faults: collections.Counter[str] = collections.Counter()

@@ -14,13 +14,14 @@ from typing import TypeVar
 
 import torch
 
+from lcl import storage
 from lcl.config import LclError, Profile, Progress, require
 from lcl.data import scenes
 from lcl.data.base import PairDataset, Samples
 from lcl.data.photos import BadSample
 from lcl.data.shards import Shards, open_shards
 
-CODE = 1  # raise it when the same shards would be divided otherwise
+CODE = 2  # raise it when the same shards would be divided otherwise
 TEST_PAIRS, VALIDATION_PAIRS = 5000, 1024  # held-out pairs, at most …
 TEST_SHARE, VALIDATION_SHARE = 20, 40  # … and at most one in so many
 FEWEST = 80  # pairs of a data set
@@ -43,8 +44,8 @@ class ShardView:
         return len(self.numbers)
 
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """Captions without images."""
-        return [caption for caption, _, _ in self._all(rows, lambda shards, number: shards.caption(number))]
+        """The first caption of every picture, without images."""
+        return [captions[0] for captions, _, _ in self._all(rows, lambda shards, number: shards.captions(number))]
 
     def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
         """Images and captions. An unreadable row is replaced, always by the same other row, and counted.
@@ -86,27 +87,47 @@ class ShardView:
 
 
 class ShardDataset:
-    """Shards, with a twentieth of the pairs held out as test and a fortieth as validation pairs, always the same.
+    """Shards, with a twentieth of the pictures held out as test and a fortieth as validation pairs, always the same.
 
-    Training pairs keep the order of the tars, so that rows that are read together lie together. Raises LclError for fewer than
-    FEWEST pairs.
+    A picture lies on one side of every split, with all its copies: rows of equal pixels or of one image name are kept together
+    (see `Shards.groups`). Training pairs keep the order of the tars, so that rows that are read together lie together.
 
     Args:
-        shards: all rows.
+        shards: all rows, or the training rows if there are others for validation and test.
         size: side of the images in pixels.
+        validation, test: shards of their own for these splits. Training rows that show one of their pictures are left out.
+
+    Attributes:
+        left_out: number of training rows that are left out for this reason.
+
+    Raises:
+        LclError: for fewer than FEWEST distinct pictures.
     """
 
     credits = ()
 
-    def __init__(self, shards: Shards, size: int):
+    def __init__(self, shards: Shards, size: int, validation: Shards | None = None, test: Shards | None = None):
         self.shards, self.size = shards, size
-        number = len(shards)
-        require(number >= FEWEST, f"{number} pairs in {shards.folder} are too few to learn from; {FEWEST} are the fewest.")
-        shuffled = torch.randperm(number, generator=torch.Generator().manual_seed(0))
-        asked, watched = min(number // TEST_SHARE, TEST_PAIRS), min(number // VALIDATION_SHARE, VALIDATION_PAIRS)
-        self._test, self._validation = shuffled[:asked], shuffled[asked : asked + watched]
-        self._train = shuffled[asked + watched :]
-        self.fingerprint = shards.fingerprint
+        self.validation_shards, self.test_shards = validation, test
+        groups, others = shards.groups(), [other for other in (test, validation) if other is not None]
+        distinct = int(groups.max()) + 1
+        require(
+            distinct >= FEWEST,
+            f"{len(shards):,} pairs in {shards.folder} show {distinct} distinct pictures, too few to learn from; there must be "
+            f"{FEWEST} or more.",
+        )
+        shuffled = torch.randperm(len(shards), generator=torch.Generator().manual_seed(0))
+        seen = _seen_elsewhere(shards, others)
+        self.left_out = int(seen.sum())
+        room = [
+            0 if test is not None else min(len(shards) // TEST_SHARE, TEST_PAIRS),
+            0 if validation is not None else min(len(shards) // VALIDATION_SHARE, VALIDATION_PAIRS),
+        ]
+        side = _sides(groups, shuffled[~seen[shuffled]], room)[shuffled]
+        side[seen[shuffled]] = LEFT_OUT
+        self._test, self._validation, self._train = (shuffled[side == which] for which in (TEST, VALIDATION, TRAIN))
+        prints = [each.fingerprint for each in (shards, validation, test) if each is not None]
+        self.fingerprint = prints[0] if len(prints) == 1 else storage.fingerprint([*prints, validation is None, test is None])
 
     def __len__(self) -> int:
         """The number of training pairs."""
@@ -118,24 +139,76 @@ class ShardDataset:
             count <= len(self),
             f"the shards in {self.shards.folder} have {len(self):,} training pairs, not {count:,}; ask for fewer (--pairs).",
         )
-        return self._rows(self._train[:count].sort().values, f"{count} of the training")
+        return self._rows(self.shards, self._train[:count].sort().values, f"{count} of the training")
 
     def validation(self, count: int) -> ShardView:
         """Validation pairs."""
-        return self._rows(self._validation[:count], "watched")
+        return self._other(self.validation_shards, self._validation, count, "validation")
 
     def test(self, count: int) -> ShardView:
         """Test pairs."""
-        return self._rows(self._test[:count], "asked")
+        return self._other(self.test_shards, self._test, count, "test")
 
-    def _rows(self, numbers: torch.Tensor, which: str) -> ShardView:
+    def _other(self, own: Shards | None, held_out: torch.Tensor, count: int, which: str) -> ShardView:
+        if own is None:
+            return self._rows(self.shards, held_out[:count], which)
+        return self._rows(own, random_rows(own, count), which)
+
+    def _rows(self, shards: Shards, numbers: torch.Tensor, which: str) -> ShardView:
         description = {"data": self.fingerprint, "division": CODE, "split": which, "pixels": self.size}
-        return ShardView(self.shards, self.size, numbers, description)
+        return ShardView(shards, self.size, numbers, description)
+
+
+TRAIN, VALIDATION, TEST, LEFT_OUT = range(4)
+
+
+def _sides(groups: torch.Tensor, order: torch.Tensor, room: list[int]) -> torch.Tensor:
+    """The side of every row, (N,) int64. Groups are taken in the order of their first rows, and never divided.
+
+    Args:
+        groups: (N,) int64.
+        order: the rows to divide, shuffled.
+        room: numbers of test and validation rows. A group that does not fit into what is left goes to the training.
+    """
+    size, side_of = groups.bincount().tolist(), {}
+    numbers, test, validation = groups[order].tolist(), *room
+    smallest = min(size)
+    for number in numbers:
+        if max(test, validation) < smallest:
+            break
+        if number in side_of:
+            continue
+        if size[number] <= test:
+            side_of[number], test = TEST, test - size[number]
+        elif size[number] <= validation:
+            side_of[number], validation = VALIDATION, validation - size[number]
+        else:
+            side_of[number] = TRAIN
+    sides = torch.zeros(len(size), dtype=torch.int64)  # TRAIN
+    sides[torch.tensor(list(side_of), dtype=torch.int64)] = torch.tensor(list(side_of.values()), dtype=torch.int64)
+    return sides[groups]
+
+
+def _seen_elsewhere(shards: Shards, others: Sequence[Shards]) -> torch.Tensor:
+    """(N,) bool: which rows show a picture that is in one of the other shards, by its pixels or its name."""
+    seen = torch.zeros(len(shards), dtype=torch.bool)
+    for other in others:
+        for key in ("picture", "name"):
+            ours, theirs = shards.index[key], other.index[key]
+            seen |= torch.isin(ours, theirs) & (ours != 0)
+    groups = shards.groups()
+    return torch.isin(groups, groups[seen])  # with all copies
+
+
+def random_rows(shards: Shards, count: int) -> torch.Tensor:
+    """`count` rows of shards, or all of them in a fixed random order if there are fewer: (n,) int64."""
+    return torch.randperm(len(shards), generator=torch.Generator().manual_seed(0))[:count]
 
 
 def open_dataset(
-    profile: Profile, pictures: Path | str | None = None, shards: Path | str | None = None, progress: Progress | None = None
-) -> PairDataset:
+    profile: Profile, pictures: Path | str | None = None, shards: Path | str | None = None, progress: Progress | None = None,
+    validation: Path | str | None = None, test: Path | str | None = None,
+) -> PairDataset:  # fmt: skip
     """Open the data set of a profile: its scenes, or a folder of shards.
 
     Args:
@@ -143,10 +216,12 @@ def open_dataset(
         pictures: the user's folder of drawings for the scenes, if any.
         shards: a folder of shards, instead of scenes.
         progress: called with the number of tars scanned since the last call, if they have no index yet.
+        validation, test: folders of shards for these splits, instead of held-out pairs of `shards`.
     """
     if shards is None:
+        require(validation is None and test is None, "validation and test shards need training shards; name them with --data.")
         return scenes.open_scenes(profile.scenes, Path(pictures) if pictures else None)
     require(pictures is None, "drawings are for scenes; shards bring their own pictures. Name one of them.")
-    return ShardDataset(open_shards(Path(shards), progress=progress), profile.model.vision.image_size)
-
-
+    opened = (open_shards(Path(each), progress=progress) if each else None for each in (shards, validation, test))
+    own, *others = opened
+    return ShardDataset(own, profile.model.vision.image_size, *others)

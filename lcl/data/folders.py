@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lcl.config import LclError, require
 from lcl.data.photos import BadSample, decode_image, read_caption, read_file
-from lcl.data.shards import Sample
 from lcl.data.tars import IMAGES
+from lcl.data.writing import Sample
 
 COLUMNS = ("image", "caption")
 csv.field_size_limit(2**20)

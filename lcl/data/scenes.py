@@ -107,7 +107,7 @@ class SceneView:
     def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
         """Images, drawn on `device`, and captions. A scene is always readable."""
         pairs = self.world.pairs(self.split, [self.first + row for row in rows], device=device)
-        return Samples(pairs.images, pairs.captions, list(rows))
+        return Samples(pairs.images, [(caption,) for caption in pairs.captions], list(rows))
 
 
 class SceneDataset:

@@ -6,7 +6,7 @@ import collections
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -14,15 +14,19 @@ from typing import BinaryIO, NamedTuple
 import torch
 
 from lcl import storage
+from lcl.data.duplicates import caption_key, hash64, perceptual_hash, pixel_hash
 from lcl.data.photos import MAX_BYTES, MAX_CAPTION_BYTES, BadSample, decode_image, read_caption
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 NAME = re.compile(r"((?:[^/]+/)*[^./][^/.]*)\.([^/]+)")  # WebDataset's: the key ends at the first point of the file's name
 BLOCK = tarfile.BLOCKSIZE
+SCANNED = 64  # pixels at which a scan decodes and compares pictures
+NAMES = ("image", "url")  # of JSON: what names a picture; the second is img2dataset's
+MAX_JSON_BYTES = 64 * MAX_CAPTION_BYTES
 
 
 class Place(NamedTuple):
-    """A row's position in its tar, in bytes. kind: 0 for a caption of its own, 1 for one within JSON."""
+    """A row's position in its tar, in bytes. kind: 0 for a caption of its own, 1 for captions within JSON."""
 
     image: int
     image_bytes: int
@@ -31,12 +35,40 @@ class Place(NamedTuple):
     kind: int
 
 
+class Row(NamedTuple):
+    """A usable row of a tar.
+
+    Attributes:
+        place: where it is.
+        picture: the hash of its picture at SCANNED pixels; equal pictures, equal hashes.
+        look: its perceptual hash, see `duplicates`.
+        name: the hash of the picture's name or address, if JSON has one, else 0.
+        captions: of every caption the hash of its key, see `duplicates.caption_key`, and its number of words.
+    """
+
+    place: Place
+    picture: int
+    look: int
+    name: int
+    captions: tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True)
 class Contents:
-    """The contents of a tar. rows: the usable ones; faults: number of others by short name; tar: bytes, sha256, rows."""
+    """The contents of a tar.
 
-    rows: tuple[Place, ...]
+    Attributes:
+        rows: the usable ones.
+        faults: the number of others, by the reason's short name.
+        first: for every reason, the first sample or member that it concerns.
+        extensions: of the samples without a picture.
+        tar: its bytes, sha256 and number of rows.
+    """
+
+    rows: tuple[Row, ...]
     faults: dict[str, int]
+    first: dict[str, str]
+    extensions: dict[str, int]
     tar: dict
 
 
@@ -45,64 +77,79 @@ def scan_tar(path: Path) -> Contents:
 
     Nothing is unpacked. After bytes that are no header, reading continues at the next header.
     """
-    faults: collections.Counter[str] = collections.Counter()
+    faults, extensions = _Faults(), collections.Counter()
     rows, size = [], path.stat().st_size
     with path.open("rb") as file:
-        for sample in _samples(file, size, faults):
+        for key, sample in _samples(file, size, faults):
             try:
                 rows.append(_check(file, sample))
             except BadSample as reason:
-                faults[str(reason)] += 1
-    return Contents(tuple(rows), dict(faults), {"bytes": size, "sha256": storage.file_sha256(path), "rows": len(rows)})
+                faults.count(str(reason), key)
+                if str(reason) == "image: missing":
+                    extensions.update(sample)
+    tar = {"bytes": size, "sha256": storage.file_sha256(path), "rows": len(rows)}
+    return Contents(tuple(rows), dict(faults), faults.first, dict(extensions), tar)
 
 
-def _samples(file: BinaryIO, size: int, faults: collections.Counter[str]) -> Iterator[dict[str, tuple[int, int]]]:
-    """Members by extension, as (offset, size), of every sample; what is wrong with the tar is counted."""
+class _Faults(collections.Counter):
+    """Counts faults, and remembers where each was first seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.first: dict[str, str] = {}
+
+    def count(self, reason: str, where: str = "") -> None:
+        self[reason] += 1
+        self.first.setdefault(reason, where)
+
+
+def _samples(file: BinaryIO, size: int, faults: _Faults) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """The key of every sample, and its members by extension, as (offset, size); what is wrong with the tar is counted."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     last = None
     for member in _members(file, size, faults):
         match = NAME.fullmatch(member.name)
         parts = re.split(r"[/\\]", member.name)
         if member.name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-            faults["tar: unsafe name"] += 1
+            faults.count("tar: unsafe name", member.name)
         elif member.isdir():
             continue
         elif not member.isreg() or member.issparse():
-            faults["tar: link or device"] += 1
+            faults.count("tar: link or device", member.name)
         elif match:
             key, extension = match[1], match[2].lower()
             if key in samples and key != last:
-                faults["tar: members of a sample apart"] += 1  # they are joined nevertheless
+                faults.count("tar: members of a sample apart", member.name)  # they are joined nevertheless
             sample = samples.setdefault(key, {})
             if extension in sample:
-                faults["tar: member twice"] += 1  # the first one counts
+                faults.count("tar: member twice", member.name)  # the first one counts
             sample.setdefault(extension, (member.offset_data, member.size))
             last = key
-    yield from samples.values()
+    yield from samples.items()
 
 
-def _members(file: BinaryIO, size: int, faults: collections.Counter[str]) -> Iterator[tarfile.TarInfo]:
+def _members(file: BinaryIO, size: int, faults: _Faults) -> Iterator[tarfile.TarInfo]:
     """The members of a tar that are there from the first byte to the last, also those after bytes that belong to none."""
     start = end = 0  # where members are looked for; where the last one ended
-    told = -1  # the end after which garbage was counted: once, however often a header seems to begin in it
+    counted = -1  # the end after which garbage was counted: once, however often a header seems to begin in it
     while start < size:
         for member in _run_of_members(file, start):
             start = end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isreg() else 0)
             if member.offset_data + member.size > size:
-                faults["tar: cut"] += 1
+                faults.count("tar: cut")
                 return
             yield member
         start = _find(file, start + 1, size)  # at `start` itself there was none
-        if end == told:
+        if end == counted:
             continue
         if _anything(file, end, start):
-            told = end
+            counted = end
             begun = end and start == size and size - end < BLOCK  # a header
-            faults["tar: cut" if begun else "tar: garbage" if end or start < size else "tar: no tar"] += 1
+            faults.count("tar: cut" if begun else "tar: garbage" if end or start < size else "tar: no tar")
         elif start == size and size - end < 2 * BLOCK:  # a whole tar ends in two blocks of zeros
-            faults["tar: cut"] += 1
-    if end == 0 and told < 0:
-        faults["tar: empty"] += 1
+            faults.count("tar: cut")
+    if end == 0 and counted < 0:
+        faults.count("tar: empty")
 
 
 def _run_of_members(file: BinaryIO, start: int) -> Iterator[tarfile.TarInfo]:
@@ -149,40 +196,67 @@ def _anything(file: BinaryIO, start: int, end: int) -> bool:
     return False
 
 
-def _check(file: BinaryIO, sample: dict[str, tuple[int, int]]) -> Place:
+def _check(file: BinaryIO, sample: dict[str, tuple[int, int]]) -> Row:
     extension = next((name for name in IMAGES if name in sample), None)
     if extension is None:
         raise BadSample("image: missing")
-    image, caption = sample[extension], sample.get("txt", sample.get("json"))
-    if caption is None:
+    if "txt" not in sample and "json" not in sample:
         raise BadSample("caption: missing")
-    kind = 0 if "txt" in sample else 1
-    place = Place(*image, *caption, kind)
-    read_row(file, place, 64)
-    return place
+    try:
+        about = _json(file, *sample["json"]) if "json" in sample else {}
+    except BadSample:
+        if "txt" not in sample:
+            raise
+        about = {}  # the caption has a member of its own
+    in_json = "txt" not in sample or isinstance(about.get("captions"), list)
+    place = Place(*sample[extension], *sample["json" if in_json else "txt"], int(in_json))
+    image, captions = read_row(file, place, SCANNED)
+    name = next((about[field] for field in NAMES if isinstance(about.get(field), str) and about[field]), "")
+    keys = tuple((hash64(caption_key(caption).encode()), len(caption.split())) for caption in captions)
+    return Row(place, pixel_hash(image), perceptual_hash(image), hash64(name.encode()) if name else 0, keys)
 
 
-def read_row(file: BinaryIO, place: Place, size: int) -> tuple[torch.Tensor, str]:
-    """A row's picture, (3, size, size) uint8, and its caption. Raises BadSample when either cannot be used."""
-    caption = caption_of(file, place)
+def read_row(file: BinaryIO, place: Place, size: int) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """A row's picture, (3, size, size) uint8, and its captions. Raises BadSample when either cannot be used."""
+    captions = captions_of(file, place)
     if place.image_bytes > MAX_BYTES:
         raise BadSample("image: file too large")
     file.seek(place.image)
-    return decode_image(file.read(place.image_bytes), size), caption
+    return decode_image(file.read(place.image_bytes), size), captions
 
 
-def caption_of(file: BinaryIO, place: Place) -> str:
-    """A row's caption alone. Raises BadSample when it cannot be used."""
-    limit = MAX_CAPTION_BYTES if place.kind == 0 else 64 * MAX_CAPTION_BYTES
-    if place.caption_bytes > limit:
+def captions_of(file: BinaryIO, place: Place) -> tuple[str, ...]:
+    """A row's captions, without its picture; equal ones once. Raises BadSample if there is none that can be used."""
+    if place.kind == 1:
+        about = _json(file, place.caption, place.caption_bytes)
+        found = about.get("captions") or about.get("caption")
+        return several_captions(found if isinstance(found, list) else [found])
+    if place.caption_bytes > MAX_CAPTION_BYTES:
         raise BadSample("caption: too long")
     file.seek(place.caption)
-    data = file.read(place.caption_bytes)
-    if place.kind == 0:
-        return read_caption(data)
+    return (read_caption(file.read(place.caption_bytes)),)
+
+
+def several_captions(found: Sequence[object]) -> tuple[str, ...]:
+    """The captions of one picture that can be used, in order, equal ones once. Raises BadSample if there is none."""
+    captions, reason = {}, BadSample("caption: missing")
+    for each in found:
+        try:
+            captions[read_caption(each if isinstance(each, str) else None)] = None
+        except BadSample as why:
+            reason = why
+    if not captions:
+        raise reason
+    return tuple(captions)
+
+
+def _json(file: BinaryIO, offset: int, size: int) -> dict:
+    """A JSON member; empty if it is no object. Raises BadSample if it is too long or no JSON."""
+    if size > MAX_JSON_BYTES:
+        raise BadSample("caption: too long")
+    file.seek(offset)
     try:
-        found = json.loads(data)
+        found = json.loads(file.read(size))
     except (ValueError, RecursionError):
         raise BadSample("caption: not text") from None
-    caption = found.get("caption") if isinstance(found, dict) else None
-    return read_caption(caption if isinstance(caption, str) else None)
+    return found if isinstance(found, dict) else {}

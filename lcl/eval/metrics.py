@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl.config import TEMPLATES, EvalConfig, require
-from lcl.data.base import PairDataset, Samples
+from lcl.data.base import DatasetView, PairDataset, Samples
 from lcl.data.captions import one
 from lcl.data.pictures import Concept
 from lcl.data.scenes import SPLITS, Pairs, Scene, SceneDataset
 from lcl.eval.grounding import Metric, alignment, masked_words
 from lcl.eval.probes import linear_probe
+from lcl.eval.retrieval import Candidates, candidates, check_finite, retrieval
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
 
@@ -44,40 +45,6 @@ def embed_texts(model: Clip, tokenizer: Tokenizer, texts: Sequence[str], batch_s
     device, context = model.tau.device, model.config.language.context_length
     batches = (texts[start : start + batch_size] for start in range(0, len(texts), batch_size))
     return torch.cat([model.encode_text(tokenizer.encode(batch, context).to(device)).cpu() for batch in batches])
-
-
-def ranks(similarity: torch.Tensor) -> torch.Tensor:
-    """How many candidates come before the right one: (N, N) similarities, right ones on the diagonal → (N,) int64.
-
-    Of equally similar candidates, the one with the smaller index comes first.
-    """
-    check_finite(similarity)
-    own = similarity.diagonal()[:, None]
-    earlier = torch.ones_like(similarity, dtype=torch.bool).tril(-1)
-    return ((similarity > own) | ((similarity == own) & earlier)).sum(1)
-
-
-def check_finite(scores: torch.Tensor) -> None:
-    """Raise LclError for NaN or infinity: comparisons with NaN are false, and would make any model look perfect."""
-    require(
-        bool(torch.isfinite(scores).all()),
-        "the embeddings hold values that are not finite numbers, so nothing can be measured; the model is damaged.",
-    )
-
-
-def recall_at_k(similarity: torch.Tensor, k: int) -> float:
-    """Share of the queries (rows) whose own candidate (same column) is among the k most similar, 0 to 1."""
-    return (ranks(similarity) < k).double().mean().item()
-
-
-def retrieval(v: torch.Tensor, t: torch.Tensor) -> dict[str, Metric]:
-    """recall@1, @5 and @10 in both directions. v, t: (N, d); row i of one belongs to row i of the other."""
-    similarity, number = v @ t.T, len(v)
-    return {
-        f"{direction}_recall@{k}": {"value": recall_at_k(matrix, k), "chance": min(1.0, k / number)}
-        for direction, matrix in (("image_to_text", similarity), ("text_to_image", similarity.T))
-        for k in (1, 5, 10)
-    }
 
 
 def relevance(scenes: Sequence[Scene]) -> torch.Tensor:
@@ -225,20 +192,16 @@ def evaluate(
         {split: {metric: {"value", "chance"}}}, each 0 to 1.
     """
     if not isinstance(source, SceneDataset):
-        rows = source.test(config.retrieval)
-        pairs = rows.take(range(len(rows)))
-        v, t = embed(model, tokenizer, pairs)
-        own = [row == used for row, used in enumerate(pairs.rows)]  # others replace what cannot be read
-        if not all(own):
-            log.warning("%d of %d pairs to evaluate on cannot be read any more, and are left out", own.count(False), len(own))
-        return {"held_out": retrieval(v[own], t[own])}
+        return {"held_out": evaluate_pairs(model, tokenizer, source.test(config.retrieval))}
     world, metrics = source, {}
     for split in SPLITS:
         if split == "train" or not world.concepts(split):
             continue
         pairs = world.pairs(split, range(config.retrieval))
-        v, t = embed(model, tokenizer, pairs)
-        metrics[split] = retrieval(v, t) | graded_retrieval(v, t, pairs.scenes)
+        found = candidates(pairs)
+        v, t = embed_candidates(model, tokenizer, pairs, found)
+        metrics[split] = retrieval(v, t, found.right)
+        metrics[split] |= graded_retrieval(v[found.picture], t[found.caption], pairs.scenes)
         metrics[split] |= zero_shot(model, tokenizer, world, split, config.views)
         if split != "unseen_pairs":  # pictures of one thing, known as in new_scenes
             metrics[split] |= linear_probe(model, world, split, config.views)
@@ -246,3 +209,25 @@ def evaluate(
         if extra is not None and "masked_language" in extra:
             metrics[split] |= masked_words(model, extra["masked_language"], tokenizer, world, pairs)
     return metrics
+
+
+def evaluate_pairs(model: Clip, tokenizer: Tokenizer, rows: DatasetView) -> dict[str, Metric]:
+    """Retrieval among all pairs of a view: {metric: {"value", "chance", "queries", "candidates"}}.
+
+    Pairs that cannot be read any more are left out, with a warning.
+    """
+    pairs = rows.take(range(len(rows)))
+    readable = [place for place, row in enumerate(pairs.rows) if place == row]  # another pair replaces what cannot be read
+    if len(readable) < len(pairs):
+        lost = len(pairs) - len(readable)
+        log.warning("%d of %d pairs to evaluate on cannot be read any more, and are left out", lost, len(pairs))
+    pairs = pairs.select(readable)
+    found = candidates(pairs)
+    return retrieval(*embed_candidates(model, tokenizer, pairs, found), found.right)
+
+
+def embed_candidates(
+    model: Clip, tokenizer: Tokenizer, pairs: Pairs | Samples, found: Candidates
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings of the distinct pictures and captions of some pairs: (P, d) and (C, d), L2-normalised, on the CPU."""
+    return embed_images(model, pairs.images[found.rows]), embed_texts(model, tokenizer, found.captions)

@@ -76,8 +76,8 @@ def order(config: TrainConfig, seed: int, epoch: int) -> Iterator[Chunk]:
         yield Chunk(starts[number], length, rows[:whole].view(-1, config.batch_size))
 
 
-def shares(config: TrainConfig, seed: int, ranks: Ranks, first: int) -> Iterator[torch.Tensor]:
-    """This rank's rows of every chunk from step `first` on: (n, B / world_size) int64, one step a row."""
+def shares(config: TrainConfig, seed: int, ranks: Ranks, first: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """The epoch and this rank's rows of every chunk from step `first` on: (n, B / world_size) int64, one step a row."""
     size, per_epoch = config.batch_size // ranks.world_size, config.pairs // config.batch_size
     own = slice(ranks.rank * size, (ranks.rank + 1) * size)
     for epoch in range(first // per_epoch, config.epochs):
@@ -86,7 +86,7 @@ def shares(config: TrainConfig, seed: int, ranks: Ranks, first: int) -> Iterator
             rows = chunk.rows[max(first - step, 0) :, own]
             step += len(chunk.rows)
             if len(rows):
-                yield chunk.start + rows
+                yield epoch, chunk.start + rows
 
 
 def batches(
@@ -150,12 +150,14 @@ def _drawn(
 ) -> Iterator[Batch]:
     """Batches from memory, which holds everything or one chunk."""
     all_fit = config.pairs <= CHUNK // config.batch_size * config.batch_size
-    taken, count = None, _Count()
-    for share in shares(config, seed, ranks, first):
+    taken, drawn, count = None, None, _Count()
+    for epoch, share in shares(config, seed, ranks, first):
         if taken is None or not all_fit:
             taken = rows.take(range(config.pairs) if all_fit else share.flatten().tolist(), device)
             replaced = count.add(len(taken), taken.faults)
-            tokens, numbers = tokenizer.encode(taken.captions, context), torch.tensor(taken.rows)
+            numbers, drawn = torch.tensor(taken.rows), None
+        if drawn is None or drawn != epoch and any(len(captions) > 1 for captions in taken.all_captions):
+            tokens, drawn = tokenizer.encode(taken.drawn_captions(seed, epoch), context), epoch
         places = share if all_fit else torch.arange(share.numel()).view(share.shape)
         for place in places:
             yield Batch(taken.images[place.to(device)], tokens[place].to(device), numbers[place], replaced)
@@ -173,10 +175,10 @@ def _streamed(
     device: str,
 ) -> Iterator[Batch]:
     """Batches that workers read, in order."""
-    reading, count = _WorkerDataset(rows, tokenizer, context), _Count(min(MIN_ROWS, len(rows)))
+    reading, count = _WorkerDataset(rows, tokenizer, context, seed), _Count(min(MIN_ROWS, len(rows)))
     on_gpu, restarts = device.startswith("cuda"), 0
     while True:
-        steps = (row.tolist() for share in shares(config, seed, ranks, first) for row in share)
+        steps = ((epoch, row.tolist()) for epoch, share in shares(config, seed, ranks, first) for row in share)
         loader = DataLoader(
             reading, None, sampler=steps, num_workers=workers, prefetch_factor=PREFETCH, timeout=POLL_SECONDS, pin_memory=on_gpu,
             collate_fn=_as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
@@ -224,13 +226,14 @@ def _wait(found: Iterator):
 class _WorkerDataset(Dataset):
     """A worker's data set: from a step's rows to its batch; or to an error, to be raised in the training's process."""
 
-    def __init__(self, rows: DatasetView, tokenizer: Tokenizer, context: int):
-        self.rows, self.tokenizer, self.context = rows, tokenizer, context
+    def __init__(self, rows: DatasetView, tokenizer: Tokenizer, context: int, seed: int):
+        self.rows, self.tokenizer, self.context, self.seed = rows, tokenizer, context, seed
 
-    def __getitem__(self, wanted: list[int]) -> tuple[torch.Tensor, Tokens, torch.Tensor, dict[str, int]] | Exception:
+    def __getitem__(self, step: tuple[int, list[int]]) -> tuple[torch.Tensor, Tokens, torch.Tensor, dict[str, int]] | Exception:
         try:
+            epoch, wanted = step
             taken = self.rows.take(wanted)
-            tokens = self.tokenizer.encode(taken.captions, self.context)
+            tokens = self.tokenizer.encode(taken.drawn_captions(self.seed, epoch), self.context)
         except LclError as error:
             return error
         except Exception:  # a bug: raise it where it can be seen

@@ -16,7 +16,8 @@ import torch
 
 from lcl.config import LclError, Profile, Progress, TrainConfig, require
 from lcl.data.base import PairDataset, Samples
-from lcl.eval.metrics import embed, recall_at_k
+from lcl.eval.metrics import embed_candidates
+from lcl.eval.retrieval import Candidates, candidates, recall_at_k
 from lcl.models.clip import Clip
 from lcl.models.layers import Block
 from lcl.models.tokenizer import Tokenizer
@@ -179,6 +180,7 @@ class Training:
         config, context = self.profile.training, self.profile.model.language.context_length
         validation = self.source.validation(max(VALIDATION_PAIRS, config.batch_size))
         validation = validation.take(range(len(validation)))
+        ranked = candidates(validation)
         loader = batches(
             self.source, self.tokenizer, config, context, self.seed, self.device, self.ranks, self.step, self.workers
         )
@@ -202,7 +204,7 @@ class Training:
                 waited / busy, self._memory(), batch.replaced, took,
             )  # fmt: skip
             if step % config.evaluate_every == 0 or step == config.steps:
-                yield self._validate(step, validation)
+                yield self._validate(step, validation, ranked)
                 give_memory_back()
                 self.learner.train()
             started = time.perf_counter()
@@ -262,13 +264,15 @@ class Training:
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         return resident_memory() / 2**30
 
-    def _validate(self, step: int, validation: Samples) -> Validation:
-        v, t = embed(self.model, self.tokenizer, validation)
-        s = v @ t.T
+    def _validate(self, step: int, validation: Samples, ranked: Candidates) -> Validation:
+        v, t = embed_candidates(self.model, self.tokenizer, validation, ranked)
+        similarity = v @ t.T
+        s = similarity[ranked.picture][:, ranked.caption]  # of all pairs
         logits, size = self.model.logit_scale.item() * s, min(self.profile.training.batch_size, len(s))
         blocks = [logits[i : i + size, i : i + size] for i in range(0, len(s) - size + 1, size)]
         loss = sum(-(b.log_softmax(0) + b.log_softmax(1)).diagonal().mean().item() / 2 for b in blocks) / len(blocks)
-        return Validation(step, loss, recall_at_k(s, 1), recall_at_k(s.T, 1))
+        recall = recall_at_k(similarity, 1, ranked.right), recall_at_k(similarity.T, 1, ranked.right.T)
+        return Validation(step, loss, *recall)
 
 
 def resident_memory() -> int:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from lcl import storage
 from lcl.config import LclError, get_profile
 from lcl.course import saved
-from lcl.eval.metrics import embed, recall_at_k
+from lcl.eval.metrics import embed
+from lcl.eval.retrieval import recall_at_k
 from lcl.train.loop import Step, Training, Validation
 
 KEPT = sorted((saved.data_folder() / "checkpoints").glob("*/about.json"))

@@ -9,7 +9,8 @@ from sklearn.manifold import trustworthiness
 from lcl.config import LclError
 from lcl.course import views
 from lcl.eval.grounding import align
-from lcl.eval.metrics import embed, recall_at_k
+from lcl.eval.metrics import embed
+from lcl.eval.retrieval import recall_at_k
 from lcl.losses.masked_lm import FusedMlm
 from lcl.models.tokenizer import MASK, SPECIAL
 

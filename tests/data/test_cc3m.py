@@ -17,7 +17,9 @@ from servers import serving
 from lcl import storage
 from lcl.data.cc3m import HUB
 from lcl.data.collection import ShardDataset
-from lcl.data.shards import MANIFEST, Sample, open_shards, write_shards
+from lcl.data.manifest import MANIFEST
+from lcl.data.shards import open_shards
+from lcl.data.writing import Sample, write_shards
 
 
 @pytest.fixture

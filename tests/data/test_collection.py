@@ -23,7 +23,8 @@ from lcl.data import collection, shards
 from lcl.data.collection import ShardDataset, open_dataset
 from lcl.data.photos import decode_image
 from lcl.data.scenes import SceneDataset
-from lcl.data.shards import Sample, open_shards, scene_samples, write_shards
+from lcl.data.shards import open_shards
+from lcl.data.writing import Sample, scene_samples, write_shards
 from lcl.eval.metrics import evaluate
 from lcl.models.tokenizer import Tokenizer
 from lcl.train import loader
@@ -123,7 +124,7 @@ def test_more_pairs_than_there_are_are_refused(pairs, count, reason):
 
 def test_a_handful_of_pairs_is_refused(tmp_path):
     write_shards(tmp_path, samples(79), {})
-    with pytest.raises(LclError, match="79 pairs .* too few to learn from; 80 are the fewest"):
+    with pytest.raises(LclError, match="79 pairs .* show 8 distinct pictures, too few to learn from; there must be 80 or more"):
         ShardDataset(open_shards(tmp_path), 64)
 
 
@@ -204,8 +205,8 @@ def test_pairs_that_cannot_be_read_any_more_are_not_evaluated_on(scene_pairs, ca
     rows = scene_pairs.test(100)
     lost = int(rows.numbers[3])
     broken = copy.copy(scene_pairs.shards)
-    broken.places = broken.places.clone()
-    broken.places[lost, 1] = 3  # so many bytes are no picture
+    broken.index = broken.index | {"places": broken.index["places"].clone()}
+    broken.index["places"][lost, 1] = 3  # so many bytes are no picture
     figures = evaluate(made.model, made.tokenizer, ShardDataset(broken, 64), made.profile.evaluation)["held_out"]
     assert figures["image_to_text_recall@1"]["chance"] == 1 / 14
     assert "1 of 15 pairs to evaluate on cannot be read any more" in caplog.text
@@ -270,10 +271,10 @@ def test_chunks_shuffle_within_themselves_and_are_read_alike(pairs, words, monke
 
 def test_what_a_worker_reads_with_may_be_sent_to_it(pairs, words):
     """As systems do that start workers anew, instead of forking."""
-    reading = loader._WorkerDataset(pairs.train(20), words, 48)
+    reading = loader._WorkerDataset(pairs.train(20), words, 48, 0)
     pairs.train(20).take(range(20))  # files are open
     sent = pickle.loads(pickle.dumps(reading))
-    (images, tokens, numbers, _), (again, other, same, _) = reading[[3, 1]], sent[[3, 1]]
+    (images, tokens, numbers, _), (again, other, same, _) = reading[0, [3, 1]], sent[0, [3, 1]]
     assert torch.equal(images, again) and torch.equal(tokens.ids, other.ids) and torch.equal(numbers, same)
 
 

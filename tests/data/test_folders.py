@@ -10,7 +10,8 @@ from PIL import Image
 
 from lcl.config import LclError
 from lcl.data.folders import read_table, samples_of_folder
-from lcl.data.shards import open_shards, write_shards
+from lcl.data.shards import open_shards
+from lcl.data.writing import write_shards
 
 
 def png(number: int) -> bytes:
@@ -54,7 +55,7 @@ def test_a_folder_of_ones_own_pictures_becomes_shards(pictures, tmp_path):
     (tmp_path / "t.csv").write_text(TABLES["t.csv"])
     write_shards(tmp_path / "out", samples_of_folder(pictures, tmp_path / "t.csv", collections.Counter()), {}, rows=2)
     found = open_shards(tmp_path / "out", workers=0)
-    assert [found.caption(row) for row in range(3)] == ["one, two", "two", 'say "three"'] and len(found.tars) == 2
+    assert [found.captions(row)[0] for row in range(3)] == ["one, two", "two", 'say "three"'] and len(found.tars) == 2
 
 
 def test_what_cannot_be_used_is_counted_and_left_out(pictures, tmp_path):

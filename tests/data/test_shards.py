@@ -19,9 +19,11 @@ from PIL import Image
 from lcl import storage
 from lcl.config import LclError
 from lcl.data import shards
+from lcl.data.manifest import MANIFEST
 from lcl.data.photos import BadSample, decode_image
-from lcl.data.shards import INDEX, MANIFEST, Sample, open_shards, scan_shards, write_shards, written
+from lcl.data.shards import INDEX, open_shards, scan_shards
 from lcl.data.tars import read_row, scan_tar
+from lcl.data.writing import Sample, next_tar, scene_samples, write_shards
 
 
 def jpeg(number: int, side: int = 24) -> bytes:
@@ -69,7 +71,7 @@ def looked(tmp_path, data: bytes) -> tuple[list[str], dict[str, int]]:
     path.write_bytes(data)
     found = scan_tar(path)
     with path.open("rb") as file:
-        return [read_row(file, place, 16)[1] for place in found.rows], found.faults
+        return [read_row(file, row.place, 16)[1][0] for row in found.rows], found.faults
 
 
 @pytest.fixture
@@ -88,8 +90,8 @@ def test_what_is_written_is_what_is_read_by_us_and_by_webdataset(folder):
     theirs = list(webdataset.WebDataset(paths, shardshuffle=False, empty_check=False))
     assert [sample["__key__"] for sample in theirs] == [sample.key for sample in samples(50)]
     for row, sample in enumerate(theirs):
-        image, caption = ours.read(row, 24)
-        assert caption == sample["txt"].decode() == ours.caption(row) == f"pair {row}"
+        image, captions = ours.read(row, 24)
+        assert captions == (sample["txt"].decode(),) == ours.captions(row) == (f"pair {row}",)
         assert torch.equal(image, decode_image(sample["jpg"], 24)) and json.loads(sample["json"]) == {"number": row}
 
 
@@ -100,16 +102,16 @@ def test_tars_written_by_webdataset_are_read(tmp_path):
             caption = {"txt": f"pair {number}"} if number % 2 else {}  # the others say it in their JSON alone
             writer.write({"__key__": f"a/{number:04d}", "jpg": PICTURES[number % 8], "json": about} | caption)
     found = open_shards(tmp_path, workers=0)
-    assert [found.caption(row) for row in range(len(found))] == [f"pair {number}" for number in range(20)]
+    assert [found.captions(row)[0] for row in range(len(found))] == [f"pair {number}" for number in range(20)]
     assert found.faults == {}
 
 
 def test_rows_may_be_read_in_any_order_and_by_a_copy_in_another_process(folder):
     found = open_shards(folder, workers=0)
     order = random.Random(0).sample(range(50), 50)
-    assert [found.caption(row) for row in order] == [f"pair {row}" for row in order]
+    assert [found.captions(row)[0] for row in order] == [f"pair {row}" for row in order]
     copy = pickle.loads(pickle.dumps(found))
-    assert copy._open == {} and copy.caption(49) == "pair 49"
+    assert copy._open == {} and copy.captions(49)[0] == "pair 49"
 
 
 def test_equal_samples_give_equal_bytes_and_a_writing_that_was_stopped_goes_on(tmp_path, folder):
@@ -136,11 +138,11 @@ def test_a_full_disk_is_said_what_was_written_stays_and_the_writing_goes_on(tmp_
     with pytest.raises(LclError, match="pairs-00002.tar: No space left on device; .* Free some space"):
         write_shards(tmp_path, samples(50), SOURCE, rows=20)
     assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, "pairs-00000.tar", "pairs-00001.tar"]
-    start = written(tmp_path)
+    start = next_tar(tmp_path)
     assert start == 2 and len(open_shards(tmp_path)) == 40
     (tmp_path / INDEX).unlink()
     write_shards(tmp_path, samples(10, first=40), SOURCE, start=start, rows=20)
-    assert [open_shards(tmp_path).caption(row) for row in (0, 49)] == ["pair 0", "pair 49"]
+    assert [open_shards(tmp_path).captions(row)[0] for row in (0, 49)] == ["pair 0", "pair 49"]
 
 
 def test_what_tars_are_made_of_stays_known_when_they_are_looked_at_anew(folder):
@@ -155,17 +157,17 @@ def test_a_tar_that_a_kill_kept_out_of_the_manifest_is_taken_up(folder):
     del manifest["tars"]["pairs-00002.tar"]
     (folder / MANIFEST).write_text(json.dumps(manifest))
     (folder / "pairs-00000.tar").unlink()
-    assert shards.written(folder) == 0
+    assert next_tar(folder) == 0
     write_shards(folder, samples(50), SOURCE, start=0, rows=20)
-    assert shards.written(folder) == 3 and (folder / MANIFEST).read_bytes() == whole
-    assert shards.written(folder / "nowhere") == 0
+    assert next_tar(folder) == 3 and (folder / MANIFEST).read_bytes() == whole
+    assert next_tar(folder / "nowhere") == 0
 
 
 def test_scenes_become_shards_and_their_json_knows_the_things(small_world, tmp_path):
-    write_shards(tmp_path, shards.scene_samples(small_world, range(300)), SOURCE)
+    write_shards(tmp_path, scene_samples(small_world, range(300)), SOURCE)
     found = open_shards(tmp_path, workers=0)
     pairs = small_world.pairs("train", range(300))
-    assert [found.caption(row) for row in range(300)] == pairs.captions and found.faults == {}
+    assert [found.captions(row)[0] for row in range(300)] == pairs.captions and found.faults == {}
     drawn = torch.stack([found.read(row, 64)[0] for row in range(300)])
     assert (drawn.int() - pairs.images.int()).abs().float().mean() < 3  # of 255; JPEG keeps what one sees
     first = next(iter(webdataset.WebDataset(str(tmp_path / "pairs-00000.tar"), shardshuffle=False, empty_check=False)))
@@ -179,10 +181,12 @@ def test_the_index_is_kept_and_found_again_and_workers_find_the_same(folder, mon
     assert sum(told) == 3
     (folder / INDEX).unlink()
     alone = open_shards(folder, workers=0)
-    assert torch.equal(first.places, alone.places) and first.fingerprint == alone.fingerprint
+    assert all(torch.equal(first.index[name], alone.index[name]) for name in first.index)
+    assert first.fingerprint == alone.fingerprint
     monkeypatch.setattr(shards, "scan_tar", lambda path: pytest.fail("looked again"))
     again = open_shards(folder)
-    assert torch.equal(again.places, first.places) and torch.equal(again.tar, first.tar)
+    assert again.index.keys() == first.index.keys()
+    assert all(torch.equal(again.index[name], first.index[name]) for name in first.index)
 
 
 def test_another_tar_is_another_data_set(folder):
@@ -298,7 +302,8 @@ def test_a_damaged_index_is_said_to_be_one(folder, faults, types):
             return  # nothing is wrong with this one
     else:
         about["faults"] = faults
-    storage.write_tensors(folder / INDEX, {"tar": kept.tar.to(types[0]), "places": kept.places.to(types[1])}, about)
+    changed = {name: kept.index[name].to(kind) for name, kind in zip(("tar", "places"), types, strict=True)}
+    storage.write_tensors(folder / INDEX, kept.index | changed, about)
     with pytest.raises(LclError, match="is damaged; remove it"):
         open_shards(folder)
 
@@ -336,7 +341,7 @@ def test_a_missing_tar_is_noticed_at_once_and_may_be_accepted(folder):
     (folder / "pairs-00000.tar").unlink()
     refused(lambda: open_shards(folder, workers=0), "pairs-00000.tar is missing")
     refused(lambda: scan_shards(folder, workers=0), "pairs-00000.tar is missing")
-    assert [scan_shards(folder, workers=0, accept=True).caption(0)] == ["pair 20"]
+    assert [scan_shards(folder, workers=0, accept=True).captions(0)[0]] == ["pair 20"]
 
 
 def test_a_flipped_bit_is_found_by_looking_through(folder):
@@ -398,7 +403,7 @@ def test_a_manifest_that_makes_no_sense_is_refused(folder, manifest):
 def test_an_index_that_makes_no_sense_is_refused(folder):
     found = open_shards(folder, workers=0)
     about = storage.read_metadata(folder / INDEX)
-    storage.write_tensors(folder / INDEX, {"tar": found.tar + 9, "places": found.places}, about)
+    storage.write_tensors(folder / INDEX, found.index | {"tar": found.index["tar"] + 9}, about)
     refused(lambda: open_shards(folder, workers=0), INDEX, "is damaged")
 
 
