@@ -114,14 +114,17 @@ FORMAT = "lcl-model-1"
 
 
 def save_model(folder: Path, model: Clip, tokenizer: Tokenizer) -> None:
-    """Write `model.safetensors`, then `model.json` with config, tokenizer and the weights' checksum, each atomically."""
+    """Write `model.safetensors`, then `model.json` with config, tokenizer and the weights' checksum, each atomically.
+
+    The tokenizer's words are those of the training captions, in plain text.
+    """
     storage.write_tensors(folder / "model.safetensors", model.state_dict())
     checksum = storage.file_sha256(folder / "model.safetensors")
     description = {
         "format": FORMAT,
         "weights": checksum,
         "model": to_dict(model.config),
-        "tokenizer": tokenizer.to_dict(),
+        "tokenizer": tokenizer.to_dict(words=True),
     }
     storage.write_json(folder / "model.json", description)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenizers import Regex
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -21,7 +23,16 @@ SPECIAL = (PAD, BEGIN, END, MASK)
 """Special tokens; their ids are their places here, so padding is 0."""
 
 MAX_WORDS = 1000  # of a caption
+MAX_TRAINING_WORDS = 50_000  # that a tokenizer keeps, the most frequent ones
 FORMAT = "lcl-tokenizer-1"
+
+UNSPACED = (
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+    r"(?:[\x{17D2}\x{1039}]\p{L}|[\p{M}\x{0E33}\x{0EB3}])*"
+)
+"""A character of a script that is written without spaces, with its combining marks and stacked consonants."""
+
+CONTROL = dict.fromkeys([*range(1, 32), *range(127, 160)], " ")  # NUL is refused instead
 
 
 @dataclass(frozen=True)
@@ -57,11 +68,19 @@ class Tokens:
 class Tokenizer:
     """Byte-level BPE within words and punctuation marks, so that no text has unknown tokens.
 
-    `data` is the fingerprint of the data set whose captions it was trained on.
+    Words are what white space and punctuation separate. In scripts that are written without spaces (Chinese, Japanese, Thai,
+    Lao, Khmer, Burmese) every character with its marks is a word, since a clause would otherwise be one word (our reading).
+    A tokenizer has this rule only if its captions have such characters.
+
+    Attributes:
+        data: fingerprint of the data set whose captions it was trained on.
+        training_words: the words of these captions, lower case, the most frequent first, at most MAX_TRAINING_WORDS; None for
+            a tokenizer that was saved without them, as those of earlier versions are.
     """
 
-    def __init__(self, engine: Engine, data: str):
-        self._engine, self.data = engine, data
+    def __init__(self, engine: Engine, data: str, training_words: tuple[str, ...] | None = None):
+        self._engine, self.data, self.training_words = engine, data, training_words
+        self._known = None if training_words is None else frozenset(training_words)
         engine.encode_special_tokens = True  # "[PAD]" in a caption is ordinary text
 
     @property
@@ -77,10 +96,14 @@ class Tokenizer:
     def train(cls, captions: Iterable[str], vocab_size: int, data: str) -> Tokenizer:
         """Learn a vocabulary of at most `vocab_size` tokens; equal captions give equal tokenizers."""
         require(vocab_size >= 256 + len(SPECIAL), f"a vocabulary of {vocab_size} has no room for the 260 basic tokens.")
+        captions = [clean(caption) for caption in captions]
         engine = Engine(models.BPE())
         engine.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        rules = [pre_tokenizers.Whitespace()]
+        if any(_has_unspaced(caption) for caption in captions):  # otherwise tokenizers of other scripts stay bitwise the same
+            rules.append(pre_tokenizers.Split(Regex(UNSPACED), "isolated"))
         engine.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+            [*rules, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
         engine.decoder = decoders.ByteLevel()
         engine.post_processor = processors.TemplateProcessing(
@@ -93,7 +116,11 @@ class Tokenizer:
             show_progress=False,
         )
         engine.train_from_iterator(captions, trainer)
-        return cls(engine, data)
+        split, counts = pre_tokenizers.Sequence(rules), collections.Counter()
+        for caption in captions:
+            counts.update(word for word, _ in split.pre_tokenize_str(engine.normalizer.normalize_str(caption)))
+        words = sorted((word for word in counts if _is_word(word)), key=lambda word: (-counts[word], word))
+        return cls(engine, data, tuple(words[:MAX_TRAINING_WORDS]))
 
     def encode(self, captions: Sequence[str], context_length: int) -> Tokens:
         """Captions to tokens; a caption of more than `context_length` tokens is cut, and keeps its [END].
@@ -105,9 +132,10 @@ class Tokenizer:
 
         for number, caption in enumerate(captions):
             check_caption(caption, number)
+        captions = [clean(caption) for caption in captions]
         encodings = [
             self._cut(encoding, caption, context_length)
-            for encoding, caption in zip(self._engine.encode_batch(list(captions)), captions, strict=True)
+            for encoding, caption in zip(self._engine.encode_batch(captions), captions, strict=True)
         ]
         length = max((len(ids) for ids, _, _ in encodings), default=0)
         ids, words = torch.zeros(len(captions), length, dtype=torch.long), torch.full((len(captions), length), -1)
@@ -128,27 +156,54 @@ class Tokenizer:
                 spans[word] = (spans.get(word, (start, end))[0], end)
         return ids, words, tuple(spans.values())
 
+    def count_cut(self, captions: Sequence[str], context_length: int) -> int:
+        """How many captions have more than `context_length` tokens, so that `encode` cuts them."""
+        cut = 0
+        for start in range(0, len(captions), 4096):  # what the engine returns takes much memory
+            rows = self._engine.encode_batch_fast([clean(caption) for caption in captions[start : start + 4096]])
+            cut += sum(len(row) > context_length for row in rows)
+        return cut
+
+    def unseen(self, text: str) -> list[str]:
+        """The words of a text that the captions of the training lacked, as they are written, each once.
+
+        Without `training_words`, these are the words that split into several tokens: BPE gives frequent words a token of
+        their own, so such a word was rare or missing, and a rare one may be listed although it was there.
+        """
+        check_caption(text, 0)
+        text = clean(text)
+        _, numbers, spans = self._cut(self._engine.encode(text), text, len(text) * 4 + 2)
+        tokens, found = collections.Counter(numbers), {}
+        for number, (start, end) in enumerate(spans):
+            word = self._engine.normalizer.normalize_str(text[start:end])
+            new = tokens[number] > 1 if self._known is None else word not in self._known
+            if new and _is_word(word):
+                found.setdefault(word, text[start:end])
+        return list(found.values())
+
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The text of each token; special tokens as "[PAD]" and so on, an incomplete character as �."""
         return [
             SPECIAL[token] if token < len(SPECIAL) else self._engine.decode([token]) for token in (int(i) for i in ids)
         ]
 
-    def to_dict(self) -> dict:
-        """The tokenizer as JSON."""
-        return {"format": FORMAT, "data": self.data, "engine": self._engine.to_str()}
+    def to_dict(self, words: bool = False) -> dict:
+        """The tokenizer as JSON. words: with `training_words`, which do not change how texts are encoded."""
+        value = {"format": FORMAT, "data": self.data, "engine": self._engine.to_str()}
+        return value | {"words": " ".join(self.training_words)} if words and self.training_words is not None else value
 
     @classmethod
     def from_dict(cls, value: dict, where: str = "the tokenizer") -> Tokenizer:
         """The inverse of `to_dict`. Raises LclError if `value` holds no tokenizer of this library."""
         require(isinstance(value, dict) and value.get("format") == FORMAT, f"{where} is no tokenizer of this library.")
         try:
-            return cls(Engine.from_str(value["engine"]), str(value["data"]))
+            words = tuple(value["words"].split(" ")) if "words" in value else None
+            return cls(Engine.from_str(value["engine"]), str(value["data"]), words)
         except Exception as error:  # the engine raises plain Exception
             raise LclError(f"{where} is damaged ({error}); train it again.") from None
 
     def save(self, path: Path) -> None:
-        storage.write_json(path, self.to_dict())
+        storage.write_json(path, self.to_dict(words=True))
 
     @classmethod
     def load(cls, path: Path, data: str | None = None) -> Tokenizer:
@@ -162,13 +217,31 @@ class Tokenizer:
         return tokenizer
 
 
+def clean(caption: str) -> str:
+    """A caption with a space in the place of every control character, so that places in it stay the same."""
+    return caption if caption.isprintable() else caption.translate(CONTROL)
+
+
+def _has_unspaced(caption: str) -> bool:
+    """Whether a caption has characters of a script that is written without spaces."""
+    if caption.isascii():
+        return False
+    rest = pre_tokenizers.Split(Regex(UNSPACED), "removed").pre_tokenize_str(caption)
+    return [piece for piece, _ in rest] != [caption]
+
+
+def _is_word(word: str) -> bool:
+    """Whether these are more than punctuation marks."""
+    return any(letter.isalnum() for letter in word)
+
+
 def check_caption(caption: str, number: int) -> None:
     """Raise LclError, with the caption's number, unless it is usable text."""
     require(isinstance(caption, str), f"caption {number} is {type(caption).__name__}, not text.")
     require("\0" not in caption, f"caption {number} holds a NUL character, so it is no text; repair or remove it.")
     broken = any("\ud800" <= letter <= "\udfff" for letter in caption)
     require(not broken, f"caption {number} holds half a character, so it is no text; repair or remove it.")
-    words = len(caption.split())
+    words = len(clean(caption).split())
     require(words > 0, f"caption {number} is empty; give it at least one word or remove its pair.")
     require(
         words <= MAX_WORDS, f"caption {number} has {words} words; {MAX_WORDS} are the most that a caption may have."

@@ -19,6 +19,7 @@ from lcl.models.tokenizer import (
     SPECIAL,
     Tokenizer,
     Tokens,
+    clean,
     mask_words,
     words_of_span,
 )
@@ -59,7 +60,7 @@ def test_the_vocabulary_is_no_larger_than_asked_and_saves_tokens(tokenizer, capt
 def test_a_tokenizer_comes_back_from_disk_as_it_went(tokenizer, captions, tmp_path):
     tokenizer.save(tmp_path / "t.json")
     read = Tokenizer.load(tmp_path / "t.json", "some data")
-    assert read.to_dict() == tokenizer.to_dict()
+    assert read.to_dict() == tokenizer.to_dict() and read.training_words == tokenizer.training_words
     assert torch.equal(read.encode(captions, CONTEXT).ids, tokenizer.encode(captions, CONTEXT).ids)
 
 
@@ -79,6 +80,7 @@ def test_a_tokenizer_of_other_data_is_refused(tokenizer, tmp_path):
         lambda good: good | {"engine": "{}"},
         lambda good: good | {"engine": good["engine"][:-9]},
         lambda good: good | {"engine": None},
+        lambda good: good | {"words": None},
         lambda good: {name: value for name, value in good.items() if name != "data"},
         lambda good: json.loads(good["engine"]),
     ],
@@ -137,7 +139,16 @@ def test_decoding_a_token_gives_its_letters_not_its_bytes():
 
 
 def squeezed(text):
-    return "".join(text.split())
+    return "".join(clean(text).split())
+
+
+UNSPACED = ["红色的船在水上", "コーヒーと赤い犬", "เรือสีแดงบนน้ำ", "ទូកពណ៌ក្រហម", "ເຮືອສີແດງ", "လှေအနီရောင်", "a red boat"]
+
+
+@pytest.fixture(scope="module")
+def eastern():
+    """A tokenizer of scripts that are written without spaces, with merges over many characters."""
+    return Tokenizer.train(UNSPACED * 9, 500, "some data")
 
 
 scripts = st.text(
@@ -151,9 +162,14 @@ scripts = st.text(
 @example("q\u0307\u0323 \u1100\u1161\u11a8")
 @example("كلب أحمر and שלום")
 @example("[PAD] a [BEGIN] [END][MASK]")
-def test_spans_reproduce_the_words(tokenizer, caption):
-    assume(caption.strip() and "\0" not in caption)
-    tokens = tokenizer.encode([caption], 1000)
+@example("ก็น้ำ")
+def test_spans_reproduce_the_words(tokenizer, eastern, caption):
+    assume(clean(caption).strip() and "\0" not in caption)
+    for learned in (tokenizer, eastern):
+        check_spans(learned.encode([caption], 1000), caption)
+
+
+def check_spans(tokens: Tokens, caption: str) -> None:
     (spans,), words = tokens.spans, tokens.words[0].tolist()
     assert tokens.mask.all()
     assert words[0] == words[-1] == -1
@@ -166,7 +182,7 @@ def test_spans_reproduce_the_words(tokenizer, caption):
 @given(st.text(min_size=1, max_size=40) | scripts)
 @example("[PAD] a [BEGIN] [END][MASK]")
 def test_tokens_are_the_text_and_nothing_is_unknown(tokenizer, caption):
-    assume(caption.strip() and "\0" not in caption)
+    assume(clean(caption).strip() and "\0" not in caption)
     ids = tokenizer.encode([caption], 1000).ids[0, 1:-1]
     assert (ids >= len(SPECIAL)).all()
     text = tokenizer._engine.decode(ids.tolist())
@@ -232,6 +248,93 @@ def test_words_of_a_span_touch_it():
     assert words_of_span(spans, (4, 9)) == [1, 2, 3]
     assert words_of_span(spans, (6, 8)) == []
     assert words_of_span(spans, (0, 99)) == [0, 1, 2, 3]
+
+
+def words_of(tokenizer: Tokenizer, caption: str) -> list[str]:
+    return [caption[start:end] for start, end in tokenizer.encode([caption], 1000).spans[0]]
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("红色的船", "红 色 的 船"),
+        ("コーヒー、赤い犬", "コ ー ヒ ー 、 赤 い 犬"),
+        ("น้ำแข็ง", "น้ำ แ ข็ ง"),
+        ("ខ្មែរ", "ខ្មែ រ"),
+        ("ນ້ຳ", "ນ້ຳ"),
+        ("မြန်မာ", "မြ န် မာ"),
+        ("a red boat, two cafe\u0301s and 3.5", "a red boat , two cafe\u0301s and 3 . 5"),
+        ("красная лодка کشتی قرمز 빨간 배 लाल नाव", "красная лодка کشتی قرمز 빨간 배 लाल नाव"),
+        ("2只狗dog", "2 只 狗 dog"),
+    ],
+)
+def test_without_spaces_a_character_with_its_marks_is_a_word(eastern, tokenizer, caption, words):
+    assert words_of(eastern, caption) == words.split()
+    masked = hide(eastern.encode([caption], 100), share=0.0)[1]
+    assert 1 <= (masked != NOT_MASKED).sum() <= 15  # one word's tokens
+    if caption.startswith("a red"):  # control: where there are spaces, the tokenizer of English has the same words
+        assert words_of(tokenizer, caption) == words.split()
+
+
+def test_the_rule_for_scripts_without_spaces_leaves_other_tokenizers_as_they_were(tokenizer, captions, eastern):
+    rules = lambda learned: json.loads(learned.to_dict()["engine"])["pre_tokenizer"]["pretokenizers"]  # noqa: E731
+    assert [rule["type"] for rule in rules(tokenizer)] == ["Whitespace", "ByteLevel"]
+    assert [rule["type"] for rule in rules(eastern)] == ["Whitespace", "Split", "ByteLevel"]
+    assert Tokenizer.train([*captions, "un café, красная, 빨간"], 600, "").to_dict()["engine"].count("Split") == 0
+    assert Tokenizer.train([*captions, "犬"], 600, "").to_dict()["engine"].count("Split") == 1
+    assert words_of(tokenizer, "红色的船") == ["红色的船"]
+
+
+def test_control_characters_are_white_space(tokenizer):
+    odd, plain = "a\x07red\x1b\x7fdog\x85", "a red  dog "
+    one, other = (tokenizer.encode([caption], CONTEXT) for caption in (odd, plain))
+    assert torch.equal(one.ids, other.ids) and one.spans == other.spans
+    assert Tokenizer.train([odd] * 3, 300, "").fingerprint == Tokenizer.train([plain] * 3, 300, "").fingerprint
+    with pytest.raises(LclError, match="caption 0 is empty"):
+        tokenizer.encode(["\x07\x1b"], CONTEXT)
+    assert not torch.equal(tokenizer.encode(["a\u200bdog"], CONTEXT).ids, tokenizer.encode(["a dog"], CONTEXT).ids)
+
+
+@pytest.mark.parametrize("length", [8, 12, 16, CONTEXT])
+def test_captions_that_are_cut_are_counted(tokenizer, captions, length):
+    whole, cut = tokenizer.encode(captions, 1000).mask.sum(1), tokenizer.encode(captions, length).mask.sum(1)
+    assert tokenizer.count_cut(captions, length) == (whole != cut).sum() == (whole > length).sum()
+    fits = captions[int(whole.argmin())]
+    longest = int(whole.min())
+    assert tokenizer.count_cut([fits] * 5000, longest) == 0 and tokenizer.count_cut([fits] * 5000, longest - 1) == 5000
+    assert tokenizer.count_cut([], length) == 0
+
+
+# --- words that were not in the training
+
+
+def test_unseen_words_are_those_that_no_caption_had(tokenizer, captions):
+    assert all(tokenizer.unseen(caption) == [] for caption in captions[:200])
+    assert tokenizer.unseen("A qwzx, a Dog; and a Qwzx!") == ["qwzx"]
+    assert tokenizer.unseen("?! ...") == []
+    every = set(tokenizer.training_words)
+    assert len(every) == len(tokenizer.training_words) and not any(word in tokenizer.unseen(word) for word in every)
+    assert {"a"} <= every and "," not in every
+    counts = [sum(word in words_of(tokenizer, caption.lower()) for caption in captions) for word in list(every)[:3]]
+    assert min(counts) > 0
+
+
+def test_words_are_kept_the_most_frequent_first_up_to_a_bound(monkeypatch):
+    monkeypatch.setattr("lcl.models.tokenizer.MAX_TRAINING_WORDS", 2)
+    learned = Tokenizer.train(["b b b a a c"], 300, "")
+    assert learned.training_words == ("b", "a") and learned.unseen("a b c") == ["c"]
+
+
+def test_without_saved_words_a_word_of_several_tokens_counts_as_rare_or_unseen(tokenizer, captions):
+    old = Tokenizer.from_dict(tokenizer.to_dict())
+    assert old.training_words is None and "words" not in old.to_dict(words=True)
+    assert old.unseen("a qwzx") == ["qwzx"] and old.unseen("a") == []
+    assert old.fingerprint == tokenizer.fingerprint
+    tokens = old.encode(captions[:100], 1000)
+    for row, caption in enumerate(captions[:100]):
+        split = [word for word in range(len(tokens.spans[row])) if (tokens.words[row] == word).sum() > 1]
+        wanted = dict.fromkeys(caption[slice(*tokens.spans[row][word])] for word in split)
+        assert old.unseen(caption) == [word for word in wanted if any(letter.isalnum() for letter in word)]
 
 
 # --- masking words
