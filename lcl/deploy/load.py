@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Engine
 from lcl import storage
 from lcl.config import TEMPLATES, LclError, ModelConfig, from_dict, need, require
 from lcl.deploy.inputs import find_pictures, split_images, to_array, to_pixels, to_texts
-from lcl.models.tokenizer import PAD, SPECIAL
+from lcl.models.tokenizer import PAD, SPECIAL, clean
 
 FORMAT, OLD_FORMAT = "lcl-onnx-2", "lcl-onnx-1"  # version 0.1's has neither logit_scale nor tokenizer.json
 IMAGE, TEXT, TOKENIZER, DESCRIPTION = "image.onnx", "text.onnx", "tokenizer.json", "towers.json"
@@ -107,14 +107,15 @@ class Model:
             names = range(len(v))
             fits = len(v) > 0 and v.shape[1] == self.embed_dim and bool(np.isfinite(v).all())
             require(fits, f"embeddings must be (N, {self.embed_dim}) without NaN; these are {v.shape}.")
-        cosines = _normalise(v) @ wanted[0]  # (N,)
-        return [(names[row], float(cosines[row])) for row in np.argsort(-cosines, kind="stable")[:k]]
+        return nearest(names, _normalise(v), wanted[0], k)
 
     def _embed_folder(self, folder: Path) -> tuple[Sequence[str], np.ndarray]:
         if self.clip is not None:
             from lcl.deploy.gallery import open_gallery
 
             gallery = open_gallery(folder, self.clip)  # embeddings are cached
+            for warning in gallery.warnings:
+                log.warning("%s", warning)
             if gallery.faults:
                 log.warning("left out of the search in %s: %s", folder, gallery.faults)
             return gallery.names, gallery.v.numpy()
@@ -126,6 +127,17 @@ class Model:
                 log.warning("left out of the search: %s", reason)
         require(bool(found), f"none of the pictures in {folder} can be read.")
         return list(found), np.stack(list(found.values()))
+
+
+def nearest(names: Sequence, v: np.ndarray, query: np.ndarray, k: int) -> list[tuple[Any, float]]:
+    """The k names nearest to a query, the nearest first, each with its cosine; of equally near ones the first comes first.
+
+    Args:
+        names: N. v: (N, d) float, L2-normalised. query: (d,), likewise.
+        k: how many, 1 or more.
+    """
+    cosines = v @ query  # (N,)
+    return [(names[row], float(cosines[row])) for row in np.argsort(-cosines, kind="stable")[:k]]
 
 
 def _in_batches(items: list, encode: Callable[[list], np.ndarray]) -> np.ndarray:
@@ -178,7 +190,7 @@ def _load_onnx(folder: Path) -> Model:
         raise LclError(f"{folder / DESCRIPTION} is damaged ({error!r} is missing or wrong); export again.") from None
 
     def encode_texts(texts: list[str]) -> np.ndarray:
-        rows = engine.encode_batch(texts)
+        rows = engine.encode_batch([clean(text) for text in texts])
         ids, mask = np.array([row.ids for row in rows], np.int64), np.array([row.attention_mask for row in rows], bool)  # (n, L)
         return text.run(None, {"ids": ids, "mask": mask})[0]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import shutil
 import time
 
 import pytest
@@ -80,12 +81,95 @@ def test_what_did_not_change_is_not_looked_at_again(photos, model, few_world, mo
     (photos / "new.png").write_bytes((photos / "02.png").read_bytes())
     (photos / "04.png").unlink()
     again = open_gallery(photos, model)
-    assert again.fresh == 2 and "04.png" not in again.names and len(again.names) == 20
+    assert again.fresh == 1 and "04.png" not in again.names and len(again.names) == 20
     rows = {name: again.v[row] for row, name in enumerate(again.names)}
     assert not torch.equal(rows["01.png"], first.v[0])
     torch.testing.assert_close(rows["new.png"], rows["02.png"])
     assert open_gallery(photos, untrained(1).eval()).fresh == 20  # another model sees with other eyes
     assert sorted(path.name for path in photos.iterdir() if path.is_dir()) == ["more"]  # nothing is written there
+
+
+def by_name(gallery):
+    return dict(zip(gallery.names, gallery.v, strict=True))
+
+
+def test_a_moved_or_renamed_folder_is_not_embedded_again(photos, model, tmp_path):
+    first = by_name(open_gallery(photos, model))
+    shutil.copytree(photos, tmp_path / "copy")  # without the times
+    photos.rename(tmp_path / "album")
+    (tmp_path / "album" / "01.png").rename(tmp_path / "album" / "renamed.png")
+    (tmp_path / "above").mkdir()
+    (tmp_path / "album").rename(tmp_path / "above" / "album")
+    for folder in (tmp_path / "copy", tmp_path / "above" / "album", tmp_path / "above"):
+        again = open_gallery(folder, model)
+        assert again.fresh == 0 and len(again.names) == 20
+        for name, row in by_name(again).items():
+            name = name.removeprefix("album/").replace("renamed", "01")
+            assert torch.equal(row, first[name])
+
+
+def test_pictures_that_are_cached_under_their_name_are_not_read_and_others_are(photos, model, monkeypatch, tmp_path):
+    open_gallery(photos, model)
+    read, real = [], searching.read_file
+    monkeypatch.setattr(searching, "read_file", lambda path: read.append(path.name) or real(path))
+    open_gallery(photos, model)
+    assert read == []
+    os.utime(photos / "01.png")
+    assert open_gallery(photos, model).fresh == 0 and read == ["01.png"]
+    assert open_gallery(photos, model).fresh == 0 and read == ["01.png"]  # its new time is cached
+
+
+@pytest.mark.parametrize("change", ["size", "time", "content alone", "swapped names"])
+def test_a_changed_picture_is_embedded_again(photos, model, few_world, change):
+    first = by_name(open_gallery(photos, model))
+    one, other = photos / "01.png", photos / "02.png"
+    old, data = one.stat(), one.read_bytes()
+    new = png(few_world.pairs("new_scenes", [77]).images[0])
+    if change != "size":  # equal sizes: bytes after a PNG's end mean nothing
+        size = max(len(data), len(new)) + 9
+        one.write_bytes(data.ljust(size, b"."))
+        first, old = by_name(open_gallery(photos, model)), one.stat()
+        new = new.ljust(size, b".")
+    if change == "swapped names":
+        other.write_bytes(new)
+        before = by_name(open_gallery(photos, model))
+        for path in (one, other):
+            os.utime(path, ns=(1, 1))
+        one.rename(photos / "x"), other.rename(one), (photos / "x").rename(other)
+        again = open_gallery(photos, model)
+        assert again.fresh == 0 and torch.equal(by_name(again)["01.png"], before["02.png"])
+        assert torch.equal(by_name(again)["02.png"], before["01.png"])
+        return
+    one.write_bytes(new)
+    if change == "content alone":
+        os.utime(one, ns=(old.st_atime_ns, old.st_mtime_ns))
+        assert [one.stat().st_size, one.stat().st_mtime_ns] == [old.st_size, old.st_mtime_ns]
+    again = open_gallery(photos, model)
+    assert again.fresh == 1 and not torch.equal(by_name(again)["01.png"], first["01.png"])
+    assert all(torch.equal(row, first[name]) for name, row in by_name(again).items() if name != "01.png")
+
+
+def test_the_cache_belongs_to_a_model_its_config_and_the_code(photos, monkeypatch):
+    model = untrained(0).eval()
+    assert open_gallery(photos, model).fresh == 20 and open_gallery(photos, untrained(0).eval()).fresh == 0
+    assert open_gallery(photos, untrained(1).eval()).fresh == 20
+    larger = untrained(0).eval()  # equal weights, another size of the pictures
+    larger.config = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, image_size=96))
+    assert open_gallery(photos, larger).fresh == 20 and open_gallery(photos, model).fresh == 0
+    monkeypatch.setattr(searching, "CODE", searching.CODE + 1)
+    assert open_gallery(photos, model).fresh == 20
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning_and_not_the_answer(photos, model, tokenizer, tmp_path, monkeypatch):
+    expected = open_gallery(photos, model)
+    assert expected.warnings == ()
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("LCL_DATA", str(tmp_path / "a file" / "data"))
+    found = open_gallery(photos, model)
+    assert found.fresh == 20 and torch.equal(found.v, expected.v)
+    (warning,) = found.warnings
+    assert "LCL_DATA" in warning and "Not a directory" in warning and "\n" not in warning and warning.endswith(".")
+    assert search(found, model, tokenizer, "a red boat") == search(expected, model, tokenizer, "a red boat")
 
 
 def test_what_is_kept_and_damaged_is_made_again(photos, model):
