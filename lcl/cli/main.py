@@ -1,5 +1,5 @@
-"""The command line, also as `python -m lcl`: `data`, `banks`, `neighbours`, `train`, `evaluate`, `search`, `export`,
-`diagnose`."""
+"""The command line, also as `python -m lcl`: `data`, `banks`, `neighbours`, `train`, `evaluate`, `search`, `embed`,
+`export`, `diagnose`."""
 
 import contextlib
 import logging
@@ -26,6 +26,7 @@ from lcl.cli.common import (
     open_pairs,
 )
 from lcl.cli.data import data_app
+from lcl.cli.search import embed, search
 from lcl.cli.train import train
 from lcl.config import LclError, get_profile, require
 
@@ -157,40 +158,8 @@ def evaluate(run: RunArgument, pictures: PicturesOption = None, data: DataOption
     print("equal to metrics.json" if metrics == saved.metrics else "differs from metrics.json: another machine or version")
 
 
-@app.command()
-def search(
-    words: Annotated[str, typer.Argument(help="What to look for.")],
-    folder: Annotated[Path, typer.Argument(help="Where the pictures are.")],
-    run: Annotated[Path, typer.Option(help="The folder of a finished run, or of exported towers.")],
-    k: Annotated[int, typer.Option("--k", "-k", help="How many pictures.", min=1)] = 5,
-    save: Annotated[Path | None, typer.Option(help="Write the pictures found to this PNG.")] = None,
-) -> None:
-    """Find the pictures of a folder that match some words best.
-
-    The first search embeds every picture; later ones embed only new and changed pictures.
-    """
-    from lcl.data.shards import tell
-    from lcl.deploy.gallery import open_gallery
-    from lcl.deploy.gallery import search as find
-    from lcl.models.clip import load_model
-
-    model, tokenizer = load_model(run)
-    with bar("embedding", "picture", delay=1) as progress:
-        gallery = open_gallery(folder, model, progress.update)
-    started = time.perf_counter()
-    found = find(gallery, model, tokenizer, words, k)
-    took = time.perf_counter() - started
-    for name, cosine in found:
-        print(f"{cosine:6.3f}  {name}")
-    left_out = f"; left out: {tell(gallery.faults)}" if gallery.faults else ""
-    print(f"{len(gallery.names):,} pictures, {gallery.fresh:,} of them new; searched in {1000 * took:.0f} ms{left_out}")
-    if save:
-        from lcl import storage
-        from lcl.course import plots
-
-        images = gallery.images([name for name, _ in found], model.config.vision.image_size)
-        storage.write_bytes(save, plots.to_png(plots.grid(images, [f"{cosine:.2f}" for _, cosine in found], columns=5)))
-        print(f"wrote {save}")
+app.command()(search)
+app.command()(embed)
 
 
 @app.command()

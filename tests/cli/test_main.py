@@ -67,7 +67,7 @@ def is_one_sentence(text: str) -> bool:
     return text.startswith("error: ") and text.count("\n") == 1 and len(text) < 600
 
 
-COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "search", "export", "diagnose"]
+COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "search", "embed", "export", "diagnose"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
