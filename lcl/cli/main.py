@@ -191,7 +191,7 @@ def export(
 def _export_onnx(folder: Path, saved, int8: bool) -> None:
     """Write a run's towers as ONNX, and compare them with torch on pairs of the run's own data."""
     from lcl.data.collection import open_dataset
-    from lcl.deploy.onnx import export_onnx, to_int8
+    from lcl.deploy.onnx import describe_recall_drop, export_onnx, to_int8
 
     source = open_dataset(saved.profile, saved.pictures_folder, saved.shards_folder)
     rows = source.validation(64)
@@ -202,6 +202,7 @@ def _export_onnx(folder: Path, saved, int8: bool) -> None:
         if int8:
             rows = source.train(min(256, saved.profile.training.pairs))
             to_int8(Path(between), folder, rows.take(range(len(rows))).images)
+            print(describe_recall_drop(Path(between), folder, saved.tokenizer, source.validation(1000)))
 
 
 @app.command()

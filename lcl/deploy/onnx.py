@@ -10,6 +10,7 @@ import tempfile
 import types
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from torch import nn
 
 from lcl import storage
 from lcl.config import LclError, need, require, to_dict
+from lcl.data.base import DatasetView
 from lcl.deploy.load import DESCRIPTION, FORMAT, IMAGE, TEXT, TOKENIZER, make_engine, open_sessions, read_description
+from lcl.eval.metrics import ranks
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import PAD, SPECIAL, Tokenizer, Tokens
 
@@ -180,3 +183,61 @@ def to_int8(source: Path, folder: Path, images: torch.Tensor) -> None:
         if (source / name).exists():  # an export of version 0.1 has neither
             storage.write_bytes(folder / name, (source / name).read_bytes())
     _describe(folder, about)
+
+
+@dataclass(frozen=True)
+class RecallDrop:
+    """recall@1 before and after quantisation, mean of both directions, 0 to 1.
+
+    Attributes:
+        pairs: number of held-out pairs, among which was searched.
+        before, after: of the float32 and of the int8 towers.
+        margin: half the width of the 95 % confidence interval of their difference, from the differences of single pairs.
+    """
+
+    pairs: int
+    before: float
+    after: float
+    margin: float
+
+    def __str__(self) -> str:
+        change, low, high = (100 * (self.after - self.before + part) for part in (0, -self.margin, self.margin))
+        values = f"{self.before:.1%} in float32, {self.after:.1%} in int8"
+        return f"recall@1 on {self.pairs:,} held-out pairs: {values} ({change:+.1f} points, 95 % CI {low:+.1f} to {high:+.1f})"
+
+
+def recall_drop(source: Path, folder: Path, tokenizer: Tokenizer, rows: DatasetView) -> RecallDrop:
+    """Measure what quantisation costs.
+
+    Args:
+        source, folder: the ONNX folders before and after.
+        tokenizer: of the model.
+        rows: pairs that the training did not see, 2 or more.
+
+    Raises:
+        LclError: for fewer pairs, or pairs that cannot be read.
+    """
+    require(len(rows) >= 2, f"{len(rows)} held-out pairs are too few to search among; 2 are the fewest")
+    length, found = read_description(Path(source))["model"]["language"]["context_length"], []
+    pairs = rows.take(range(len(rows)))
+    for towers in (open_towers(source), open_towers(folder)):
+        parts = [
+            towers.run(images, tokenizer.encode(pairs.captions[start : start + len(images)], length))
+            for start, images in zip(range(0, len(pairs.captions), 64), pairs.images.split(64), strict=True)
+        ]
+        v, t = (torch.cat(side) for side in zip(*parts, strict=True))  # (N, d) each
+        found.append(((ranks(v @ t.T) == 0).double() + (ranks(t @ v.T) == 0).double()) / 2)  # (N,)
+    before, after = found
+    margin = 1.96 * (after - before).std() / len(rows) ** 0.5
+    return RecallDrop(len(rows), before.mean().item(), after.mean().item(), margin.item())
+
+
+def describe_recall_drop(source: Path, folder: Path, tokenizer: Tokenizer, rows: DatasetView) -> str:
+    """`recall_drop` in a sentence, or the reason why it was not measured."""
+    try:
+        drop = recall_drop(source, folder, tokenizer, rows)
+    except LclError as reason:
+        hint = "to measure it, make the data that the run was trained on readable and export again"
+        return f"the drop in recall@1 from float32 to int8 was not measured ({str(reason).rstrip('.')}); {hint}."
+    own = rows.description.get("data") == tokenizer.data
+    return f"{drop}" + ("" if own else "; these pairs are of another data set than those of the training")

@@ -509,6 +509,7 @@ def test_towers_go_to_onnx_in_full_or_in_int8(lightclip, small_world):
     for name, options, close in (("onnx", ["--onnx"], 1 - 1e-5), ("int8", ["--onnx", "--int8"], 0.95)):
         done = lcl("export", runs / "light", runs / name, *options)
         assert done.code == 0 and "ONNX and torch differ by" in done.out
+        assert ("recall@1 on 1,000 held-out pairs: " in done.out) == ("--int8" in options)
         assert sorted(path.name for path in (runs / name).iterdir()) == ONNX_FILES
         answers = open_towers(runs / name).run(pairs.images, tokens)
         assert all((mine * theirs).sum(1).min() > close for mine, theirs in zip(answers, (v, t), strict=True))

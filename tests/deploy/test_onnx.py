@@ -1,5 +1,7 @@
 """Towers without torch: the same answers for any batch and length, in int8 in less than half the size; damage is noticed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import untrained
@@ -7,6 +9,8 @@ from conftest import untrained
 from lcl import storage
 from lcl.config import LclError
 from lcl.deploy import onnx
+from lcl.eval.metrics import embed, recall_at_k
+from lcl.models.tokenizer import Tokenizer
 
 PAIRS = range(24)
 
@@ -68,6 +72,46 @@ def test_int8_takes_less_than_half_and_points_the_same_way(exported, small_world
     for mine, theirs in zip(*answers, strict=True):
         assert (mine * theirs).sum(1).min() > 0.95 and not torch.equal(mine, theirs)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def rounded(exported, small_world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    onnx.to_int8(exported[0], folder, small_world.pairs("train", PAIRS).images)
+    return folder
+
+
+def test_the_drop_in_recall_is_that_of_the_embeddings(exported, rounded, small_world, tokenizer):
+    folder, model, _ = exported
+    rows = small_world.validation(70)  # more than one batch
+    pairs = rows.take(range(70))
+    drop = onnx.recall_drop(folder, rounded, tokenizer, rows)
+    v, t = embed(model, tokenizer, pairs)
+    assert drop.pairs == 70 and drop.before == pytest.approx((recall_at_k(v @ t.T, 1) + recall_at_k(t @ v.T, 1)) / 2, abs=0.03)
+    v, t = onnx.open_towers(rounded).run(pairs.images, tokenizer.encode(pairs.captions, 48))
+    assert drop.after == pytest.approx((recall_at_k(v @ t.T, 1) + recall_at_k(t @ v.T, 1)) / 2, abs=0.03)
+    same = onnx.recall_drop(folder, folder, tokenizer, rows)  # control: nothing was rounded
+    assert (same.before, same.after, same.margin) == (drop.before, drop.before, 0)
+
+
+def test_a_tower_that_was_destroyed_drops(exported, small_world, tokenizer, monkeypatch):
+    """Float towers that match every pair, and int8 towers that match pair 0 alone."""
+    rows, eye = small_world.validation(16), torch.eye(16)
+    answers = iter([(eye, eye), (torch.zeros(16, 16), eye)])
+    monkeypatch.setattr(onnx, "open_towers", lambda folder: SimpleNamespace(run=lambda *_: next(answers)))
+    drop = onnx.recall_drop(exported[0], exported[0], tokenizer, rows)
+    assert (drop.pairs, drop.before, drop.after) == (16, 1.0, pytest.approx(1 / 16))
+    assert str(drop).startswith("recall@1 on 16 held-out pairs: 100.0% in float32, 6.2% in int8 (-93.8 points, 95 % CI -10")
+    assert drop.margin == pytest.approx(1.96 * 0.25 / 4, abs=1e-6)  # 15 differences of -1 and one of 0
+
+
+def test_the_drop_is_told_or_why_it_is_not(exported, rounded, small_world, tokenizer):
+    told = onnx.describe_recall_drop(exported[0], rounded, tokenizer, small_world.validation(16))
+    assert told == str(onnx.recall_drop(exported[0], rounded, tokenizer, small_world.validation(16)))
+    other = Tokenizer.from_dict(tokenizer.to_dict() | {"data": "other"})
+    assert "another data set" in onnx.describe_recall_drop(exported[0], rounded, other, small_world.validation(16))
+    few = onnx.describe_recall_drop(exported[0], rounded, tokenizer, small_world.validation(1))
+    assert "was not measured (1 held-out pairs are too few" in few and few.endswith("export again.") and "%" not in few
 
 
 def test_damaged_and_missing_towers_are_refused(exported, tmp_path):
