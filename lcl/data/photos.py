@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
-import warnings
+import re
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +18,18 @@ from lcl.models.tokenizer import MAX_WORDS
 if TYPE_CHECKING:
     import torch  # at run time only in `decode_image`: ONNX folders are opened without torch
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # those alone: Pillow knows others that start programs or hide bombs
-MAX_BYTES = 32 * 2**20  # of a picture's file
-MAX_PIXELS = 50 * 2**20  # of a picture; decoded it takes up to four bytes each
+# The only formats that are opened: Pillow knows others that start programs. HEIF needs pillow-heif.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")  # of these formats' files
+MAX_BYTES = 32 * 2**20  # of an image file
+MAX_PIXELS = 50 * 2**20  # of an image as it is decoded, at up to four bytes a pixel
+MAX_DRAFT_PIXELS = 2**28  # of a JPEG that is decoded at a reduced scale, which takes memory for the reduced pixels only
+MAX_PROGRESSIVE_PIXELS = 2**26  # of a progressive JPEG: libjpeg holds all its coefficients, at any scale
 SIDES = (8, 16_384)  # pixels
 MAX_ASPECT = 16  # of a longer side to the shorter; cut to a square, less than a sixteenth would be left
 MAX_CAPTION_BYTES = 16_384
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+CONTROL = re.compile(r"[\x01-\x1f\x7f-\x9f]")  # NUL is not among them: it is a sign of UTF-16, or of a file that is no text
 
 
 class BadSample(Exception):
@@ -45,51 +54,95 @@ def decode_image(data: bytes, size: int) -> torch.Tensor:
 
 
 def decode_pixels(data: bytes, size: int) -> np.ndarray:
-    """A picture's file, of any of FORMATS, to its middle square at `size` pixels a side: (size, size, 3) uint8.
+    """Decode an image file, of any of FORMATS, to its middle square.
 
-    Grey, palette, CMYK and 16-bit pictures become RGB, what is transparent white; of a moving one the first frame counts.
-    A JPEG is decoded at the smallest scale that is large enough, which is what makes this fast.
-    Raises BadSample, with the reason, for anything that is not whole, too large or too small.
+    Grey, palette, CMYK and 16-bit images become RGB; transparent pixels become white; an animation gives its first frame.
+    A JPEG is decoded at the smallest scale that is large enough, so a large photo is fast, and its size is limited after
+    that. 16-bit grey values are divided by 65535, whatever values an image holds, so that all images of a data set are scaled
+    alike. 32-bit integers and floats have no common range and are refused.
+
+    Args:
+        data: the file's bytes.
+        size: side of the result in pixels.
+
+    Returns:
+        (size, size, 3) uint8.
+
+    Raises:
+        BadSample: with the reason, for an image that is incomplete, too large or too small.
     """
     if len(data) > MAX_BYTES:
         raise BadSample("image: file too large")
-    try:
-        with warnings.catch_warnings(category=Image.DecompressionBombWarning, action="error"):
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise BadSample("image: too large") from None
-    except Exception:  # a file from outside can make a decoder fail in any way
-        raise BadSample("image: not a picture") from None
-    return middle_square(image, size)
+    return middle_square(_open(data), size)
+
+
+def _open(data: bytes) -> Image.Image:
+    """`Image.open` for FORMATS, without its limit of pixels.
+
+    That limit counts a JPEG before it is scaled down, and its warning is switched off only by state that all threads share.
+    """
+    heif = data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
+    if heif and "HEIF" not in Image.OPEN:
+        with contextlib.suppress(Exception):  # not installed, or not able to start
+            importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    for name in FORMATS:
+        opener, accepts = Image.OPEN.get(name, (None, None))
+        try:  # a plug-in says with a text that it lacks its library
+            if opener and (accepts is None or accepts(data[:16]) is True):
+                return opener(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # Pillow's own way of saying that it is another format
+        except Exception:  # a file from outside can make a decoder fail in any way
+            break
+    if heif and "HEIF" not in Image.OPEN:
+        raise BadSample("image: HEIC (pip install pillow-heif)")
+    raise BadSample("image: not a picture")
 
 
 def middle_square(image: Image.Image, size: int) -> np.ndarray:
-    """A picture that Pillow opened, loaded or not, to its middle square: (size, size, 3) uint8. See `decode_pixels`."""
+    """Decode an image that Pillow opened, loaded or not, to its middle square: (size, size, 3) uint8. See `decode_pixels`."""
     width, height = image.size
-    if not (SIDES[0] <= min(width, height) and max(width, height) <= SIDES[1]):
-        raise BadSample("image: too small" if min(width, height) < SIDES[0] else "image: too large")
-    if width * height > MAX_PIXELS:
+    if min(width, height) < SIDES[0]:
+        raise BadSample("image: too small")
+    if width * height > (MAX_PROGRESSIVE_PIXELS if image.info.get("progressive") else MAX_DRAFT_PIXELS):
         raise BadSample("image: too large")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadSample("image: too long and thin")
     try:
         image.draft("RGB", (size, size))  # a JPEG at a half, a quarter or an eighth, never below `size`; nothing for others
+    except Exception:
+        raise BadSample("image: not whole") from None
+    if image.width * image.height > MAX_PIXELS or max(image.size) > SIDES[1]:
+        raise BadSample("image: too large")
+    try:
         image.load()
-        image = _rgb(ImageOps.exif_transpose(image) if "exif" in image.info else image)  # as the camera was held
+        _turn_upright(image)
+        image = _rgb(image)
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    except BadSample:
+        raise
     except Exception:
         raise BadSample("image: not whole") from None
     return np.array(image)  # (H, W, 3)
 
 
+def _turn_upright(image: Image.Image) -> None:
+    """Turn an image as the camera was held, wherever Pillow finds that: EXIF, PNG's eXIf chunk, XMP, TIFF's tags."""
+    with contextlib.suppress(Exception):  # damaged metadata: the pixels are as good as before
+        ImageOps.exif_transpose(image, in_place=True)
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits a pixel or more: Pillow would cut them off at 255
-        values = np.asarray(image, np.float64)
-        whole = 65_535 if values.max() > 255 else 255
-        return Image.fromarray((values.clip(0, whole) / whole * 255).round().astype(np.uint8)).convert("RGB")
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # as older Pillows call it
+    if sixteen:  # Pillow's own conversion would cut the values off at 255
+        values = np.asarray(image, np.float64).clip(0, 65_535)
+        return Image.fromarray((values / 65_535 * 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I") or image.mode == "F":
+        raise BadSample("image: 32-bit values without a range (save it with 8 or 16 bits)")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -97,19 +150,29 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def read_caption(data: bytes | str | None) -> str:
-    """A caption from outside, with normalised white space. Raises BadSample if it is empty, no text, or too long."""
+    """Check a caption from outside, and normalise its white space; control characters count as white space.
+
+    Args:
+        data: UTF-8 bytes, with or without a byte order mark, or text.
+
+    Returns:
+        The caption, without white space at its ends and with single spaces inside.
+
+    Raises:
+        BadSample: if it is missing, empty (also "nan", "none" and "null"), not text (also if it holds a NUL), or too long.
+    """
     if data is None:
         raise BadSample("caption: missing")
     if len(data) > MAX_CAPTION_BYTES:
         raise BadSample("caption: too long")
     try:
-        text = data.decode("utf-8") if isinstance(data, bytes) else data
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         text.encode("utf-8")  # half a character, as broken JSON holds, is none
     except UnicodeError:
         raise BadSample("caption: not text") from None
-    if any(ord(letter) < 32 and letter not in "\t\n\r" for letter in text):
+    if "\0" in text:
         raise BadSample("caption: not text")
-    text = " ".join(text.split())
+    text = " ".join(CONTROL.sub(" ", text).split())
     if not text or text.lower() in ("nan", "none", "null"):  # what tables write for a missing value
         raise BadSample("caption: empty")
     if len(text.split()) > MAX_WORDS:

@@ -1,7 +1,11 @@
 """Pictures and captions from outside: what is accepted, how it becomes pixels, and what is refused by which name."""
 
+import concurrent.futures
 import io
 import struct
+import sys
+import types
+import warnings
 import zlib
 
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from lcl.data.photos import MAX_ASPECT, MAX_CAPTION_BYTES, BadSample, decode_image, read_caption
 
@@ -66,6 +70,52 @@ def test_sixteen_bits_keep_their_range():
     assert (found - torch.from_numpy(ramp / 257.0).float()).abs().max() <= 1
 
 
+def sixteen_bits(most: int, form: str = "PNG") -> bytes:
+    """A ramp from 0 to `most` in 16 bits a pixel."""
+    file = io.BytesIO()
+    Image.fromarray(np.linspace(0, most, 32 * 32).reshape(32, 32).astype(np.uint16)).save(file, form)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("most", [200, 4095, 65_535])
+def test_sixteen_bit_images_are_scaled_alike_whatever_they_hold(form, most):
+    assert pixels(sixteen_bits(most, form), 32).max() == round(most / 257)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "AVIF"])
+def test_formats_of_scanners_and_browsers_are_read(form):
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    data = picture(size=(48, 32), form=form, **({"quality": 95} if form == "AVIF" else {}))
+    expected = pixels(picture(size=(48, 32)), 32).float()
+    assert (pixels(data, 32).float() - expected).abs().mean() < 4
+
+
+def test_heic_is_read_where_its_plug_in_is_installed(monkeypatch):
+    def register():
+        Image.register_open("HEIF", lambda file, name: Image.new("RGB", (20, 20), "red"), lambda prefix: prefix[4:8] == b"ftyp")
+
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
+    assert pixels(b"\0\0\0\x18ftypheic" + b"\0" * 50)[:, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(("size", "options"), [((9000, 6750), {}), ((16_400, 8200), {}), ((8000, 6000), {"progressive": True})])
+def test_a_phones_large_jpeg_is_scaled_down_before_its_size_counts(size, options):
+    file = io.BytesIO()
+    Image.new("RGB", size, (200, 60, 40)).save(file, "JPEG", quality=60, **options)
+    assert (pixels(file.getvalue(), 64).float().mean((1, 2)) - torch.tensor([200.0, 60, 40])).abs().max() < 3
+
+
+def test_decoding_in_threads_leaves_the_filters_of_warnings_as_they_were():
+    before = list(warnings.filters)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(lambda data: decode_image(data, 16), [JPEG] * 200))) == 200
+    assert warnings.filters == before
+
+
 def test_what_is_transparent_is_white_and_a_moving_picture_shows_its_first_frame():
     file = io.BytesIO()
     Image.new("RGBA", (20, 20), (10, 20, 30, 0)).save(file, "PNG")
@@ -76,15 +126,37 @@ def test_what_is_transparent_is_white_and_a_moving_picture_shows_its_first_frame
     assert pixels(file.getvalue())[:, 8, 8].tolist() == [255, 0, 0]
 
 
-def test_a_photo_stands_as_the_camera_was_held():
+def exif_of(orientation: int) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by a quarter
-    half = Image.new("RGB", (32, 32), "black")
-    half.paste("white", (0, 0, 16, 32))  # the left is white; turned, the top is
+    exif[0x0112] = orientation
+    return exif
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+QUARTER_TURN = {
+    "JPEG": {"exif": exif_of(6), "quality": 95},
+    "PNG": {"exif": exif_of(6)},
+    "WEBP": {"exif": exif_of(6), "lossless": True},
+    "TIFF": {"exif": exif_of(6)},
+    "JPEG with XMP": {"xmp": XMP, "quality": 95},
+    "WEBP with XMP": {"xmp": XMP, "lossless": True},
+}
+
+
+@pytest.mark.parametrize("name", QUARTER_TURN)
+def test_a_photo_stands_as_the_camera_was_held(name):
+    half = Image.new("RGB", (48, 32), "black")
+    half.paste("white", (0, 0, 24, 32))  # the left is white; turned, the top is
     file = io.BytesIO()
-    half.save(file, "JPEG", exif=exif, quality=95)
+    half.save(file, name.split()[0], **QUARTER_TURN[name])
     found = pixels(file.getvalue())[0].float()
     assert found[:6].mean() > 240 and found[-6:].mean() < 15
+
+
+def test_damaged_metadata_do_not_cost_the_image():
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, "JPEG", exif=b"Exif\0\0no TIFF header at all")
+    assert pixels(file.getvalue())[0].float().mean() > 240
 
 
 def bomb() -> bytes:
@@ -97,7 +169,14 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100_000)) + chunk(b"IEND", b"")
 
 
+def header(jpeg: bytes, width: int, height: int) -> bytes:
+    """A JPEG whose header states another size than its pixels have."""
+    at = next(at for marker in (b"\xff\xc0", b"\xff\xc2") if (at := jpeg.find(marker)) >= 0)
+    return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
+
+
 JPEG = picture(form="JPEG", size=(64, 64), quality=95)
+PROGRESSIVE = picture(form="JPEG", size=(64, 64), quality=95, progressive=True)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +185,12 @@ JPEG = picture(form="JPEG", size=(64, 64), quality=95)
         (b"", "not a picture"), (b"<html>404</html>", "not a picture"), (b"%!PS-Adobe-3.0 EPSF", "not a picture"),
         (JPEG[:-100], "not whole"), (JPEG[:100], "not a picture|not whole"), (picture()[:-40], "not whole"),
         (picture(size=(1, 1)), "too small"), (picture(size=(7, 100)), "too small"), (bomb(), "too large"),
-        (picture(size=(16_385, 8)), "too large"), (picture(size=(8 * MAX_ASPECT + 1, 8)), "long and thin"),
-        (JPEG + b"\0" * 33 * 2**20, "file too large"), (picture(form="TIFF"), "not a picture"),
+        (picture(size=(16_400, 1100)), "too large"), (picture(size=(8 * MAX_ASPECT + 1, 8)), "long and thin"),
+        (JPEG + b"\0" * 33 * 2**20, "file too large"), (picture(form="TGA"), "not a picture"),
+        (header(JPEG, 20_000, 14_000), "too large"), (header(PROGRESSIVE, 9_000, 9_000), "too large"),
+        (picture("F", form="TIFF"), "32-bit values"), (picture("I", form="TIFF"), "32-bit values"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 50, "HEIC .pip install pillow-heif"), (b"\0\0\0\x18ftypmif1" + b"\0" * 50, "HEIC"),
+        (b"\0\0\0\x18ftypmp42" + b"\0" * 50, "not a picture"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -130,7 +213,8 @@ def test_damage_is_refused_or_decoded_and_nothing_else_happens(data, draw):
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(b"a cat", "a cat"), ("  a\n cat\t", "a cat"), ("Zwölf Äpfel 🍎".encode(), "Zwölf Äpfel 🍎"), ("nankeen", "nankeen")],
+    [(b"a cat", "a cat"), ("  a\n cat\t", "a cat"), ("Zwölf Äpfel 🍎".encode(), "Zwölf Äpfel 🍎"), ("nankeen", "nankeen"),
+     (b"\x1b[31mred", "[31mred"), ("two\x0blines\x85three", "two lines three"), (b"\xef\xbb\xbfa cat", "a cat")],
 )
 def test_a_caption_is_read_and_tidied(given, expected):
     assert read_caption(given) == expected
@@ -140,7 +224,7 @@ def test_a_caption_is_read_and_tidied(given, expected):
     ("given", "reason"),
     [
         (None, "missing"), (b"", "empty"), (b"  \n ", "empty"), (b"NaN", "empty"), ("none", "empty"),
-        (b"\xff\xfe\x00", "not text"), (b"a\0cat", "not text"), ("\ud800", "not text"), (b"\x1b[31mred", "not text"),
+        (b"\xff\xfe\x00", "not text"), (b"a\0cat", "not text"), ("\ud800", "not text"), ("a cat\0", "not text"),
         ("a" * (MAX_CAPTION_BYTES + 1), "too long"), ("a " * 1001, "too long"),
     ],
 )  # fmt: skip
