@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,34 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder to fill beside `folder`; it takes that name at the end, and is removed after an error or ^C.
+
+    Raises:
+        LclError: if `folder` exists and is not empty, or cannot be made.
+    """
+    folder = Path(os.path.abspath(folder))
+    full = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    require(not full, f"{folder} exists and is not empty; remove it, or name another folder.")
+    beside = folder.parent / f".{folder.name}.{os.getpid()}"
+    try:
+        beside.mkdir(parents=True)
+    except OSError as error:
+        raise LclError(f"cannot write in {folder.parent}: {error.strerror}; choose another folder.") from None
+    try:
+        yield beside
+        try:
+            if folder.exists():
+                folder.rmdir()
+            beside.rename(folder)
+        except OSError as error:
+            raise LclError(f"cannot make the folder {folder}: {error.strerror}; choose another one.") from None
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:

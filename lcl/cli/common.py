@@ -18,10 +18,10 @@ PrecisionOption = Annotated[str, typer.Option(help="Of the frozen encoders: floa
 
 
 def bar(what: str, unit: str, total: int | None = None, **options):
-    """A progress bar with an estimate of the time left."""
+    """A progress bar with an estimate of the time left; without a terminal there is none, unless options say disable=False."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=unit, desc=what, dynamic_ncols=True, **options)
+    return tqdm(total=total, unit=unit, desc=what, dynamic_ncols=True, **{"disable": None} | options)
 
 
 def open_pairs(profile: Profile, pictures: Path | str | None, data: Path | str | None):

@@ -1,6 +1,5 @@
 """`lcl data`: show the scenes, and make shards of scenes, of your own pictures, or of CC3M."""
 
-import collections
 import time
 from pathlib import Path
 from typing import Annotated
@@ -55,29 +54,57 @@ OutOption = Annotated[Path, typer.Option(help="The folder to write the shards to
 
 @data_app.command("from-folder")
 def from_folder(
-    folder: Annotated[Path, typer.Argument(help="Where the pictures are.")],
-    captions: Annotated[Path, typer.Option(help="A .csv, .tsv or .jsonl with the columns image and caption.")],
+    folder: Annotated[Path, typer.Argument(help="Where the images are.")],
     out: OutOption,
+    captions: Annotated[
+        Path | None, typer.Option(help="A table of image paths and captions: .csv, .tsv, .txt, .jsonl, .ndjson, or .json (COCO).")
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="The column of image paths, if its name is not a usual one.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="The column of captions, likewise.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help='What separates the columns: one character, or "tab".')] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of the table, if neither UTF-8 nor UTF-16 with a mark.")] = None,
+    max_bad: Annotated[float, typer.Option(help="Share of the pairs that may be unusable.", min=0, max=1)] = 0.05,
 ) -> None:
-    """Make shards of your own pictures and captions.
+    """Make shards of your own images and captions.
 
-    Unusable pairs are counted and left out.
+    The table has one row per caption; captions of one image are gathered, also from lists. Without --captions, every line of a
+    .txt file beside an image is a caption; without such files, folders are classes ("a photo of a NAME").
+
+    Unusable pairs are left out and listed in OUT/rejected.csv. If they are more than --max-bad of all pairs and at least three,
+    or if no other is left, the command refuses and leaves nothing behind.
+
+    Limits. Files: 32 MiB. Images: at least 8 pixels a side, at most 16,384 a side, 50 Mi pixels and 16 times as long as wide; a
+    JPEG counts as it is scaled down, and has at most 256 Mi pixels (progressive: 64 Mi). Captions: 1,000 words and 16 KiB.
     """
-    from lcl.data.folders import read_table, samples_of_folder
-    from lcl.data.shards import check_share, tell
+    from lcl import storage
+    from lcl.data.folders import check_share, first_rejected, gather, rows_of_folder, samples, write_rejected
+    from lcl.data.shards import tell
+    from lcl.data.tables import TableOptions, read_table
     from lcl.data.writing import write_shards
 
-    faults: collections.Counter[str] = collections.Counter()
-    total = sum(1 for _ in read_table(captions))
-    require(not list(out.glob("*.tar")), f"there are shards in {out} already; name another folder.")
-    source = {"folder": str(folder.resolve()), "captions": captions.name}
-    with bar("writing", "pair", total) as progress:
-        tars = write_shards(out, samples_of_folder(folder, captions, faults), source, progress=progress.update)
-    rows = sum(tar["rows"] for tar in tars.values())
-    require(rows > 0, f"no pair of {captions} can be used: {tell(faults)}.")
-    print(f"{rows:,} pairs in {len(tars)} tars in {out}; left out: {tell(faults)}")
-    check_share(sum(faults.values()), rows, faults, str(captions))
-    _verify(out, accept=False)
+    if captions is None:
+        rows, what = rows_of_folder(folder)
+        print(f"took {what}")
+    else:
+        rows, what = read_table(captions, TableOptions(image_column, caption_column, delimiter, encoding)), str(captions)
+    with storage.fresh_folder(out) as fresh:
+        pairs = gather(folder, rows, str(captions or folder))
+        check_share(pairs, max_bad)
+        source = {"folder": str(folder.resolve()), "captions": captions.name if captions else what}
+        with bar("writing", "image", len(pairs.pictures)) as progress:
+            tars = write_shards(fresh, samples(pairs, max_bad, progress=progress.update), source)
+        check_share(pairs, max_bad)
+        _verify(fresh, accept=False)
+        write_rejected(fresh / "rejected.csv", pairs.rejected)
+    good, images = pairs.count - len(pairs.rejected), sum(tar["rows"] for tar in tars.values())
+    repeated = f" ({pairs.repeated:,} of them repeated)" if pairs.repeated else ""
+    print(f"{_number(good, 'pair')}{repeated} of {_number(images, 'image')} in {_number(len(tars), 'tar')} in {out}")
+    if pairs.rejected:
+        print(f"left out: {tell(pairs.faults)}; the first: {first_rejected(pairs)}; all are in {out / 'rejected.csv'}")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 @data_app.command("scenes")

@@ -24,8 +24,8 @@ from lcl import storage
 from lcl.config import LclError, Progress, require
 from lcl.data.duplicates import group_rows, near_duplicates
 from lcl.data.manifest import near_duplicates_grouped, read_manifest, source_of, write_manifest
-from lcl.data.photos import BadSample
-from lcl.data.tars import IMAGES, Contents, Place, captions_of, read_row, scan_tar
+from lcl.data.photos import EXTENSIONS, BadSample
+from lcl.data.tars import Contents, Place, captions_of, read_row, scan_tar
 
 INDEX_FORMAT = "lcl-shards-index-2"
 CODE = 1  # raise it when the same tars would give other rows than before
@@ -195,8 +195,8 @@ def _wanted(extensions: collections.Counter[str]) -> str:
     """What the samples without a picture have, and what a sample should have."""
     found = ", ".join(f".{name[:40]}" for name, _ in extensions.most_common(3))
     return (
-        f" Their members end in {found}; a sample is NAME.jpg (or {', '.join(IMAGES[1:])}) with NAME.txt or NAME.json, and NAME "
-        "has no dot."
+        f" Their members end in {found}; a sample is NAME.jpg (or {', '.join(EXTENSIONS[1:])}) with NAME.txt or NAME.json, "
+        "and NAME has no dot."
     )
 
 

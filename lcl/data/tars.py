@@ -15,9 +15,8 @@ import torch
 
 from lcl import storage
 from lcl.data.duplicates import caption_key, hash64, perceptual_hash, pixel_hash
-from lcl.data.photos import MAX_BYTES, MAX_CAPTION_BYTES, BadSample, decode_image, read_caption
+from lcl.data.photos import EXTENSIONS, MAX_BYTES, MAX_CAPTION_BYTES, BadSample, decode_image, read_caption
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 NAME = re.compile(r"((?:[^/]+/)*[^./][^/.]*)\.([^/]+)")  # WebDataset's: the key ends at the first point of the file's name
 BLOCK = tarfile.BLOCKSIZE
 SCANNED = 64  # pixels at which a scan decodes and compares pictures
@@ -197,7 +196,7 @@ def _anything(file: BinaryIO, start: int, end: int) -> bool:
 
 
 def _check(file: BinaryIO, sample: dict[str, tuple[int, int]]) -> Row:
-    extension = next((name for name in IMAGES if name in sample), None)
+    extension = next((name for name in EXTENSIONS if name in sample), None)
     if extension is None:
         raise BadSample("image: missing")
     if "txt" not in sample and "json" not in sample:

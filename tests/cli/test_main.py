@@ -22,10 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from lcl import __version__
 from lcl.config import get_profile
 from lcl.course.study import table, table_text
-from lcl.data import scenes
+from lcl.data import photos, scenes
 from lcl.deploy.onnx import open_towers
 from lcl.eval.metrics import embed, neighbour_purity
 from lcl.models.clip import Clip, load_model
+from lcl.models.tokenizer import MAX_WORDS
 from lcl.teachers import encoders
 from lcl.teachers.banks import Bank, open_bank
 from lcl.teachers.search import load_neighbours, nearest_neighbours
@@ -361,19 +362,76 @@ def test_scenes_are_written_as_shards_looked_at_and_noticed_when_cut(tmp_path, m
     assert is_one_sentence(other) and "made of something else" in other
 
 
-def test_ones_own_pictures_become_shards(tmp_path):
+@pytest.fixture
+def mine(tmp_path):
+    """Three images, a table of their captions, and a command that lacks the folder to write."""
     (tmp_path / "mine").mkdir()
     for number in range(3):
         Image.new("RGB", (20, 20), (number * 90, 0, 0)).save(tmp_path / "mine" / f"{number}.png")
     table = tmp_path / "mine.csv"
     table.write_text("image,caption\n0.png,black\n1.png,dark red\n2.png,red\n")
-    arguments = "data", "from-folder", tmp_path / "mine", "--captions", table, "--out"
-    assert "3 pairs in 1 tars" in lcl(*arguments, tmp_path / "out").out
-    assert is_one_sentence(refused := lcl(*arguments, tmp_path / "out").refusal) and "shards" in refused
-    table.write_text("image,caption\n7.png,black\n")
-    assert "image: missing 1×" in lcl(*arguments, tmp_path / "none").refusal.splitlines()[-1]
+    return table, ("data", "from-folder", tmp_path / "mine", "--captions", table, "--out")
+
+
+def test_ones_own_pictures_become_shards(tmp_path, mine):
+    table, arguments = mine
+    made = lcl(*arguments, tmp_path / "out")
+    assert "3 pairs of 3 images in 1 tar in" in made.out and "left out" not in made.out
+    assert made.err == ""  # no bar, as this is no terminal
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "index.safetensors", "manifest.json", "pairs-00000.tar", "rejected.csv",
+    ]  # fmt: skip
+    assert is_one_sentence(refused := lcl(*arguments, tmp_path / "out").refusal) and "not empty" in refused
+    table.write_text("pic;words\n0.png;black, or not\n1.png;dark red\n7.png;red\n")
+    (tmp_path / "empty").mkdir()
+    options = "--image-column", "pic", "--caption-column", "words", "--delimiter", ";", "--encoding", "ascii"
+    made = lcl(*arguments, tmp_path / "empty", *options)
+    assert "2 pairs of 2 images" in made.out
+    assert "left out: image: missing 1×; the first: line 4, 7.png: image: missing (there is no " in made.out
+    assert (tmp_path / "empty" / "rejected.csv").read_text() == "line,path,reason\n4,7.png,image: missing\n"
+
+
+def test_ones_own_pictures_that_are_refused_leave_nothing_behind(tmp_path, mine, monkeypatch):
+    table, arguments = mine
+    before = {path: path.stat().st_mtime for path in tmp_path.rglob("*")}
+    table.write_text("image,caption\n" + "0.png,x\n7.png,x\n,\n" * 2)
+    refused = lcl(*arguments, tmp_path / "none").refusal
+    assert is_one_sentence(refused) and "4 of 6 pairs" in refused and "image: missing 1×" not in refused
     table.write_text("picture,caption\n0.png,black\n")
     assert "no column image" in lcl(*arguments, tmp_path / "none").refusal
+    table.write_text("image,caption\n0.png,black\n")
+    assert "1 pair" in lcl(*arguments, tmp_path / "some", "--max-bad", 0.7).out
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lcl.data.shards.scan_shards", stopped)
+    assert lcl(*arguments, tmp_path / "none").code == 130
+    monkeypatch.undo()
+    (tmp_path / "mine" / "0.png").write_bytes((tmp_path / "mine" / "0.png").read_bytes()[:-30])
+    assert "cannot be used" in lcl(*arguments, tmp_path / "none").refusal
+    assert {path for path in tmp_path.rglob("*") if "some" not in str(path.relative_to(tmp_path))} == set(before)
+
+
+def test_captions_of_images_are_found_without_a_table(tmp_path, mine):
+    _, arguments = mine
+    arguments = [*arguments[:3], "--out"]
+    assert is_one_sentence(refused := lcl(*arguments, tmp_path / "none").refusal) and "--captions TABLE" in refused
+    for number in range(3):
+        (tmp_path / "mine" / f"{number}.txt").write_text(f"number {number}\nanother\n")
+    made = lcl(*arguments, tmp_path / "out")
+    assert "captions of 3 .txt files" in made.out and "6 pairs of 3 images" in made.out
+
+
+def test_the_limits_of_images_and_captions_are_in_the_help():
+    text = " ".join(lcl("data", "from-folder", "--help").out.split())
+    for limit in (
+        f"{photos.MAX_BYTES // 2**20} MiB", f"at least {photos.SIDES[0]} pixels", f"{photos.SIDES[1]:,} a side",
+        f"{photos.MAX_PIXELS // 2**20} Mi pixels", f"{photos.MAX_ASPECT} times", f"{photos.MAX_DRAFT_PIXELS // 2**20} Mi pixels",
+        f"progressive: {photos.MAX_PROGRESSIVE_PIXELS // 2**20} Mi", f"{MAX_WORDS:,} words", "at least three", "[default: 0.05",
+        f"{photos.MAX_CAPTION_BYTES // 2**10} KiB",
+    ):  # fmt: skip
+        assert limit in text
 
 
 def tiny(*arguments) -> Result:
