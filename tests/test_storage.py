@@ -170,3 +170,20 @@ def test_no_bytes_are_mistaken_for_tensors(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "noise"
     path.write_bytes(data)
     refused(storage.read_tensors, path)
+
+
+def test_a_fresh_folder_takes_its_name_only_when_it_is_whole(tmp_path):
+    with storage.fresh_folder(tmp_path / "new" / "one") as folder:
+        (folder / "file").write_text("x")
+        assert not (tmp_path / "new" / "one").exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["one"]
+    assert (tmp_path / "new" / "one" / "file").read_text() == "x"
+    with pytest.raises(KeyboardInterrupt), storage.fresh_folder(tmp_path / "new" / "two") as folder:
+        (folder / "file").write_text("x")
+        raise KeyboardInterrupt
+    for taken in ("one", "one/file"):
+        with pytest.raises(LclError, match="exists and is not empty"), storage.fresh_folder(tmp_path / "new" / taken):
+            pass
+    with pytest.raises(LclError, match="cannot write in"), storage.fresh_folder(tmp_path / "new" / "one" / "file" / "below"):
+        pass
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["one"]

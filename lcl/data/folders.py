@@ -236,14 +236,13 @@ def _names(folder: str) -> list[str]:
 
 def explain(pairs: Pairs, one: Rejected) -> str:
     """A rejected pair in words: where, why, and for a missing image the path that was tried and a like one that exists."""
-    text = _short(one)
     web = "download the images first, for example with img2dataset"
     notes = {"image: a web address": web, "image: outside the folder": f"only files below {pairs.folder} are read"}
     if one.reason != "image: missing":
-        return f"{text} ({notes[one.reason]})" if one.reason in notes else text
+        return f"{_short(one)} ({notes[one.reason]})" if one.reason in notes else _short(one)
     like = _alike(pairs.folder, one.path)
     hint = f", but there is {like[0]}: {like[1]}" if like else ""
-    return f"{text} (there is no {os.path.join(pairs.folder, one.path)}{hint})"
+    return f"{_short(one)} (there is no {os.path.join(pairs.folder, one.path)}{hint})"
 
 
 def _alike(root: str, name: str) -> tuple[str, str] | None:
