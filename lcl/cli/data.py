@@ -155,16 +155,28 @@ def cc3m(
 def verify(
     folder: Annotated[Path, typer.Argument(help="Where the tars are.")],
     accept: Annotated[bool, typer.Option(help="Accept tars that differ from the manifest.")] = False,
+    near: Annotated[
+        bool, typer.Option("--near", help="Find near-duplicates too, and keep them on one side of every split from now on.")
+    ] = False,
 ) -> None:
-    """Check every byte of a folder of shards, and report what cannot be used."""
-    _verify(folder, accept)
+    """Check every byte of a folder of shards, and report what cannot be used and what is there twice.
+
+    Copies of a picture never lie on two sides of a split. Near-duplicates are pictures that were resized or saved again.
+    """
+    found = _verify(folder, accept)
+    if near:
+        from lcl.data.manifest import group_near_duplicates
+        from lcl.data.shards import describe_near_duplicates
+
+        print(describe_near_duplicates(found))
+        group_near_duplicates(folder)
 
 
 def _verify(folder: Path, accept: bool | tuple[str, ...]):
     """Scan shards with a progress bar, print a summary, and return them."""
-    from lcl.data.shards import scan_shards, tell
+    from lcl.data.shards import describe, scan_shards
 
     with bar("scanning", "tar", len(list(folder.glob("*.tar")))) as progress:
         found = scan_shards(folder, progress=progress.update, accept=accept)
-    print(f"{len(found):,} pairs in {len(found.tars)} tars, fingerprint {found.fingerprint}; {tell(found.faults)}")
+    print(describe(found))
     return found

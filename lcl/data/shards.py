@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
 import errno
 import json
 import multiprocessing
@@ -21,7 +22,7 @@ from typing import BinaryIO
 import torch
 
 from lcl import storage
-from lcl.config import LclError, Progress, require
+from lcl.config import LanguageConfig, LclError, Progress, require
 from lcl.data.duplicates import group_rows, near_duplicates
 from lcl.data.manifest import near_duplicates_grouped, read_manifest, source_of, write_manifest
 from lcl.data.photos import EXTENSIONS, BadSample
@@ -221,6 +222,41 @@ def _scan_all(paths: list[Path], workers: int | None, progress: Progress | None)
         if pool:
             pool.shutdown(cancel_futures=True)
     return done
+
+
+def describe(shards: Shards) -> str:
+    """What shards hold, in one line: pictures, captions, copies, long captions, and what cannot be used."""
+    index, longest = shards.index, LanguageConfig().context_length - 2  # [BEGIN] and [END] take two tokens
+    distinct = [len(index[name].unique()) for name in ("picture", "caption_keys")]
+    counts = [len(shards), len(index["caption_keys"])]
+    pictures, captions = (
+        f"{count:,} {what}{'s' * (count != 1)}" + (f" ({found:,} distinct)" if found < count else "")
+        for count, found, what in zip(counts, distinct, ("picture", "caption"), strict=True)
+    )
+    cut = int((index["words"] > longest).sum())
+    long = f" {cut:,} captions have more than {longest} words, and a context of {longest + 2} tokens cuts them off." if cut else ""
+    tars = f"{len(shards.tars)} tar{'s' * (len(shards.tars) != 1)}"
+    faults = f" Left out: {tell(shards.faults, shards.first)}." if shards.faults else ""
+    return f"{pictures} with {captions} in {tars}, fingerprint {shards.fingerprint}.{long}{faults}"
+
+
+def describe_near_duplicates(shards: Shards) -> str:
+    """How many pictures look nearly like another one, and the first two that do."""
+    same, near = (dataclasses.replace(shards, near=near).groups() for near in (False, True))
+    more = len(same.unique()) - len(near.unique())
+    if not more:
+        return "No two different pictures look nearly alike."
+    size = near.bincount()[near] > same.bincount()[same]  # its group grew
+    first = int(size.nonzero()[0])
+    second = next(row for row in (near == near[first]).nonzero().flatten().tolist() if same[row] != same[first])
+    places = " and ".join(
+        f"row {int((shards.index['tar'][:row] == shards.index['tar'][row]).sum())} of {shards.tars[int(shards.index['tar'][row])]}"
+        for row in (first, second)
+    )
+    return (
+        f"{int(size.sum()):,} pictures look nearly like another one; the first: {places}. From now on they lie on one side of "
+        f"every split, and the fingerprint is {_fingerprint(read_manifest(shards.folder), near=True)}."
+    )
 
 
 def bad_samples(faults: dict[str, int]) -> int:

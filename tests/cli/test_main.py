@@ -348,7 +348,7 @@ def test_scenes_are_written_as_shards_looked_at_and_noticed_when_cut(tmp_path, m
     monkeypatch.setattr(scenes, "open_scenes", open_once)
     out = tmp_path / "shards"
     made = lcl("data", "scenes", "--profile", "smoke", "--count", 1200, "--out", out)
-    assert made.code == 0 and "1,200 pairs in 2 tars" in made.out and "nothing wrong" in made.out
+    assert made.code == 0 and "1,200 pairs in 2 tars" in made.out and "1,200 pictures with 1,200 captions" in made.out
     (out / "pairs-00001.tar").unlink()
     refused = lcl("data", "verify", out).refusal.splitlines()[-1] + "\n"  # after the bar
     assert is_one_sentence(refused) and "pairs-00001.tar is missing" in refused
