@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl.config import get_profile
-from lcl.data.captions import one
+from lcl.data.drawn.captions import one
 from lcl.data.scenes import open_scenes
 
 PAIRS, VALIDATION, TEST, VIEWS = 16_384, 256, 1000, 4  # training, validation and test pairs; zero-shot images of every class

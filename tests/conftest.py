@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from hypothesis import settings
 
 from lcl.config import LanguageConfig, ModelConfig, SceneConfig, VisionConfig, get_profile
-from lcl.data.pictures import Pictures, load_pictures
+from lcl.data.drawn.pictures import Pictures, load_pictures
 from lcl.data.scenes import SPLITS, Scene, SceneDataset, SceneObject, SceneView, open_scenes
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer

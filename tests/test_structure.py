@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from lcl.data.pictures import PACKAGES
+from lcl.data.drawn.pictures import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "lcl").rglob("*.py"))

@@ -36,7 +36,7 @@ import torch
 
 from lcl import storage
 from lcl.config import LclError, Profile, get_profile, require
-from lcl.data import captions, pictures
+from lcl.data.drawn import captions, pictures
 from lcl.data.scenes import SceneDataset, open_scenes
 from lcl.teachers import encoders
 from lcl.teachers.banks import build_bank

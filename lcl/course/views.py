@@ -9,7 +9,7 @@ import torch
 
 from lcl import storage
 from lcl.config import CHECKOUT, choose, data_folder, need, require
-from lcl.data.captions import Box
+from lcl.data.drawn.captions import Box
 from lcl.data.scenes import Pairs
 from lcl.eval.metrics import Metric, embed
 from lcl.eval.retrieval import ranks

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from lcl.config import SceneConfig, choose, require
-from lcl.data import captions
 from lcl.data.base import Samples
-from lcl.data.captions import Mention
-from lcl.data.colours import COLOURS
-from lcl.data.drawing import (
+from lcl.data.drawn import captions
+from lcl.data.drawn.captions import Mention
+from lcl.data.drawn.colours import COLOURS
+from lcl.data.drawn.drawing import (
     LEVELS,
     SIZES,
     Background,
@@ -33,7 +33,7 @@ from lcl.data.drawing import (
     shrink,
     sizes,
 )  # fmt: skip
-from lcl.data.pictures import Pictures, load_pictures
+from lcl.data.drawn.pictures import Pictures, load_pictures
 from lcl.storage import fingerprint
 
 SPLITS = {

@@ -234,7 +234,7 @@ def describe(shards: Shards) -> str:
         for count, found, what in zip(counts, distinct, ("picture", "caption"), strict=True)
     )
     cut = int((index["words"] > longest).sum())
-    long = f" {cut:,} captions have more than {longest} words, and a context of {longest + 2} tokens cuts them off." if cut else ""
+    long = f" {cut:,} captions have more than {longest} words: a context of {longest + 2} tokens cuts them off." if cut else ""
     tars = f"{len(shards.tars)} tar{'s' * (len(shards.tars) != 1)}"
     faults = f" Left out: {tell(shards.faults, shards.first)}." if shards.faults else ""
     return f"{pictures} with {captions} in {tars}, fingerprint {shards.fingerprint}.{long}{faults}"
@@ -249,9 +249,9 @@ def describe_near_duplicates(shards: Shards) -> str:
     size = near.bincount()[near] > same.bincount()[same]  # its group grew
     first = int(size.nonzero()[0])
     second = next(row for row in (near == near[first]).nonzero().flatten().tolist() if same[row] != same[first])
+    tar = shards.index["tar"]
     places = " and ".join(
-        f"row {int((shards.index['tar'][:row] == shards.index['tar'][row]).sum())} of {shards.tars[int(shards.index['tar'][row])]}"
-        for row in (first, second)
+        f"row {int((tar[:row] == tar[row]).sum())} of {shards.tars[int(tar[row])]}" for row in (first, second)
     )
     return (
         f"{int(size.sum()):,} pictures look nearly like another one; the first: {places}. From now on they lie on one side of "

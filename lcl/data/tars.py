@@ -85,7 +85,7 @@ def scan_tar(path: Path) -> Contents:
             except BadSample as reason:
                 faults.count(str(reason), key)
                 if str(reason) == "image: missing":
-                    extensions.update(sample)
+                    extensions.update(list(sample))
     tar = {"bytes": size, "sha256": storage.file_sha256(path), "rows": len(rows)}
     return Contents(tuple(rows), dict(faults), faults.first, dict(extensions), tar)
 

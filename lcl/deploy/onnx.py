@@ -21,7 +21,7 @@ from lcl import storage
 from lcl.config import LclError, need, require, to_dict
 from lcl.data.base import DatasetView
 from lcl.deploy.load import DESCRIPTION, FORMAT, IMAGE, TEXT, TOKENIZER, make_engine, open_sessions, read_description
-from lcl.eval.metrics import ranks
+from lcl.eval.retrieval import candidates, ranks
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import PAD, SPECIAL, Tokenizer, Tokens
 
@@ -220,13 +220,15 @@ def recall_drop(source: Path, folder: Path, tokenizer: Tokenizer, rows: DatasetV
     require(len(rows) >= 2, f"{len(rows)} held-out pairs are too few to search among; 2 are the fewest")
     length, found = read_description(Path(source))["model"]["language"]["context_length"], []
     pairs = rows.take(range(len(rows)))
+    ranked = candidates(pairs)
+    right = ranked.right[ranked.picture][:, ranked.caption]  # (N, N)
     for towers in (open_towers(source), open_towers(folder)):
         parts = [
             towers.run(images, tokenizer.encode(pairs.captions[start : start + len(images)], length))
             for start, images in zip(range(0, len(pairs.captions), 64), pairs.images.split(64), strict=True)
         ]
         v, t = (torch.cat(side) for side in zip(*parts, strict=True))  # (N, d) each
-        found.append(((ranks(v @ t.T) == 0).double() + (ranks(t @ v.T) == 0).double()) / 2)  # (N,)
+        found.append(((ranks(v @ t.T, right) == 0).double() + (ranks(t @ v.T, right.T) == 0).double()) / 2)  # (N,)
     before, after = found
     margin = 1.96 * (after - before).std() / len(rows) ** 0.5
     return RecallDrop(len(rows), before.mean().item(), after.mean().item(), margin.item())

@@ -8,7 +8,7 @@ from collections import Counter
 import torch
 
 from lcl.config import choose, require
-from lcl.data.captions import Box, plural
+from lcl.data.drawn.captions import Box, plural
 from lcl.data.scenes import Pairs, SceneDataset
 from lcl.losses.masked_lm import FusedMlm
 from lcl.losses.matching import FORBIDDEN, SOLVERS

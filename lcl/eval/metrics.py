@@ -12,8 +12,8 @@ from torch import nn
 
 from lcl.config import TEMPLATES, EvalConfig, require
 from lcl.data.base import DatasetView, PairDataset, Samples
-from lcl.data.captions import one
-from lcl.data.pictures import Concept
+from lcl.data.drawn.captions import one
+from lcl.data.drawn.pictures import Concept
 from lcl.data.scenes import SPLITS, Pairs, Scene, SceneDataset
 from lcl.eval.grounding import Metric, alignment, masked_words
 from lcl.eval.probes import linear_probe

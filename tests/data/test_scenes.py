@@ -124,7 +124,7 @@ def test_pixels_do_not_depend_on_the_batch(world, sample):
 CHILD = """
 import dataclasses, hashlib, torch
 from lcl.config import SceneConfig
-from lcl.data.pictures import load_pictures
+from lcl.data.drawn.pictures import load_pictures
 from lcl.data.scenes import SPLITS, SceneDataset
 torch.set_num_threads(1)
 pictures = load_pictures(64)

@@ -9,7 +9,8 @@ from conftest import untrained
 from lcl import storage
 from lcl.config import LclError
 from lcl.deploy import onnx
-from lcl.eval.metrics import embed, recall_at_k
+from lcl.eval.metrics import embed
+from lcl.eval.retrieval import recall_at_k
 from lcl.models.tokenizer import Tokenizer
 
 PAIRS = range(24)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from lcl.config import LclError
-from lcl.data.captions import plural
+from lcl.data.drawn.captions import plural
 from lcl.data.scenes import Pairs
 from lcl.eval.grounding import align, alignment, mask_names, masked_words, patches_in_box
 from lcl.losses.masked_lm import FusedMlm

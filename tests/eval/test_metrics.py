@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
 from lcl.config import EvalConfig, LclError
-from lcl.data.captions import one
-from lcl.data.pictures import Concept
+from lcl.data.drawn.captions import one
+from lcl.data.drawn.pictures import Concept
 from lcl.data.scenes import SPLITS, Pairs
 from lcl.eval import probes
 from lcl.eval.metrics import (

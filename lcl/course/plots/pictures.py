@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from lcl.course.plots.base import BLUE, CYCLE, GREEN, GREY, RED, Chart, as_pixels, show_image
-from lcl.data.captions import Box
+from lcl.data.drawn.captions import Box
 from lcl.data.scenes import Pairs
 
 

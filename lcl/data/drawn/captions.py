@@ -8,8 +8,8 @@ from functools import cache
 from typing import NamedTuple
 
 from lcl.config import need
-from lcl.data.colours import COLOURS
-from lcl.data.pictures import Concept
+from lcl.data.drawn.colours import COLOURS
+from lcl.data.drawn.pictures import Concept
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom lie one pixel outside
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from lcl import storage
 from lcl.config import LclError, data_folder, need, require
-from lcl.data.colours import main_colour
+from lcl.data.drawn.colours import main_colour
 
 log = logging.getLogger("lcl")
 

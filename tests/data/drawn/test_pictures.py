@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-import lcl.data.pictures
+import lcl.data.drawn.pictures
 from lcl.config import LclError
-from lcl.data.colours import COLOURS, colour_name, main_colour
-from lcl.data.pictures import CATEGORIES, PACKAGES, load_pictures
+from lcl.data.drawn.colours import COLOURS, colour_name, main_colour
+from lcl.data.drawn.pictures import CATEGORIES, PACKAGES, load_pictures
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +124,11 @@ def fresh(tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA", str(tmp_path))
 
     def load():
-        lcl.data.pictures._load_installed.cache_clear()
+        lcl.data.drawn.pictures._load_installed.cache_clear()
         return load_pictures(16)
 
     yield load
-    lcl.data.pictures._load_installed.cache_clear()
+    lcl.data.drawn.pictures._load_installed.cache_clear()
 
 
 def cached(folder, suffix):
@@ -204,7 +204,7 @@ def test_a_missing_package_is_named_with_what_to_do(fresh, monkeypatch, package)
             raise importlib.metadata.PackageNotFoundError(name)
         return real(name)
 
-    monkeypatch.setattr(lcl.data.pictures.importlib.metadata, "version", version)
+    monkeypatch.setattr(lcl.data.drawn.pictures.importlib.metadata, "version", version)
     with pytest.raises(LclError, match=f"{package} .* is missing; run `pip install"):
         fresh()
 
@@ -213,7 +213,7 @@ def test_a_missing_package_is_named_with_what_to_do(fresh, monkeypatch, package)
 def test_another_version_of_a_package_is_refused_with_what_to_do(fresh, monkeypatch, package):
     real = importlib.metadata.version
     other = {package: "0.0.1"}
-    monkeypatch.setattr(lcl.data.pictures.importlib.metadata, "version", lambda name: other.get(name) or real(name))
+    monkeypatch.setattr(lcl.data.drawn.pictures.importlib.metadata, "version", lambda name: other.get(name) or real(name))
     with pytest.raises(LclError, match=rf"{package} 0\.0\.1 is installed, but .* {PACKAGES[package]}; .*`pip install"):
         fresh()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from lcl.data.captions import Box
+from lcl.data.drawn.captions import Box
 
 LEVELS = 12  # number of sizes that drawings are kept in
 SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, for 1, 2, 3, 4 objects

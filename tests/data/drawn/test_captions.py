@@ -10,9 +10,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lcl.data import captions
-from lcl.data.captions import Mention, article, compose, holds, next_to, plural
-from lcl.data.colours import COLOURS, colour_name
+from lcl.data.drawn import captions
+from lcl.data.drawn.captions import Mention, article, compose, holds, next_to, plural
+from lcl.data.drawn.colours import COLOURS, colour_name
 from lcl.data.scenes import SPLITS, Scene, SceneObject
 
 # --- relations between boxes
