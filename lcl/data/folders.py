@@ -346,6 +346,5 @@ def samples(
 
 
 def _load(path: str) -> bytes:
-    data = read_file(Path(path))
-    decode_pixels(data, CHECKED_SIDE)
+    decode_pixels(data := read_file(Path(path)), CHECKED_SIDE)
     return data

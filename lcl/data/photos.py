@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lcl.models.tokenizer import MAX_WORDS
+from lcl.words import clean
 
 if TYPE_CHECKING:
     import torch  # at run time only in `decode_image`: ONNX folders are opened without torch
@@ -29,7 +29,6 @@ SIDES = (8, 16_384)  # pixels
 MAX_ASPECT = 16  # of a longer side to the shorter; cut to a square, less than a sixteenth would be left
 MAX_CAPTION_BYTES = 16_384
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-CONTROL = re.compile(r"[\x01-\x1f\x7f-\x9f]")  # NUL is not among them: it is a sign of UTF-16, or of a file that is no text
 
 
 class BadSample(Exception):
@@ -172,7 +171,7 @@ def read_caption(data: bytes | str | None) -> str:
         raise BadSample("caption: not text") from None
     if "\0" in text:
         raise BadSample("caption: not text")
-    text = " ".join(CONTROL.sub(" ", text).split())
+    text = " ".join(clean(text).split())
     if not text or text.lower() in ("nan", "none", "null"):  # what tables write for a missing value
         raise BadSample("caption: empty")
     if len(text.split()) > MAX_WORDS:

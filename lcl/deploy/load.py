@@ -13,7 +13,8 @@ from tokenizers import Tokenizer as Engine
 from lcl import storage
 from lcl.config import TEMPLATES, LclError, ModelConfig, from_dict, need, require
 from lcl.deploy.inputs import find_pictures, split_images, to_array, to_pixels, to_texts
-from lcl.models.tokenizer import PAD, SPECIAL, clean
+from lcl.models.tokenizer import PAD, SPECIAL
+from lcl.words import clean
 
 FORMAT, OLD_FORMAT = "lcl-onnx-2", "lcl-onnx-1"  # version 0.1's has neither logit_scale nor tokenizer.json
 IMAGE, TEXT, TOKENIZER, DESCRIPTION = "image.onnx", "text.onnx", "tokenizer.json", "towers.json"

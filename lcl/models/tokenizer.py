@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Engine
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from lcl import storage
 from lcl.config import LclError, require
+from lcl.words import clean, is_word, splitters
 
 if TYPE_CHECKING:
     import torch  # at run time only where tensors are made: ONNX folders are opened without torch
@@ -24,14 +25,6 @@ SPECIAL = (PAD, BEGIN, END, MASK)
 MAX_WORDS = 1000  # of a caption
 MAX_TRAINING_WORDS = 50_000  # that a tokenizer keeps, the most frequent ones
 FORMAT = "lcl-tokenizer-1"
-
-UNSPACED = (
-    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-    r"(?:[\x{17D2}\x{1039}]\p{L}|[\p{M}\x{0E33}\x{0EB3}])*"
-)
-"""A character of a script that is written without spaces, with its combining marks and stacked consonants."""
-
-CONTROL = dict.fromkeys([*range(1, 32), *range(127, 160)], " ")  # NUL is refused instead
 
 
 @dataclass(frozen=True)
@@ -67,9 +60,7 @@ class Tokens:
 class Tokenizer:
     """Byte-level BPE within words and punctuation marks, so that no text has unknown tokens.
 
-    Words are what white space and punctuation separate. In scripts that are written without spaces (Chinese, Japanese, Thai,
-    Lao, Khmer, Burmese) every character with its marks is a word, since a clause would otherwise be one word (our reading).
-    A tokenizer has this rule only if its captions have such characters.
+    Words are those of `lcl.words`.
 
     Attributes:
         data: fingerprint of the data set whose captions it was trained on.
@@ -98,9 +89,7 @@ class Tokenizer:
         captions = [clean(caption) for caption in captions]
         engine = Engine(models.BPE())
         engine.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        rules = [pre_tokenizers.Whitespace()]
-        if any(_has_unspaced(caption) for caption in captions):  # otherwise tokenizers of other scripts stay bitwise the same
-            rules.append(pre_tokenizers.Split(Regex(UNSPACED), "isolated"))
+        rules = splitters(captions)
         engine.pre_tokenizer = pre_tokenizers.Sequence(
             [*rules, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
@@ -118,7 +107,7 @@ class Tokenizer:
         split, counts = pre_tokenizers.Sequence(rules), collections.Counter()
         for caption in captions:
             counts.update(word for word, _ in split.pre_tokenize_str(engine.normalizer.normalize_str(caption)))
-        words = sorted((word for word in counts if _is_word(word)), key=lambda word: (-counts[word], word))
+        words = sorted((word for word in counts if is_word(word)), key=lambda word: (-counts[word], word))
         return cls(engine, data, tuple(words[:MAX_TRAINING_WORDS]))
 
     def encode(self, captions: Sequence[str], context_length: int) -> Tokens:
@@ -176,7 +165,7 @@ class Tokenizer:
         for number, (start, end) in enumerate(spans):
             word = self._engine.normalizer.normalize_str(text[start:end])
             new = tokens[number] > 1 if self._known is None else word not in self._known
-            if new and _is_word(word):
+            if new and is_word(word):
                 found.setdefault(word, text[start:end])
         return list(found.values())
 
@@ -214,24 +203,6 @@ class Tokenizer:
                 "use the tokenizer of this data set, or train again."
             )
         return tokenizer
-
-
-def clean(caption: str) -> str:
-    """A caption with a space in the place of every control character, so that places in it stay the same."""
-    return caption if caption.isprintable() else caption.translate(CONTROL)
-
-
-def _has_unspaced(caption: str) -> bool:
-    """Whether a caption has characters of a script that is written without spaces."""
-    if caption.isascii():
-        return False
-    rest = pre_tokenizers.Split(Regex(UNSPACED), "removed").pre_tokenize_str(caption)
-    return [piece for piece, _ in rest] != [caption]
-
-
-def _is_word(word: str) -> bool:
-    """Whether these are more than punctuation marks."""
-    return any(letter.isalnum() for letter in word)
 
 
 def check_caption(caption: str, number: int) -> None:

@@ -1,0 +1,42 @@
+"""What a word is, in any script."""
+
+from collections.abc import Iterable
+
+from tokenizers import Regex, pre_tokenizers
+
+UNSPACED = (
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+    r"(?:[\x{17D2}\x{1039}]\p{L}|[\p{M}\x{0E33}\x{0EB3}])*"
+)
+"""A character of a script that is written without spaces, with its combining marks and stacked consonants."""
+
+CONTROL = dict.fromkeys([*range(1, 32), *range(127, 160)], " ")  # NUL is refused instead: it is a sign of UTF-16, or of no text
+
+
+def clean(caption: str) -> str:
+    """A caption with a space in the place of every control character, so that places in it stay the same."""
+    return caption if caption.isprintable() else caption.translate(CONTROL)
+
+
+def splitters(captions: Iterable[str]) -> list:
+    """What splits captions into words and punctuation marks; equal for equal scripts.
+
+    Words are what white space and punctuation separate. In scripts that are written without spaces (Chinese, Japanese, Thai,
+    Lao, Khmer, Burmese) every character with its marks is a word, since a clause would otherwise be one word (our reading).
+    This rule is there only if the captions have such characters.
+    """
+    unspaced = any(_has_unspaced(caption) for caption in captions)
+    return [pre_tokenizers.Whitespace(), *([pre_tokenizers.Split(Regex(UNSPACED), "isolated")] if unspaced else [])]
+
+
+def _has_unspaced(caption: str) -> bool:
+    """Whether a caption has characters of a script that is written without spaces."""
+    if caption.isascii():
+        return False
+    rest = pre_tokenizers.Split(Regex(UNSPACED), "removed").pre_tokenize_str(caption)
+    return [piece for piece, _ in rest] != [caption]
+
+
+def is_word(word: str) -> bool:
+    """Whether these are more than punctuation marks."""
+    return any(letter.isalnum() for letter in word)
