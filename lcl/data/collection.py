@@ -205,6 +205,29 @@ def random_rows(shards: Shards, count: int) -> torch.Tensor:
     return torch.randperm(len(shards), generator=torch.Generator().manual_seed(0))[:count]
 
 
+def transfer_view(shards: Shards, size: int, count: int, trained: Shards | None = None) -> tuple[ShardView, int]:
+    """Pairs of shards to evaluate a model on that was trained on others.
+
+    Args:
+        shards: the other data set.
+        size: side of the images in pixels.
+        count: pairs, at most.
+        trained: the shards that the model was trained on, if they are at hand.
+
+    Returns:
+        The view, and how many rows were left out because `trained` has their picture.
+
+    Raises:
+        LclError: if no row is left.
+    """
+    seen = _seen_elsewhere(shards, [] if trained is None else [trained])
+    rows = random_rows(shards, len(shards))
+    rows = rows[~seen[rows]]
+    require(len(rows) > 0, f"the model was trained on every picture in {shards.folder}; name another data set.")
+    description = {"data": shards.fingerprint, "division": CODE, "split": "transfer", "pixels": size}
+    return ShardView(shards, size, rows[:count], description), int(seen.sum())
+
+
 def open_dataset(
     profile: Profile, pictures: Path | str | None = None, shards: Path | str | None = None, progress: Progress | None = None,
     validation: Path | str | None = None, test: Path | str | None = None,
