@@ -20,6 +20,7 @@ from torch.utils.data._utils import signal_handling
 from lcl.config import LclError, TrainConfig, require
 from lcl.data.base import DatasetView, PairDataset
 from lcl.data.shards import MAX_BAD, tell
+from lcl.machine import processors
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.train.distributed import Ranks
 
@@ -141,8 +142,8 @@ class _Count:
 
 
 def _processors() -> int:
-    """The processors of this machine, divided among the ranks on it."""
-    return max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+    """The processors that this process may use, divided among the ranks on this machine."""
+    return max(processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
 
 def _drawn(

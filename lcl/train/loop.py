@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -18,6 +14,7 @@ from lcl.config import LclError, Profile, Progress, TrainConfig, require
 from lcl.data.base import PairDataset, Samples
 from lcl.eval.metrics import embed_candidates
 from lcl.eval.retrieval import Candidates, candidates, recall_at_k
+from lcl.machine import give_memory_back, resident_memory
 from lcl.models.clip import Clip
 from lcl.models.layers import Block
 from lcl.models.tokenizer import Tokenizer
@@ -273,23 +270,6 @@ class Training:
         loss = sum(-(b.log_softmax(0) + b.log_softmax(1)).diagonal().mean().item() / 2 for b in blocks) / len(blocks)
         recall = recall_at_k(similarity, 1, ranked.right), recall_at_k(similarity.T, 1, ranked.right.T)
         return Validation(step, loss, *recall)
-
-
-def resident_memory() -> int:
-    """Bytes that this process holds; 0 where neither the system nor psutil, which is optional, says so."""
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(ImportError):
-        import psutil
-
-        return psutil.Process().memory_info().rss
-    return 0
-
-
-def give_memory_back() -> None:
-    """Let glibc return free memory to the system: batches differ in length, and the fragments of freed ones add up."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def open_teacher(settings: PingConfig, source: PairDataset, profile: Profile, progress: Progress | None = None) -> Teacher:

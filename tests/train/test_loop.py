@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 from statistics import median
 
@@ -649,17 +648,6 @@ def test_steps_say_how_long_they_waited_and_what_memory_is_held(finished):
     steps = [event for event in finished[1] if isinstance(event, Step)]
     assert all(0 <= step.waited < 1 and 0.05 < step.memory < 100 and step.replaced == 0 for step in steps)
     assert median(step.waited for step in steps) < steps[0].waited  # everything was drawn before the first
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux's C library gives memory back on demand")
-def test_memory_that_is_free_in_pieces_is_given_back():
-    """A hundred MB in pieces of 64 KB, every tenth of which stays: the library holds on to what lies between."""
-    pieces = [bytearray(64 * 1024) for _ in range(1600)]
-    kept = pieces[::10]
-    before = loop.resident_memory()
-    del pieces
-    loop.give_memory_back()
-    assert len(kept) == 160 and before - loop.resident_memory() > 50 * 2**20
 
 
 def test_a_training_in_one_line_whether_it_ran_was_kept_or_was_stopped_at_once():

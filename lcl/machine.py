@@ -1,0 +1,64 @@
+"""What this process may use of the machine: processors, memory, and processes of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def processors() -> int:
+    """The number of processors that this process may use, 1 or more: its affinity, cut by a container's quota (cgroup v1, v2)."""
+    count = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = min(count, len(os.sched_getaffinity(0)))
+    return max(math.ceil(min(count, _quota())), 1)  # half a processor is worth a process
+
+
+def _quota() -> float:
+    """Processors that the control group grants; infinite without a limit, or where it cannot be read."""
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            quota, period = " ".join((CGROUP / name).read_text() for name in files).split()
+            if quota not in ("max", "-1"):
+                return int(quota) / int(period)
+    return math.inf
+
+
+def resident_memory() -> int:
+    """Bytes that this process holds; 0 where neither the system nor psutil, which is optional, says so."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(ImportError):
+        import psutil
+
+        return psutil.Process().memory_info().rss
+    return 0
+
+
+def give_memory_back() -> None:
+    """Let glibc return free memory to the system: batches differ in length, and the fragments of freed ones add up."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes that do not import the user's script.
+
+    A spawned process imports the main module, to find what is defined there. A script without `if __name__ == "__main__":`
+    would run again in each of them. Inside this context processes start without it, so what they call must be importable.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    vars(main).update(dict.fromkeys(kept))
+    try:
+        yield
+    finally:
+        vars(main).update(kept)
