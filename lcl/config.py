@@ -121,10 +121,12 @@ class VisionConfig:
     depth: int = 2
     heads: int = 2  # vit only
     patch_size: int = 16  # vit only; the conv tower's patches are 8 pixels
+    pretrained: bool = False  # begin with timm's weights; a name with a tag, timm:NAME.TAG, always does
 
     def __post_init__(self):
         if not self.tower.startswith("timm:"):
             choose("image tower", self.tower, ["conv", "vit", "timm:NAME"])
+            require(not self.pretrained, f"the image tower {self.tower!r} has no pre-trained weights.")
         positive(self, "image_size", "width", "depth", "heads", "patch_size")
         require(
             self.image_size <= 1024 and self.width <= 4096 and self.depth <= 64,
@@ -154,9 +156,11 @@ class LanguageConfig:
     width: int = 128
     depth: int = 2
     heads: int = 2
+    pretrained: bool = False  # begin with the weights of hf:NAME; one that names no architecture always does
 
     def __post_init__(self):
         if not self.tower.startswith("hf:"):
+            require(not self.pretrained, f"the text tower {self.tower!r} has no pre-trained weights.")
             choose("text tower", self.tower, ["transformer", "hf:NAME"])
         positive(self, "width", "heads")
         require(self.width <= 4096, f"width {self.width}: this is not a lightweight tower; choose smaller numbers.")

@@ -147,15 +147,23 @@ def evaluate(run: RunArgument, pictures: PicturesOption = None, data: DataOption
     from lcl.train.runs import load_run
 
     saved = load_run(run)
-    source = open_pairs(saved.profile, pictures or saved.pictures_folder, data or saved.shards_folder)
-    require(
-        source.fingerprint == saved.tokenizer.data,
-        f"the run in {run} was trained on another data set ({saved.tokenizer.data}) than this one ({source.fingerprint}); "
-        "name its drawings with --pictures or its shards with --data, or check the versions of the asset packages.",
-    )
+    source = _data_of(saved, pictures, data)
     metrics = measure(saved.model, saved.tokenizer, source, saved.profile.evaluation, saved.extra)
     print(table_text(metrics))
     print("equal to metrics.json" if metrics == saved.metrics else "differs from metrics.json: another machine or version")
+
+
+def _data_of(saved, pictures: Path | None, data: Path | None):
+    """The data set of a run, wherever it lies now. Raises LclError if it is another one."""
+    from lcl.train.runs import check_data
+
+    try:
+        source = open_pairs(saved.profile, pictures or saved.pictures_folder, data or saved.shards_folder)
+    except LclError as error:
+        moved = "" if pictures or data else " If the data moved, name the new folder with --data or --pictures."
+        raise LclError(f"{error}{moved}") from None
+    check_data(saved.folder, saved.tokenizer.data, source)
+    return source
 
 
 app.command()(search)
@@ -168,6 +176,8 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Where to write the two towers; must not exist.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX files for any runtime, compared with torch.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="With --onnx: quantise to 8-bit integers.")] = False,
+    pictures: PicturesOption = None,
+    data: DataOption = None,
 ) -> None:
     """Write what inference needs of a run: the two towers and the tokenizer.
 
@@ -179,21 +189,20 @@ def export(
     from lcl.train.runs import load_run, new_run
 
     saved = load_run(run)
+    source = _data_of(saved, pictures, data) if onnx else None
     with new_run(folder.parent, folder.name) as made:
         if onnx:
-            _export_onnx(made, saved, int8)
+            _export_onnx(made, saved, source, int8)
         else:
             save_model(made, saved.model, saved.tokenizer)
     used, dropped = (sum(p.numel() for p in module.parameters()) for module in (saved.model, saved.extra))
     print(f"wrote {folder}: {used:,} parameters; {dropped:,} that only the training needed were dropped")
 
 
-def _export_onnx(folder: Path, saved, int8: bool) -> None:
+def _export_onnx(folder: Path, saved, source, int8: bool) -> None:
     """Write a run's towers as ONNX, and compare them with torch on pairs of the run's own data."""
-    from lcl.data.collection import open_dataset
     from lcl.deploy.onnx import describe_recall_drop, export_onnx, to_int8
 
-    source = open_dataset(saved.profile, saved.pictures_folder, saved.shards_folder)
     rows = source.validation(64)
     pairs = rows.take(range(len(rows)))
     with tempfile.TemporaryDirectory() as between:
@@ -206,11 +215,13 @@ def _export_onnx(folder: Path, saved, int8: bool) -> None:
 
 
 @app.command()
-def diagnose(run: RunArgument) -> None:
+def diagnose(run: RunArgument, pictures: PicturesOption = None, data: DataOption = None) -> None:
     """Check a finished run for common failures: one line per check, with what to fix."""
     from lcl.train.diagnosis import diagnose as check
+    from lcl.train.runs import load_run
 
-    found = check(run)
+    saved = load_run(run)
+    found = check(saved, source=_data_of(saved, pictures, data))
     print(found)
     sys.exit(1 if found.failed else 0)
 

@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +12,10 @@ from typing import Annotated
 
 import typer
 
+from lcl import storage
 from lcl.cli.common import DataOption, PicturesOption, ProfileOption, bar, open_pairs
-from lcl.config import LclError, get_profile, need, require
+from lcl.cli.follow import MINUTES, follow
+from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
 
 def train(
@@ -22,12 +27,20 @@ def train(
     runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
     pictures: PicturesOption = None,
     data: DataOption = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Begin with the weights of a finished run, or of exported towers; see above."),
+    ] = None,
     tower: Annotated[str | None, typer.Option(help="Image tower: conv, vit, or timm:NAME.")] = None,
     tower_width: Annotated[int | None, typer.Option(help="Width of the image tower.")] = None,
     tower_depth: Annotated[int | None, typer.Option(help="Layers of the image tower.")] = None,
     tower_heads: Annotated[int | None, typer.Option(help="Attention heads of the vit tower.")] = None,
     patch_size: Annotated[int | None, typer.Option(help="Patch size of the vit tower, in pixels.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the images, in pixels.")] = None,
+    text_tower: Annotated[str | None, typer.Option(help="Text tower: transformer, or hf:NAME.")] = None,
     text_depth: Annotated[int | None, typer.Option(help="Layers of the text tower.")] = None,
+    context_length: Annotated[int | None, typer.Option(help="Tokens of a caption, at most.")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Begin timm: and hf: towers with their weights.")] = False,
     pairs: Annotated[int | None, typer.Option(help="Training pairs; of shards, by default all, up to the profile's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pairs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs per step.")] = None,
@@ -38,30 +51,58 @@ def train(
     activation_checkpointing: Annotated[
         bool, typer.Option("--activation-checkpointing", "--recompute", help="Less memory, slower steps.")
     ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, or mps; by default a CUDA GPU if there is one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that read shards; by default chosen for you.", min=0)] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; by default none.", min=1)] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help=f"Steps between checkpoints; by default one every {MINUTES} minutes.", min=1)
+    ] = None,
     keep: Annotated[int, typer.Option(help="How many checkpoints to keep, besides the best.", min=1)] = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write a TensorBoard log.")] = False,
     resume: Annotated[Path | None, typer.Option(help="The folder of a stopped run, to continue it.")] = None,
 ) -> None:
     """Train, evaluate, and write runs/NAME/.
 
-    The folder holds metrics.json, the model, and report.html. Options override the profile. With --checkpoint-every, `lcl train
-    --resume runs/NAME` continues a stopped run, bitwise identical to an uninterrupted one.
+    The folder holds metrics.json, the model, and report.html. Options override the profile. Ctrl-C stops after a checkpoint:
+    `lcl train --resume runs/NAME` continues a stopped run, bitwise identical to an uninterrupted one; if its data moved, name
+    them with --data. A finished run removes its checkpoints, unless --checkpoint-every asked for them.
+
+    To train more epochs: `lcl train --from runs/NAME --epochs N` begins a new run with the weights, tokenizer, settings and data
+    of a finished one. With --profile, or from exported towers, only the weights and the tokenizer are taken.
     """
     # Refuse mistakes at once, before torch loads.
-    image_tower = tower or get_profile(profile).model.vision.tower
-    unused = {"tower_heads": tower_heads, "patch_size": patch_size} if image_tower != "vit" else {}
-    unused |= {"tower_width": tower_width, "tower_depth": tower_depth} if image_tower.startswith("timm:") else {}
-    idle = ", ".join(f"--{option.replace('_', '-')}" for option, value in unused.items() if value is not None)
-    require(not idle, f"the image tower {image_tower!r} takes no {idle}; leave that out, or choose another --tower.")
     given = [option for option in context.params if context.get_parameter_source(option).name == "COMMANDLINE"]
-    others = ", ".join(f"--{option.replace('_', '-')}" for option in given if option not in ("resume", "workers"))
-    require(resume is None or not others, f"a resumed run keeps its own settings; leave out {others}.")
-    vision = {"tower": tower, "width": tower_width, "depth": tower_depth, "heads": tower_heads, "patch_size": patch_size}
+    changed = ", ".join(_flag(option) for option in given if option not in ("resume", "workers", "device", "data", "pictures"))
+    require(resume is None or not changed, f"a resumed run keeps its own settings; leave out {changed}.")
+    if device:
+        choose("device", device, ["cpu", "cuda", "mps"])
+    base = get_profile(profile)
+    if start:
+        require(not pretrained, "--from brings the weights of a run; leave out --pretrained.")
+        base, of_run = _begin_with(start, base)
+        if of_run and "profile" not in given:
+            base = from_dict(Profile, of_run.get("profile"))
+            recipe = recipe if "recipe" in given else base.training.recipe
+            if pictures is None and data is None:
+                pictures, data = (Path(folder) if folder else None for folder in map(of_run.get, ("pictures", "shards")))
+    towers = {"vision": tower or base.model.vision.tower, "language": text_tower or base.model.language.tower}
+    named = {kind for kind, prefix in (("vision", "timm:"), ("language", "hf:")) if towers[kind].startswith(prefix)}
+    unused = {"tower_heads": tower_heads, "patch_size": patch_size} if towers["vision"] != "vit" else {}
+    unused |= {"tower_width": tower_width, "tower_depth": tower_depth} if "vision" in named else {}
+    idle = ", ".join(_flag(option) for option, value in unused.items() if value is not None)
+    require(not idle, f"the image tower {towers['vision']!r} takes no {idle}; leave that out, or choose another --tower.")
+    require(bool(named) or not pretrained, "towers from scratch have no pre-trained weights; name one: --tower timm:NAME.")
+    vision = {
+        "tower": tower, "width": tower_width, "depth": tower_depth, "heads": tower_heads, "patch_size": patch_size,
+        "image_size": image_size, "pretrained": (pretrained and "vision" in named) or None,
+    }  # fmt: skip
+    language = {
+        "tower": text_tower, "depth": text_depth, "context_length": context_length,
+        "pretrained": (pretrained and "language" in named) or None,
+    }  # fmt: skip
     chosen = _changed(
-        get_profile(profile),
-        model={"vision": vision, "language": {"depth": text_depth}},
+        base,
+        scenes={"size": image_size},
+        model={"vision": vision, "language": language},
         training={
             "recipe": recipe, "pairs": pairs, "epochs": epochs, "batch_size": batch_size, "micro_batch": micro_batch,
             "learning_rate": learning_rate, "precision": precision, "compile": compile or None,
@@ -70,31 +111,98 @@ def train(
     )  # fmt: skip
 
     from lcl.data.collection import ShardDataset
-    from lcl.models.vision import make_vision
+    from lcl.models.clip import Clip, load_model, save_model
     from lcl.train.distributed import join
     from lcl.train.recipes import get_recipe
-    from lcl.train.runs import LOG, Plan, free_name, new_run, read_plan, write_plan
+    from lcl.train.runs import START, Plan, check_data, free_name, new_run, read_plan, write_plan
 
+    if device:
+        _require_device(device)
     where, tars = (str(path.resolve()) if path else None for path in (pictures, data))
-    plan = read_plan(resume) if resume else Plan(chosen, seed, where, checkpoint_every or 0, keep, tars, tensorboard)
+    if resume:
+        plan = read_plan(resume)
+        plan = dataclasses.replace(plan, pictures=where or plan.pictures, shards=tars or plan.shards)
+    else:
+        plan = Plan(chosen, seed, where, checkpoint_every or 0, keep, tars, tensorboard, str(start.resolve()) if start else None)
     get_recipe(plan.profile.training.recipe)
-    make_vision(plan.profile.model.vision)  # refuses an unknown tower before anything is drawn
-    with join() as ranks, contextlib.ExitStack() as stack:
-        source = ranks.main_first(lambda: open_pairs(plan.profile, plan.pictures, plan.shards))
+    if not plan.start:
+        Clip(plan.profile.model)  # refuses an unknown tower, or weights that are not there, before anything is drawn
+    with join(device) as ranks, contextlib.ExitStack() as stack:
+        try:
+            source = ranks.main_first(lambda: open_pairs(plan.profile, plan.pictures, plan.shards))
+        except LclError as error:
+            moved = " If the data moved, name the new folder with --data or --pictures." if resume and not (where or tars) else ""
+            raise LclError(f"{error}{moved}") from None
+        if resume:
+            check_data(resume, plan.data, source)
+        plan = dataclasses.replace(plan, data=source.fingerprint)
         if isinstance(source, ShardDataset) and pairs is None and not resume:
             fewer = min(chosen.training.pairs, len(source))
             plan = dataclasses.replace(plan, profile=_changed(chosen, training={"pairs": fewer}))
         folder = resume
-        if resume is None and ranks.is_main:
-            folder = stack.enter_context(new_run(runs, name or free_name(runs, f"{recipe}-{profile}")))
-            if plan.checkpoint_every:
-                write_plan(folder, plan)
+        if ranks.is_main and not resume:
+            begun = load_model(start, config=chosen.model) if start else None
+            stem = f"{chosen.training.recipe}-{chosen.name}"
+            folder = stack.enter_context(new_run(runs, name or free_name(runs, stem)))
         try:
+            if ranks.is_main:
+                if plan.start and not resume:
+                    save_model(folder / START, *begun)  # so that the run can be resumed wherever the other one is
+                write_plan(folder, plan)
             _train(plan, source, folder := Path(ranks.broadcast(folder)), ranks, workers)
-        except BaseException:
-            if ranks.is_main and not plan.checkpoint_every:  # nothing to resume, so free the name
-                (folder / LOG).unlink(missing_ok=True)
+        except BaseException as error:
+            if ranks.is_main:
+                interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+                _leave(folder, resume is None, plan.profile.training.steps if interrupted else 0)
             raise
+
+
+def _flag(option: str) -> str:
+    return {"start": "--from"}.get(option, f"--{option.replace('_', '-')}")
+
+
+def _require_device(name: str) -> None:
+    """Raise LclError if this machine, or this build of torch, has no such device."""
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    usable = " or ".join(device for device, found in there.items() if found)
+    require(there[name], f"torch finds no {name} device on this machine; choose --device {usable}.")
+
+
+def _begin_with(folder: Path, profile: Profile) -> tuple[Profile, dict]:
+    """A profile with the model of a run or of exported towers, and what metrics.json says, if it is a run."""
+    known = (folder / "model.json").exists()
+    require(known, f"there is no model to begin with in {folder}; name the folder of a finished run, or of exported towers.")
+    described = storage.read_json(folder / "model.json")
+    model = from_dict(ModelConfig, described.get("model") if isinstance(described, dict) else None)
+    run = storage.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    return dataclasses.replace(profile, model=model), run if isinstance(run, dict) else {}
+
+
+def _leave(folder: Path, is_new: bool, steps: int) -> None:
+    """Leave a run that stopped: free the name of one that learned nothing, and say how to go on if the user stopped it.
+
+    Args:
+        folder: of the run.
+        is_new: it was not resumed.
+        steps: of the whole training; 0 if an error stopped it.
+    """
+    from lcl.train.checkpoints import checkpoints
+    from lcl.train.runs import LOG, PLAN, START
+
+    whole = checkpoints(folder / "checkpoints")
+    if is_new and not whole:
+        for name in (LOG, PLAN):
+            (folder / name).unlink(missing_ok=True)
+        for name in (START, "checkpoints"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    if steps and (whole or not is_new):
+        step = int(whole[-1].name.removeprefix("step-")) if whole else 0
+        command = f"lcl train --resume {shlex.quote(str(folder))}"
+        print(f"stopped at step {step:,} of {steps:,}; go on with: {command}", file=sys.stderr)
+    elif steps:
+        print("stopped before the first checkpoint; nothing was saved.", file=sys.stderr)
 
 
 def _changed(config, **changes):
@@ -119,12 +227,14 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     from lcl.course.study import table_text
     from lcl.data.scenes import SceneDataset
     from lcl.eval.metrics import evaluate
+    from lcl.models.clip import load_model
     from lcl.train.checkpoints import resume
     from lcl.train.loop import Training, open_teacher
     from lcl.train.recipes import get_recipe
-    from lcl.train.runs import save_run
+    from lcl.train.runs import PLAN, START, save_run
 
     profile, seconds, method, teacher = plan.profile, {}, get_recipe(plan.profile.training.recipe), None
+    begun = load_model(folder / START) if plan.start else None
     with _timed(seconds, "setting up"):
         if method.needs_teacher:
             total = profile.training.pairs * (1 if method.ping.live else 2)
@@ -132,7 +242,7 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
                 teacher = ranks.main_first(lambda: open_teacher(method.ping, source, profile, progress.update))
         if isinstance(source, SceneDataset):
             need("sklearn", "scenes")  # the evaluation uses it; ask before training
-        training = Training(profile, source, plan.seed, teacher=teacher, ranks=ranks, workers=workers)
+        training = Training(profile, source, plan.seed, teacher=teacher, ranks=ranks, workers=workers, start=begun)
         resume(folder / "checkpoints", training)
     with _timed(seconds, "training"):
         curve = follow(training, folder, plan.checkpoint_every, plan.keep, plan.tensorboard)
@@ -140,7 +250,11 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
         return
     with _timed(seconds, "evaluation"):
         metrics = evaluate(training.model, training.tokenizer, source, profile.evaluation, training.extra)
-    save_run(folder, training, curve, metrics, seconds, plan.pictures, plan.shards)
+    save_run(folder, training, curve, metrics, seconds, plan.pictures, plan.shards, plan.start)
+    shutil.rmtree(folder / START, ignore_errors=True)
+    if not plan.checkpoint_every:  # they were for a stop; each is three times as large as the model
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / PLAN).unlink()
     print(table_text(metrics))
     print(f"first loss {curve[0].loss:.3f}, {seconds['training'] / 60:.1f} minutes of training; see {_report(folder, source)}")
 
@@ -157,46 +271,3 @@ def _report(folder: Path, source) -> Path:
     from lcl.train.runs import load_run
 
     return write_report(load_run(folder), source)
-
-
-def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, tensorboard: bool = False) -> list:
-    """Train to the end with a progress bar; returns all events, including those before a run was resumed.
-
-    Args:
-        folder: for checkpoints and logs.
-        checkpoint_every: steps; 0 for none.
-    """
-    from lcl.train.checkpoints import save_checkpoint
-    from lcl.train.loop import Step, Validation
-    from lcl.train.runs import EventLog
-
-    config, leads, score = training.profile.training, training.ranks.is_main, None
-    log = EventLog(folder, training.step, tensorboard) if leads else None
-    curve = log.before if log else []
-    with bar("training", "step", config.steps, initial=training.step, disable=not leads) as progress:
-        for event in training:
-            curve.append(event)
-            if log:
-                log.write(event)
-            if isinstance(event, Step):
-                progress.update()
-                progress.set_postfix_str(_progress_line(event), refresh=False)
-            else:
-                score = (event.image_to_text + event.text_to_image) / 2
-                if leads:
-                    progress.write(
-                        f"step {event.step:5d}: validation InfoNCE {event.loss:.3f}; validation recall@1 "
-                        f"{event.image_to_text:.0%} image→text, {event.text_to_image:.0%} text→image"
-                    )
-            validated = isinstance(event, Validation) or event.step % config.evaluate_every and event.step < config.steps
-            if checkpoint_every and event.step % checkpoint_every == 0 and validated:  # after the validation step, if any
-                save_checkpoint(folder / "checkpoints", training, score, keep)
-    return curve
-
-
-def _progress_line(step) -> str:
-    replaced = f", {step.replaced} rows replaced" if step.replaced else ""
-    return (
-        f"loss {step.loss:.3f}, {step.pairs_per_second:.0f} pairs/s, {step.memory:.1f} GiB, "
-        f"{step.waited:.0%} waiting for data{replaced}"
-    )

@@ -129,12 +129,13 @@ def save_model(folder: Path, model: Clip, tokenizer: Tokenizer) -> None:
     storage.write_json(folder / "model.json", description)
 
 
-def load_model(folder: Path, data: str | None = None) -> tuple[Clip, Tokenizer]:
+def load_model(folder: Path, data: str | None = None, config: ModelConfig | None = None) -> tuple[Clip, Tokenizer]:
     """Read what `save_model` wrote, in evaluation mode.
 
     Args:
         folder: which holds model.json and model.safetensors.
         data: fingerprint of a data set; a model that was trained on another one is refused.
+        config: make the towers of this config, which the weights must fit (default: the one that was saved).
 
     Raises:
         LclError: for files that are missing or damaged, and weights that do not fit the config.
@@ -145,7 +146,8 @@ def load_model(folder: Path, data: str | None = None) -> tuple[Clip, Tokenizer]:
         isinstance(description, dict) and description.get("format") == FORMAT,
         f"{folder / 'model.json'} describes no model of this library; name a run's folder, or one that `lcl export` made.",
     )
-    config = from_dict(ModelConfig, description.get("model"))
+    saved = from_dict(ModelConfig, description.get("model"))
+    config = config or saved
     tokenizer = Tokenizer.from_dict(description.get("tokenizer"), str(folder / "model.json"))
     if data is not None and tokenizer.data != data:
         raise LclError(
@@ -162,10 +164,21 @@ def load_model(folder: Path, data: str | None = None) -> tuple[Clip, Tokenizer]:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        wrong = str(error).splitlines()[1].strip()
-        raise LclError(f"the weights in {folder} are those of another model size ({wrong})") from None
+        wrong = _difference(saved, config) or str(error).splitlines()[1].strip()
+        raise LclError(f"the weights in {folder} are those of another model: {wrong}.") from None
     require(
         storage.file_sha256(folder / "model.safetensors") == description.get("weights"),
         f"the weights in {folder} are not those that its model.json describes; copy both files from one training.",
     )
     return model.eval(), tokenizer
+
+
+def _difference(saved: ModelConfig, wanted: ModelConfig) -> str:
+    """How a saved model differs from the one that is wanted, field by field; "" if it does not."""
+    found = []
+    for tower in ("vision", "language"):
+        one, other = (to_dict(getattr(config, tower)) for config in (saved, wanted))
+        found += [f"its {tower}.{name} is {one[name]!r}, not {other[name]!r}" for name in one if one[name] != other[name]]
+    if saved.embed_dim != wanted.embed_dim:
+        found.append(f"its embed_dim is {saved.embed_dim}, not {wanted.embed_dim}")
+    return "; ".join(found)

@@ -78,6 +78,10 @@ class Tokenizer:
         """One more than the largest id."""
         return max(self._engine.get_vocab().values(), default=-1) + 1
 
+    def for_data(self, data: str) -> Tokenizer:
+        """The same tokenizer, for another data set than the one whose captions it was trained on."""
+        return Tokenizer(self._engine, data)
+
     @property
     def fingerprint(self) -> str:
         return storage.fingerprint(self._engine.to_str())

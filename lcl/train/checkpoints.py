@@ -51,14 +51,15 @@ def save_checkpoint(folder: Path, training: Training, score: float | None = None
         LclError: if the disk is full; earlier checkpoints are then untouched.
     """
     place = Path(folder) / f"step-{training.step:08d}"
-    if training.ranks.is_main:
-        tensors = _tensors(training)
-        storage.write_tensors(place / TENSORS, tensors)
-        about = {"format": FORMAT, "step": training.step, "score": score, "of": describe(training)}
-        about["tensors"] = storage.file_sha256(place / TENSORS)
-        storage.write_json(place / STATE, about)
-        _remove_old(Path(folder), keep)
-    training.ranks.wait()
+    try:
+        if training.ranks.is_main:
+            storage.write_tensors(place / TENSORS, _tensors(training))
+            about = {"format": FORMAT, "step": training.step, "score": score, "of": describe(training)}
+            about["tensors"] = storage.file_sha256(place / TENSORS)
+            storage.write_json(place / STATE, about)
+            _remove_old(Path(folder), keep)
+    finally:
+        training.ranks.wait()  # also if it could not be written: the others must not wait for ever
     return place
 
 

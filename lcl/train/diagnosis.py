@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lcl.config import require
-from lcl.data.base import Samples
+from lcl.data.base import PairDataset, Samples
 from lcl.data.collection import open_dataset
 from lcl.eval.metrics import embed
 from lcl.losses.contrastive import both_ways, own_column
@@ -22,7 +22,7 @@ from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import BankTeacher, Teacher
 from lcl.train.loop import VALIDATION_PAIRS, Event, Step, Training, Validation
 from lcl.train.recipes import Recipe, StepContext
-from lcl.train.runs import load_run
+from lcl.train.runs import Run, load_run
 
 PAIRS = 256  # training pairs that are measured
 COLLAPSED = 0.9  # mean cosine of two images, or two captions; in healthy trainings 0.01 to 0.16, in a collapsed one 1.00
@@ -95,17 +95,20 @@ class Diagnosis(tuple):
         return "\n".join(lines)
 
 
-def diagnose(run: Path | str | Training, curve: Sequence[Event] = ()) -> Diagnosis:
+def diagnose(
+    run: Path | str | Run | Training, curve: Sequence[Event] = (), source: PairDataset | None = None
+) -> Diagnosis:
     """Check a run's folder, or a training and its events, for the usual faults; takes some seconds.
 
     Args:
-        run: the folder of a finished run, or a `Training`.
+        run: a finished run or its folder, or a `Training`.
         curve: the events that the training yielded.
+        source: the data set of a finished run (default: opened where it was).
 
     Returns:
         One finding a check.
     """
-    return judge(gather(run, curve))
+    return judge(gather(run, curve, source))
 
 
 def judge(evidence: Evidence) -> Diagnosis:
@@ -113,14 +116,16 @@ def judge(evidence: Evidence) -> Diagnosis:
     return Diagnosis(finding for check in CHECKS if (finding := check(evidence)) is not None)
 
 
-def gather(run: Path | str | Training, curve: Sequence[Event] = ()) -> Evidence:
-    """Measure what the checks need, of a folder or a training."""
+def gather(
+    run: Path | str | Run | Training, curve: Sequence[Event] = (), source: PairDataset | None = None
+) -> Evidence:
+    """Measure what the checks need; arguments as in `diagnose`."""
     if isinstance(run, Training):
         require(any(isinstance(event, Step) for event in curve), "a training is judged by its events; pass them as `curve`.")
         teacher, profile = run.teacher, run.profile
         return measure(run.model, run.tokenizer, run.source, profile.training, curve, run.recipe, run.extra, teacher)
-    found = load_run(Path(run))
-    source = open_dataset(found.profile, found.pictures_folder, found.shards_folder)
+    found = run if isinstance(run, Run) else load_run(Path(run))
+    source = source or open_dataset(found.profile, found.pictures_folder, found.shards_folder)
     # a run's folder has no teacher, so neighbours are checked only for a Training
     return measure(found.model, found.tokenizer, source, found.profile.training, found.curve, found.recipe, found.extra, None)
 

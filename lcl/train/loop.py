@@ -111,6 +111,7 @@ class Training:
         ranks: the process group that shares every batch. All ranks hold the same model and yield the same events, except
             for times, memory and unreadable rows.
         workers: as in `loader.batches`.
+        start: the model, of the profile's config, and the tokenizer to begin with (default: new ones).
 
     Raises:
         LclError: for settings that do not fit together; while training, when the loss is no longer finite, with the step
@@ -120,6 +121,7 @@ class Training:
     def __init__(
         self, profile: Profile, source: PairDataset, seed: int = 0, device: str | None = None, recipe: Recipe | None = None,
         teacher: Teacher | None = None, ranks: Ranks | None = None, workers: int | None = None,
+        start: tuple[Clip, Tokenizer] | None = None,
     ):  # fmt: skip
         self.ranks = ranks or Ranks(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
         share, micro_batch = profile.training.batch_size / self.ranks.world_size, profile.training.micro_batch
@@ -143,9 +145,10 @@ class Training:
                 known | {"rows": 0} == wanted | {"rows": 0} and known["rows"] >= wanted["rows"],
                 f"the teacher has features of {known}, but this training needs {wanted}; open one for this data set and profile.",
             )
-        self.tokenizer = train_tokenizer(source, profile)
+        self.tokenizer = start[1].for_data(source.fingerprint) if start else train_tokenizer(source, profile)
         torch.manual_seed(seed)
-        self.model = Clip(profile.model).to(self.device, memory_format=torch.channels_last)
+        model = start[0] if start else Clip(profile.model)
+        self.model = model.to(self.device, memory_format=torch.channels_last)
         dims = self.teacher.dims if self.teacher else ()
         self.extra = self.recipe.make_extra(self.model, dims).to(self.device)  # after the model: all recipes start alike
         self.learner = torch.nn.ModuleList([self.model, self.extra])  # everything that is trained

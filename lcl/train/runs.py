@@ -14,6 +14,7 @@ import torch
 
 from lcl import storage
 from lcl.config import LclError, Profile, from_dict, need, require, to_dict
+from lcl.data.base import PairDataset
 from lcl.eval.metrics import Metric
 from lcl.models.clip import Clip, load_model, save_model
 from lcl.models.tokenizer import Tokenizer
@@ -80,6 +81,7 @@ def free_name(runs: Path, stem: str) -> str:
 
 PLAN = "training.json"  # the settings of a run, written before it starts
 LOG = "log.jsonl"  # its events, one a line, as they happen
+START = "start"  # the towers and the tokenizer that it begins with, until it is finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,9 @@ class Plan:
 
     Attributes:
         pictures, shards: the user's folder of drawings, or of pairs, if any.
-        checkpoint_every: steps; 0 for none. keep: how many of the last checkpoints stay.
+        checkpoint_every: steps; 0: by the clock, and removed when the run is finished. keep: how many of the last ones stay.
+        start: the folder of the model that it begins with, if any; a copy lies in the run's folder.
+        data: fingerprint of the data set.
     """
 
     profile: Profile
@@ -98,6 +102,8 @@ class Plan:
     keep: int
     shards: str | None = None
     tensorboard: bool = False
+    start: str | None = None
+    data: str | None = None
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -109,14 +115,23 @@ def read_plan(folder: Path) -> Plan:
     """Read the settings of a run that was started. Raises LclError if there are none, or the run is finished."""
     folder = Path(folder)
     require(
-        (folder / PLAN).exists(),
-        f"there is no training to resume in {folder}; `lcl train --name NAME --checkpoint-every STEPS` begins one.",
+        not (folder / "metrics.json").exists(),
+        f"the training in {folder} is finished; `lcl train --from {folder} --epochs N` trains its model further.",
     )
-    require(not (folder / "metrics.json").exists(), f"the training in {folder} is finished; there is nothing to resume.")
+    require((folder / PLAN).exists(), f"there is no training to resume in {folder}; `lcl train --name NAME` begins one.")
     found = storage.read_json(folder / PLAN)
     ours = isinstance(found, dict) and found.pop("format", None) == FORMAT
     require(ours, f"{folder / PLAN} holds no settings of this library; train again under another name.")
     return from_dict(Plan, found)
+
+
+def check_data(run: Path, wanted: str | None, source: PairDataset) -> None:
+    """Raise LclError unless a data set has the fingerprint that a run's has; None is that of a run before it was recorded."""
+    require(
+        wanted in (None, source.fingerprint),
+        f"the run in {run} was trained on another data set ({wanted}) than this one ({source.fingerprint}); "
+        "name its drawings with --pictures or its shards with --data, or check the versions of the asset packages.",
+    )
 
 
 class EventLog:
@@ -176,12 +191,15 @@ def save_run(
     seconds: dict[str, float],
     pictures_folder: Path | None = None,
     shards_folder: Path | None = None,
+    start: Path | None = None,
 ) -> None:
     """Write the weights and the curve, then metrics.json, which marks the run as complete.
 
     The pair of towers is one file, the training-only modules another. In metrics.json, `metrics` are a function of profile,
     seed and machine, bitwise; `seconds` by part since the start or resume, `step_ms` (median), `memory_gib` (maximum) and
     `provenance` are not.
+
+    `start` names the folder of the model that the training began with, if any.
 
     Raises:
         LclError: for a training without a step.
@@ -211,6 +229,7 @@ def save_run(
             "data": training.source.fingerprint,
             "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
             "shards": str(Path(shards_folder).resolve()) if shards_folder else None,
+            "start": str(start) if start else None,
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
             "step_ms": round(1000 * median(step.seconds for step in steps), 1),
             "memory_gib": round(max(step.memory for step in steps), 3),

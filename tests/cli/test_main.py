@@ -8,11 +8,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from commands import Result, lcl
@@ -20,7 +23,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcl import __version__
-from lcl.config import get_profile
+from lcl.cli import follow
+from lcl.config import LclError, get_profile
 from lcl.course.study import table, table_text
 from lcl.data import photos, scenes
 from lcl.deploy.onnx import open_towers
@@ -30,7 +34,7 @@ from lcl.models.tokenizer import MAX_WORDS
 from lcl.teachers import encoders
 from lcl.teachers.banks import Bank, open_bank
 from lcl.teachers.search import load_neighbours, nearest_neighbours
-from lcl.train import loop
+from lcl.train import checkpoints, loop
 from lcl.train.recipes import RECIPES
 from lcl.train.runs import EventLog, load_run
 
@@ -465,6 +469,88 @@ def test_a_training_that_was_stopped_is_resumed_by_its_name_to_the_same_figures(
 
 
 @pytest.fixture
+def stop_at(monkeypatch):
+    """Send this process a signal when a training has made a certain step."""
+
+    def arrange(step: int, number: int = signal.SIGINT):
+        write = EventLog.write
+
+        def stopping(log, event):
+            write(log, event)
+            if event.step == step and isinstance(event, loop.Step):
+                monkeypatch.setattr(EventLog, "write", write)
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(EventLog, "write", stopping)
+
+    return arrange
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_keeps_what_was_learned_and_says_how_to_go_on(trained, tmp_path, stop_at, number, code):
+    common = ("train", "--profile", "smoke", "--epochs", 1, "--seed", 5, "--runs", tmp_path, "--name", "stopped")
+    stop_at(16 if number == signal.SIGINT else 3, number)  # a validation step follows step 16, the last
+    stopped, step = lcl(*common), 16 if number == signal.SIGINT else 3
+    said = stopped.err.splitlines()[-1]
+    assert (stopped.code, said) == (code, f"stopped at step {step} of 16; go on with: lcl train --resume {tmp_path / 'stopped'}")
+    assert "Traceback" not in stopped.err
+    assert lcl(*said.split(": ", 1)[1].split()[1:]).code == 0
+    whole, resumed = (contents(folder) for folder in (trained[0] / "first", tmp_path / "stopped"))
+    assert resumed.keys() == whole.keys()  # no checkpoints, no settings to resume by
+    assert all(resumed[name][0] == whole[name][0] for name in ("model.safetensors", "curve.json"))
+    assert metrics_of(tmp_path / "stopped")["metrics"] == metrics_of(trained[0] / "first")["metrics"]
+    assert "finished; `lcl train --from" in lcl("train", "--resume", tmp_path / "stopped").refusal
+
+
+@pytest.mark.slow
+def test_a_stop_before_anything_was_learned_frees_the_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Training, "__init__", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    stopped = tiny("--runs", tmp_path, "--name", "stopped")
+    assert (stopped.code, stopped.err.splitlines()[-1]) == (130, "stopped before the first checkpoint; nothing was saved.")
+    assert list(tmp_path.glob("*")) == []
+
+
+@pytest.mark.slow
+def test_checkpoints_are_written_by_the_clock_and_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch):
+    steps, save = [], checkpoints.save_checkpoint
+
+    def saving(folder, training, *rest):
+        steps.append(training.step)
+        if training.step == 3:
+            raise LclError("the disk is full.")
+        return save(folder, training, *rest)
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", saving)
+    monkeypatch.setattr(follow, "MINUTES", 0)
+    done = tiny("--runs", tmp_path, "--name", "clock")
+    assert done.code == 0 and steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert done.err.count("goes on without this checkpoint: the disk is full.") == 1
+    assert not (tmp_path / "clock" / "checkpoints").exists()
+    monkeypatch.setattr(follow, "MINUTES", 60)
+    steps.clear()
+    assert tiny("--runs", tmp_path, "--name", "short").code == 0 and steps == [8]  # a stop in the evaluation loses nothing
+    refused = tiny("--runs", tmp_path, "--name", "asked", "--checkpoint-every", 3).refusal
+    assert refused.splitlines()[-1] == "error: the disk is full." and not (tmp_path / "asked").exists()
+
+
+@pytest.mark.slow
+def test_all_ranks_stop_after_the_same_step(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lcl", "train"]
+    options = ["--profile", "smoke", "--epochs", "200", "--runs", str(tmp_path), "--name", "two"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "two" / "log.jsonl"
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment) as group:
+        while group.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 5):
+            time.sleep(0.1)
+        ranks = psutil.Process(group.pid).children()
+        ranks[1].send_signal(signal.SIGINT)  # the other one learns of it
+        told = group.communicate(timeout=120)[1]
+    (stopped,) = re.findall(r"stopped at step (\d+) of 3,200; go on with: lcl train --resume", told)
+    assert checkpoints.checkpoints(tmp_path / "two" / "checkpoints")[-1].name == f"step-{int(stopped):08d}"
+
+
+@pytest.fixture
 def shards(tmp_path) -> Path:
     """The smoke profile's first 700 scenes."""
     assert lcl("data", "scenes", "--profile", "smoke", "--count", 700, "--out", tmp_path / "shards").code == 0
@@ -487,6 +573,29 @@ def test_shards_are_trained_on_measured_and_shown_and_measured_again(tmp_path, s
     few = lcl("data", "scenes", "--profile", "smoke", "--count", 90, "--out", tmp_path / "few")
     assert few.code == 0
     assert "was trained on another data set" in lcl("evaluate", tmp_path / "of-shards", "--data", tmp_path / "few").refusal
+
+
+@pytest.mark.slow
+def test_a_run_finds_its_data_where_they_were_moved_to(tmp_path, shards, stop_at):
+    stop_at(2)
+    assert tiny("--runs", tmp_path, "--name", "run", "--data", shards).code == 130
+    moved = shards.rename(tmp_path / "moved")
+    hint = "If the data moved, name the new folder with --data"
+    run, few = tmp_path / "run", tmp_path / "few"
+    assert lcl("data", "scenes", "--profile", "smoke", "--count", 90, "--out", few).code == 0
+    assert hint in lcl("train", "--resume", run).refusal
+    refused = lcl("train", "--resume", run, "--data", few).refusal
+    assert "was trained on another data set" in refused and refused.count("error:") == 1
+    resumed = lcl("train", "--resume", run, "--data", moved)
+    assert resumed.code == 0 and metrics_of(run)["shards"] == str(moved) and metrics_of(run)["steps"] == 5
+    again = moved.rename(tmp_path / "again")
+    assert "equal to metrics.json" in lcl("evaluate", run, "--data", again).out
+    for command in (("diagnose", run), ("export", run, tmp_path / "onnx", "--onnx")):
+        assert hint in lcl(*command).refusal
+        assert "was trained on another data set" in lcl(*command, "--data", few).refusal
+        assert not (tmp_path / "onnx").exists()
+        assert lcl(*command, "--data", again).code in (0, 1)
+    assert (tmp_path / "onnx" / "image.onnx").exists()
 
 
 @pytest.mark.parametrize(
