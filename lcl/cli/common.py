@@ -24,11 +24,10 @@ def bar(what: str, unit: str, total: int | None = None, **options):
     return tqdm(total=total, unit=unit, desc=what, dynamic_ncols=True, **{"disable": None} | options)
 
 
-def open_pairs(profile: Profile, pictures: Path | str | None, data: Path | str | None):
-    """Open scenes, or shards with a progress bar while they are scanned."""
+def open_pairs(profile: Profile, pictures: Path | str | None, data: Path | str | None, **splits: Path | str | None):
+    """Open scenes, or shards with a progress bar while they are scanned; `splits` as in `open_dataset`."""
     from lcl.data.collection import open_dataset
 
-    if data is None:
-        return open_dataset(profile, pictures)
-    with bar("scanning", "tar", len(list(Path(data).glob("*.tar"))), delay=1) as progress:
-        return open_dataset(profile, pictures, data, progress.update)
+    folders = [Path(folder) for folder in (data, *splits.values()) if folder]
+    with bar("scanning", "tar", sum(len(list(folder.glob("*.tar"))) for folder in folders), delay=1) as progress:
+        return open_dataset(profile, pictures, data, progress.update, **splits)

@@ -141,16 +141,49 @@ app.command()(train)
 
 @app.command()
 def evaluate(run: RunArgument, pictures: PicturesOption = None, data: DataOption = None) -> None:
-    """Evaluate a finished run again, on every split, and compare with its metrics.json."""
+    """Evaluate a finished run again, on every split, and compare with its metrics.json.
+
+    With --data and another data set than the run's, evaluate zero-shot transfer to it: retrieval among up to 5,000 of its pairs.
+    """
     from lcl.course.study import table_text
     from lcl.eval.metrics import evaluate as measure
     from lcl.train.runs import load_run
 
     saved = load_run(run)
+    if data and (metrics := _transfer(saved, data)):
+        print(table_text(metrics))
+        return
     source = _data_of(saved, pictures, data)
     metrics = measure(saved.model, saved.tokenizer, source, saved.profile.evaluation, saved.extra)
     print(table_text(metrics))
     print("equal to metrics.json" if metrics == saved.metrics else "differs from metrics.json: another machine or version")
+
+
+def _transfer(saved, data: Path) -> dict | None:
+    """Metrics of a run on another data set; None if these are the shards that it was trained on."""
+    from lcl.data.collection import TEST_PAIRS, transfer_view
+    from lcl.data.shards import open_shards
+    from lcl.eval.metrics import evaluate_pairs
+
+    with bar("scanning", "tar", len(list(data.glob("*.tar"))), delay=1) as progress:
+        shards = open_shards(data, progress=progress.update)
+    own = shards.fingerprint
+    if saved.split_folders:
+        with contextlib.suppress(LclError):  # too few pairs to be what was trained on
+            own = open_pairs(saved.profile, None, data, **saved.split_folders).fingerprint
+    if own == saved.tokenizer.data:
+        return None
+    trained = None
+    if saved.shards_folder:
+        try:
+            trained = open_shards(Path(saved.shards_folder))
+        except LclError as reason:
+            print(f"pictures that were trained on are not left out: {reason}", file=sys.stderr)
+    view, left_out = transfer_view(shards, saved.profile.model.vision.image_size, TEST_PAIRS, trained)
+    if left_out:
+        print(f"{left_out:,} pairs are left out: the run was trained on their picture", file=sys.stderr)
+    print(f"transfer to {data}, which the run was not trained on")
+    return {"transfer": evaluate_pairs(saved.model, saved.tokenizer, view)}
 
 
 def _data_of(saved, pictures: Path | None, data: Path | None):
@@ -158,7 +191,8 @@ def _data_of(saved, pictures: Path | None, data: Path | None):
     from lcl.train.runs import check_data
 
     try:
-        source = open_pairs(saved.profile, pictures or saved.pictures_folder, data or saved.shards_folder)
+        folders = pictures or saved.pictures_folder, data or saved.shards_folder
+        source = open_pairs(saved.profile, *folders, **saved.split_folders)
     except LclError as error:
         moved = "" if pictures or data else " If the data moved, name the new folder with --data or --pictures."
         raise LclError(f"{error}{moved}") from None

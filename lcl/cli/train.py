@@ -17,6 +17,9 @@ from lcl.cli.common import DataOption, PicturesOption, ProfileOption, bar, open_
 from lcl.cli.follow import MINUTES, follow
 from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
+COUNTED = 20_000  # captions, at most, whose tokens are counted before a training
+FEW_STEPS = 100  # of a training; below, a warning
+
 
 def train(
     context: typer.Context,
@@ -27,6 +30,8 @@ def train(
     runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
     pictures: PicturesOption = None,
     data: DataOption = None,
+    validation: Annotated[Path | None, typer.Option(help="Shards for validation, instead of held-out pairs of --data.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Shards for the test, likewise.")] = None,
     start: Annotated[
         Path | None,
         typer.Option("--from", help="Begin with the weights of a finished run, or of exported towers; see above."),
@@ -124,12 +129,15 @@ def train(
         plan = dataclasses.replace(plan, pictures=where or plan.pictures, shards=tars or plan.shards)
     else:
         plan = Plan(chosen, seed, where, checkpoint_every or 0, keep, tars, tensorboard, str(start.resolve()) if start else None)
+        own = {name: str(each.resolve()) for name, each in (("validation", validation), ("test", test)) if each}
+        plan = dataclasses.replace(plan, **own)
     get_recipe(plan.profile.training.recipe)
     if not plan.start:
         Clip(plan.profile.model)  # refuses an unknown tower, or weights that are not there, before anything is drawn
     with join(device) as ranks, contextlib.ExitStack() as stack:
         try:
-            source = ranks.main_first(lambda: open_pairs(plan.profile, plan.pictures, plan.shards))
+            splits = {"validation": plan.validation, "test": plan.test}
+            source = ranks.main_first(lambda: open_pairs(plan.profile, plan.pictures, plan.shards, **splits))
         except LclError as error:
             moved = " If the data moved, name the new folder with --data or --pictures." if resume and not (where or tars) else ""
             raise LclError(f"{error}{moved}") from None
@@ -244,6 +252,8 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
             need("sklearn", "scenes")  # the evaluation uses it; ask before training
         training = Training(profile, source, plan.seed, teacher=teacher, ranks=ranks, workers=workers, start=begun)
         resume(folder / "checkpoints", training)
+    if ranks.is_main:
+        _tell_what_is_left_out(training)
     with _timed(seconds, "training"):
         curve = follow(training, folder, plan.checkpoint_every, plan.keep, plan.tensorboard)
     if not ranks.is_main:
@@ -256,7 +266,22 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / PLAN).unlink()
     print(table_text(metrics))
-    print(f"first loss {curve[0].loss:.3f}, {seconds['training'] / 60:.1f} minutes of training; see {_report(folder, source)}")
+    steps = [event.loss for event in curve if hasattr(event, "losses")]
+    loss = f"loss {steps[0]:.3f} → {steps[-1]:.3f} in {len(steps):,} steps"
+    print(f"{loss}, {seconds['training'] / 60:.1f} minutes of training; see {_report(folder, source)}")
+    if len(steps) < FEW_STEPS:
+        print(f"{len(steps)} steps are few to learn from; raise --epochs until there are some hundred.", file=sys.stderr)
+
+
+def _tell_what_is_left_out(training) -> None:
+    """Say on standard error how many captions are cut, and how many pictures are of another split."""
+    rows, context = training.source.train(training.profile.training.pairs), training.profile.model.language.context_length
+    captions = rows.captions(range(0, len(rows), -(-len(rows) // COUNTED)))  # spread evenly
+    if cut := training.tokenizer.count_cut(captions, context):
+        of = f"{cut:,} of {len(captions):,} training captions have more than {context} tokens and are cut"
+        print(f"{of}; --context-length {2 * context} keeps more of them.", file=sys.stderr)
+    if left_out := getattr(training.source, "left_out", 0):
+        print(f"{left_out:,} training pairs are left out: validation or test has their picture.", file=sys.stderr)
 
 
 def _report(folder: Path, source) -> Path:

@@ -6,7 +6,6 @@ import collections
 import copy
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from lcl.data import scenes
 from lcl.data.base import PairDataset, Samples
 from lcl.data.photos import BadSample
 from lcl.data.shards import Shards, open_shards
+from lcl.machine import processors
 
 CODE = 2  # raise it when the same shards would be divided otherwise
 TEST_PAIRS, VALIDATION_PAIRS = 5000, 1024  # held-out pairs, at most …
@@ -75,7 +75,7 @@ class ShardView:
         """`_one` of each, in order; many of them in threads, since decoding releases the interpreter's lock."""
         if len(rows) < 512 or torch.utils.data.get_worker_info():
             return [self._one(self.shards, row, read) for row in rows]
-        threads = min(os.cpu_count() or 1, 8)
+        threads = min(processors(), 8)
         pieces = [rows[start : start + 256] for start in range(0, len(rows), 256)]
 
         def piece(some: Sequence[int]) -> list:
@@ -99,6 +99,7 @@ class ShardDataset:
 
     Attributes:
         left_out: number of training rows that are left out for this reason.
+        split_folders: where validation and test shards of their own lie, by split.
 
     Raises:
         LclError: for fewer than FEWEST distinct pictures.
@@ -126,6 +127,9 @@ class ShardDataset:
         side = _sides(groups, shuffled[~seen[shuffled]], room)[shuffled]
         side[seen[shuffled]] = LEFT_OUT
         self._test, self._validation, self._train = (shuffled[side == which] for which in (TEST, VALIDATION, TRAIN))
+        self.split_folders = {
+            name: str(each.folder.resolve()) for name, each in (("validation", validation), ("test", test)) if each is not None
+        }
         prints = [each.fingerprint for each in (shards, validation, test) if each is not None]
         self.fingerprint = prints[0] if len(prints) == 1 else storage.fingerprint([*prints, validation is None, test is None])
 
@@ -190,12 +194,10 @@ def _sides(groups: torch.Tensor, order: torch.Tensor, room: list[int]) -> torch.
 
 
 def _seen_elsewhere(shards: Shards, others: Sequence[Shards]) -> torch.Tensor:
-    """(N,) bool: which rows show a picture that is in one of the other shards, by its pixels or its name."""
+    """(N,) bool: which rows show a picture that is in one of the other shards, by its pixels: names may agree by chance."""
     seen = torch.zeros(len(shards), dtype=torch.bool)
     for other in others:
-        for key in ("picture", "name"):
-            ours, theirs = shards.index[key], other.index[key]
-            seen |= torch.isin(ours, theirs) & (ours != 0)
+        seen |= torch.isin(shards.index["picture"], other.index["picture"])
     groups = shards.groups()
     return torch.isin(groups, groups[seen])  # with all copies
 

@@ -21,6 +21,7 @@ from lcl.data.photos import EXTENSIONS, BadSample, decode_pixels, read_caption, 
 from lcl.data.shards import tell
 from lcl.data.tables import LINES, OBJECTS, TEXTS, Row, encoding_of
 from lcl.data.writing import Sample
+from lcl.machine import processors
 
 SPELLINGS = {"jfif": "jpg", "jpe": "jpg"}  # other endings of files that are images, and the one that is written
 FEWEST_BAD = 3  # pairs; fewer are left out, whatever their share
@@ -318,9 +319,8 @@ def samples(
     Raises:
         LclError: as soon as too many pairs are unusable.
     """
-    workers = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    workers, numbered = workers or processors(), enumerate(pairs.pictures)
     waiting: collections.deque = collections.deque()
-    numbered = enumerate(pairs.pictures)
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:  # Pillow lets other threads run while it decodes
         try:
             while True:

@@ -27,6 +27,7 @@ from lcl.data.duplicates import group_rows, near_duplicates
 from lcl.data.manifest import near_duplicates_grouped, read_manifest, source_of, write_manifest
 from lcl.data.photos import EXTENSIONS, BadSample
 from lcl.data.tars import Contents, Place, captions_of, read_row, scan_tar
+from lcl.machine import processors, without_main
 
 INDEX_FORMAT = "lcl-shards-index-2"
 CODE = 1  # raise it when the same tars would give other rows than before
@@ -203,13 +204,14 @@ def _wanted(extensions: collections.Counter[str]) -> str:
 
 def _scan_all(paths: list[Path], workers: int | None, progress: Progress | None) -> list[Contents]:
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(paths) >= 16 else 0  # it takes seconds until a process is there
+        workers = processors() if len(paths) >= 16 else 0  # it takes seconds until a process is there
     workers = min(workers, len(paths))
     if workers <= 1:
         pool, found = None, map(scan_tar, paths)
     else:
         pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-        found = pool.map(scan_tar, paths)
+        with without_main():  # all processes start now: `map` submits every tar at once
+            found = pool.map(scan_tar, paths)
     done = []
     try:
         for contents in found:

@@ -125,7 +125,7 @@ def gather(
         teacher, profile = run.teacher, run.profile
         return measure(run.model, run.tokenizer, run.source, profile.training, curve, run.recipe, run.extra, teacher)
     found = run if isinstance(run, Run) else load_run(Path(run))
-    source = source or open_dataset(found.profile, found.pictures_folder, found.shards_folder)
+    source = source or open_dataset(found.profile, found.pictures_folder, found.shards_folder, **found.split_folders)
     # a run's folder has no teacher, so neighbours are checked only for a Training
     return measure(found.model, found.tokenizer, source, found.profile.training, found.curve, found.recipe, found.extra, None)
 

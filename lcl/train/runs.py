@@ -28,7 +28,10 @@ EXTRA = "training_only.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run, read from its folder; see `save_run`. `extra` holds the recipe's training-only modules."""
+    """A finished run, read from its folder; see `save_run`.
+
+    `extra` holds the recipe's training-only modules, `split_folders` the shards of their own for validation and test, if any.
+    """
 
     folder: Path
     profile: Profile
@@ -42,6 +45,7 @@ class Run:
     tokenizer: Tokenizer
     recipe: Recipe
     extra: torch.nn.ModuleDict
+    split_folders: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -92,6 +96,7 @@ class Plan:
         pictures, shards: the user's folder of drawings, or of pairs, if any.
         checkpoint_every: steps; 0: by the clock, and removed when the run is finished. keep: how many of the last ones stay.
         start: the folder of the model that it begins with, if any; a copy lies in the run's folder.
+        validation, test: folders of shards for these splits, if any.
         data: fingerprint of the data set.
     """
 
@@ -104,6 +109,8 @@ class Plan:
     tensorboard: bool = False
     start: str | None = None
     data: str | None = None
+    validation: str | None = None
+    test: str | None = None
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -229,6 +236,7 @@ def save_run(
             "data": training.source.fingerprint,
             "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
             "shards": str(Path(shards_folder).resolve()) if shards_folder else None,
+            "splits": getattr(training.source, "split_folders", {}),
             "start": str(start) if start else None,
             "seconds": {part: round(value, 1) for part, value in seconds.items()},
             "step_ms": round(1000 * median(step.seconds for step in steps), 1),
@@ -253,7 +261,9 @@ def load_run(folder: Path) -> Run:
     )
     try:
         folders = found["pictures"], found.get("shards")  # of the user's drawings or pairs, if any
-        require(all(isinstance(name, str | None) for name in folders), f"{folder / 'metrics.json'} names no folder of pictures.")
+        splits = found.get("splits") or {}
+        named = [*folders, *splits.values()] if splits.keys() <= {"validation", "test"} else [splits]
+        require(all(isinstance(name, str | None) for name in named), f"{folder / 'metrics.json'} names no folder of pictures.")
         model, tokenizer = load_model(folder, data=found["data"])
         profile = from_dict(Profile, found["profile"])
         curve = curve_from_dict(storage.read_json(folder / "curve.json"), profile)
@@ -269,7 +279,7 @@ def load_run(folder: Path) -> Run:
             require(same, f"{folder / EXTRA} does not belong to the training that {folder / 'metrics.json'} describes.")
         return Run(
             folder, profile, found["seed"], *folders, found["metrics"], curve,
-            found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer, recipe, extra,
+            found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer, recipe, extra, splits,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise LclError(f"the run in {folder} is damaged ({error!r} is missing or wrong); train again.") from None

@@ -83,7 +83,7 @@ def test_the_hubs_tars_arrive_through_all_that_servers_do_and_are_verified_and_t
     hub.faults[place(names[2])] = ["flip"]  # nothing but its sha256 tells
     done = fetch(tmp_path / "out")
     assert done.code == 0, done.err
-    assert "3 of 3 tars arrived (100.0%)" in done.out and "90 pairs in 3 tars" in done.out
+    assert "3 of 3 tars arrived (100.0%)" in done.out and "90 pictures with 90 captions in 3 tars" in done.out
     assert "0.0% of CC3M's 3,318,333 pairs" in done.out
     for name, data in hub.tars.items():
         assert (tmp_path / "out" / name).read_bytes() == data
@@ -92,7 +92,7 @@ def test_the_hubs_tars_arrive_through_all_that_servers_do_and_are_verified_and_t
     resumed = hub.sent[place(names[1])]
     assert resumed < 1.7 * len(hub.tars[names[1]])  # it went on near to where it broke off, twice
     found = open_shards(tmp_path / "out")
-    assert [found.caption(row) for row in range(90)] == [f"photo number {row}" for row in range(90)]
+    assert [found.captions(row)[0] for row in range(90)] == [f"photo number {row}" for row in range(90)]
     assert storage.read_json(tmp_path / "out" / MANIFEST)["source"] == {"hub": HUB}
 
     asked = hub.asked.copy()
@@ -110,10 +110,10 @@ def test_what_does_not_arrive_is_counted_and_said_and_fetched_by_the_next_call(h
     hub.faults[place(names[1])] = ["500"] * 99
     done = fetch(tmp_path / "out")
     assert done.code == 0 and "2 of 3 tars arrived (66.7%); missing: HTTP 500 1×" in done.out
-    assert "60 pairs in 2 tars" in done.out and f"{names[1]} did not arrive" in done.err
+    assert "60 pictures with 60 captions in 2 tars" in done.out and f"{names[1]} did not arrive" in done.err
     hub.faults.clear()
     done = fetch(tmp_path / "out")
-    assert "3 of 3 tars arrived" in done.out and "90 pairs in 3 tars" in done.out
+    assert "3 of 3 tars arrived" in done.out and "90 pictures with 90 captions in 3 tars" in done.out
 
 
 def test_a_new_commit_on_the_hub_is_no_other_data_set(hub, fetch, tmp_path):
