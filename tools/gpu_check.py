@@ -38,6 +38,7 @@ from lcl import storage
 from lcl.config import LclError, Profile, get_profile, require
 from lcl.data.drawn import captions, pictures
 from lcl.data.scenes import SceneDataset, open_scenes
+from lcl.models import pretrained
 from lcl.teachers import encoders
 from lcl.teachers.banks import build_bank
 from lcl.teachers.search import nearest_neighbours
@@ -81,7 +82,7 @@ def pack(target: Path, sizes: Sequence[int] = (64, 128)) -> None:
             shutil.copytree(source, (folder / "site").joinpath(*package.split(".")), ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "site" / "hypothesis.py").write_text(NO_HYPOTHESIS)
         _pack_text_encoder(folder / "site", pictures.load_pictures(sizes[0]))
-        weights = encoders._packaged_weights(encoders.IMAGE_ENCODER)
+        weights = pretrained.packaged_weights(encoders.IMAGE_ENCODER)
         weights[-2].zero_()  # the classifier, which is taken off
         storage.write_tensors(folder / "image_encoder.safetensors", {f"{i:04d}": halved(x) for i, x in enumerate(weights)})
         with lzma.open(target / ARCHIVE, "wb", filters=XZ) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
@@ -106,8 +107,8 @@ def halved(x: torch.Tensor) -> torch.Tensor:
 def _pack_text_encoder(site: Path, found: pictures.Pictures) -> None:
     """Copy the sentence encoder's package, its weights in bfloat16, the word pieces that no caption can hold as zeros: half
     of the weights are word pieces, and of those captions use one in twenty."""
-    package, inside = encoders.PACKAGED_TEXT[encoders.TEXT_ENCODER]
-    source, target = encoders._in_package(package, inside), site / package / inside
+    package, inside = pretrained.PACKAGED_TEXT[encoders.TEXT_ENCODER]
+    source, target = pretrained.in_package(package, inside), site / package / inside
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("model.safetensors", "*.md", "data_config.json"))
     (site / package / "__init__.py").write_text("")
     names = [name for concept in found.concepts for name in (concept.name, *concept.synonyms)]
@@ -135,7 +136,7 @@ def use_carried(folder: Path) -> None:
     sys.path.append(str(folder / "site"))  # last: what is installed goes first
     pictures._load_installed = functools.cache(lambda size, cache: pictures._read_cache(folder / f"pictures-{size}"))
     weights = storage.read_tensors(folder / "image_encoder.safetensors")
-    encoders._packaged_weights = lambda name: [weights[key].float() for key in sorted(weights)]
+    pretrained.packaged_weights = lambda name: [weights[key].float() for key in sorted(weights)]
 
 
 @pytest.hookimpl(tryfirst=True)

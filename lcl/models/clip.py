@@ -41,14 +41,19 @@ class Clip(nn.Module):
     """An image tower and a text tower with projections into one space of `embed_dim` dimensions.
 
     `precision` is that of the towers' products in `forward`, "float32" or "bfloat16"; outputs are float32 in any case.
+
+    Args:
+        config: of the towers.
+        saved: what `save_model` wrote in model.json; towers are then made without pre-trained weights, to be loaded.
     """
 
     precision = "float32"
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, saved: dict | None = None):
         super().__init__()
         self.config = config
-        self.vision, self.language = make_vision(config.vision), make_language(config.language)
+        self.vision = make_vision(config.vision, weights=saved is None)
+        self.language = make_language(config.language, (saved or {}).get("text_tower"))
         self.image_projection = nn.Linear(self.vision.width, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(self.language.width, config.embed_dim, bias=False)
         for projection in (self.image_projection, self.text_projection):
@@ -125,6 +130,7 @@ def save_model(folder: Path, model: Clip, tokenizer: Tokenizer) -> None:
         "weights": checksum,
         "model": to_dict(model.config),
         "tokenizer": tokenizer.to_dict(words=True),
+        "text_tower": getattr(model.language, "settings", None),
     }
     storage.write_json(folder / "model.json", description)
 
@@ -148,6 +154,9 @@ def load_model(folder: Path, data: str | None = None, config: ModelConfig | None
     )
     saved = from_dict(ModelConfig, description.get("model"))
     config = config or saved
+    for tower in ("vision", "language"):  # another model of the same shape is another model
+        one, other = getattr(saved, tower).tower, getattr(config, tower).tower
+        require(one == other, f"the weights in {folder} are those of another model: its {tower}.tower is {one!r}, not {other!r}.")
     tokenizer = Tokenizer.from_dict(description.get("tokenizer"), str(folder / "model.json"))
     if data is not None and tokenizer.data != data:
         raise LclError(
@@ -160,7 +169,7 @@ def load_model(folder: Path, data: str | None = None, config: ModelConfig | None
         "they come from different trainings.",
     )
     weights = storage.read_tensors(folder / "model.safetensors")
-    model = Clip(config)
+    model = Clip(config, saved=description)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

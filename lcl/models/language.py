@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from lcl.config import LanguageConfig, LclError, need, require
 from lcl.models.layers import Block, pack, unpack
+from lcl.models.pretrained import PACKAGED_TEXT, in_package
 from lcl.models.tokenizer import BEGIN, END, PAD, SPECIAL, Tokens
 
 
@@ -56,17 +58,28 @@ class HubTower(nn.Module):
     """Any encoder of transformers, by architecture name or local folder, with this library's tokens.
 
     The name of an architecture ("bert", "distilbert", "roberta", …) makes a new, small one of that kind; anything else is
-    loaded, as safetensors only, from a folder or from the hub's cache. Its blocks are pre-trained; its embedding table is
-    learned anew, since our token ids have other meanings there. Raises LclError for a model that does not take padded
-    captions of `context_length` tokens, or needs a decoder.
+    loaded, as safetensors only, from a package ("all-MiniLM-L6-v2"), a folder, or the hub's cache. Its blocks are pre-trained;
+    its embedding table is learned anew, since our token ids have other meanings there.
+
+    Args:
+        name: of an architecture or a model.
+        config: of the tower; a model by name brings its own width, depth and heads.
+        settings: those of a model by name, as `settings` gave them; it is then made without weights, and looked for nowhere.
+
+    Raises:
+        LclError: for a model that is not on this machine, does not take padded captions of `context_length` tokens, or needs
+            a decoder; for an architecture with `config.pretrained`.
     """
 
-    def __init__(self, name: str, config: LanguageConfig):
+    def __init__(self, name: str, config: LanguageConfig, settings: dict | None = None):
         super().__init__()
         transformers = need("transformers", "teachers")  # takes seconds
+        transformers.utils.logging.disable_progress_bar()  # of a fifth of a second
 
+        self._by_name = name not in transformers.CONFIG_MAPPING
         try:
-            if name in transformers.CONFIG_MAPPING:
+            require(self._by_name or not config.pretrained, "it is an architecture without weights")
+            if not self._by_name:
                 settings = {
                     "vocab_size": config.vocab_size,
                     "hidden_size": config.width,
@@ -84,8 +97,12 @@ class HubTower(nn.Module):
                 if "hidden_dim" in known.to_dict():  # DistilBERT's name for the width of its MLP
                     renamed["hidden_dim"] = settings["intermediate_size"]
                 self.body = transformers.AutoModel.from_config(type(known)(**renamed))
+            elif settings is not None:
+                kind = transformers.CONFIG_MAPPING[settings["model_type"]]
+                self.body = transformers.AutoModel.from_config(kind.from_dict(settings))
             else:
-                self.body = transformers.AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
+                where = in_package(*PACKAGED_TEXT[name]) if name in PACKAGED_TEXT else name
+                self.body = transformers.AutoModel.from_pretrained(where, local_files_only=True, use_safetensors=True)
                 self.body.resize_token_embeddings(config.vocab_size)
             require(not self.body.config.is_encoder_decoder, "it is an encoder and a decoder")
             ids = torch.full((1, config.context_length), len(SPECIAL))  # some models fail only in their first forward pass
@@ -101,7 +118,7 @@ class HubTower(nn.Module):
             ValueError,
             TypeError,
             AssertionError,
-            IndexError,
+            LookupError,
             RuntimeError,
             AttributeError,
             LclError,
@@ -109,8 +126,13 @@ class HubTower(nn.Module):
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise LclError(
                 f"transformers cannot make the text tower {name!r} ({reason}); name an architecture such as bert, "
-                "or a folder that holds a model."
+                f"or, for its weights, {' or '.join(PACKAGED_TEXT)}, a folder, or a model that `hf download` has fetched."
             ) from None
+
+    @property
+    def settings(self) -> dict | None:
+        """The settings of a model by name, JSON-able, so that a saved one opens where the model is not; else None."""
+        return json.loads(self.body.config.to_json_string(use_diff=False)) if self._by_name else None
 
     @property
     def tokens(self) -> nn.Module:
@@ -150,8 +172,8 @@ def mean_over(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
-def make_language(config: LanguageConfig) -> nn.Module:
-    """Make the tower of a config: a module from Tokens to TextFeatures, with a `width` and `blocks`."""
+def make_language(config: LanguageConfig, settings: dict | None = None) -> nn.Module:
+    """Make the tower of a config: a module from Tokens to TextFeatures, with a `width` and `blocks`; settings: see `HubTower`."""
     if config.tower == "transformer":
         return TextTransformer(config.vocab_size, config.context_length, config.width, config.depth, config.heads)
-    return HubTower(config.tower.removeprefix("hf:"), config)
+    return HubTower(config.tower.removeprefix("hf:"), config, settings)

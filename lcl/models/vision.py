@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import safetensors
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from lcl.config import LclError, VisionConfig, choose, need
+from lcl.models import pretrained as pretrained_weights
 from lcl.models.layers import Block
+from lcl.models.pretrained import PACKAGED_IMAGE, fetched_weights, hub_of
 
 
 class ImageFeatures(NamedTuple):
@@ -103,10 +106,19 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
 
 
 class TimmTower(nn.Module):
-    """Any image model of timm, by name, with random weights or, when online, its pre-trained ones.
+    """Any image model of timm, by name, with random weights or with pre-trained ones.
 
     `pooled` is the output of timm's own pooling, `patch_tokens` are its unpooled features without class and register tokens,
-    which are the only stage. Raises LclError for a name or an image size that timm refuses.
+    which are the only stage.
+
+    Args:
+        name: of the model; a tag after a dot, as in resnet18.a1_in1k, names its weights.
+        image_size: in pixels.
+        pretrained: begin with the weights that the tag names, or with timm's default; from a package or the hub's cache, else
+            from the hub.
+
+    Raises:
+        LclError: for a name or an image size that timm refuses; for weights that do not exist or cannot be had.
     """
 
     def __init__(self, name: str, image_size: int, pretrained: bool = False):
@@ -121,7 +133,9 @@ class TimmTower(nn.Module):
             self.register_buffer("std", torch.tensor(default["std"])[:, None, None], persistent=False)
             with torch.no_grad():  # some models fail only in their first forward pass
                 seen = self.eval()(torch.zeros(1, 3, image_size, image_size))
-        except (TypeError, RuntimeError, ValueError, OSError, AssertionError, AttributeError) as error:
+        except (
+            TypeError, RuntimeError, ValueError, OSError, AssertionError, AttributeError, safetensors.SafetensorError
+        ) as error:  # fmt: skip
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise LclError(f"timm cannot make {name!r} for {image_size} pixels: {reason}.") from None
         self.train()
@@ -129,10 +143,19 @@ class TimmTower(nn.Module):
 
     @staticmethod
     def _make(timm, name: str, image_size: int, pretrained: bool) -> nn.Module:
+        packaged = pretrained and name in PACKAGED_IMAGE
+        options = {} if packaged else {"num_classes": 0}
+        if pretrained and not packaged:
+            weights = fetched_weights(name, hub_of(timm, name))
+            options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
         try:  # models with positions or windows take the size
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
+            body = timm.create_model(name, img_size=image_size, **options)
         except TypeError:  # … the others do not
-            return timm.create_model(name, pretrained=pretrained, num_classes=0)
+            body = timm.create_model(name, **options)
+        if packaged:
+            body.load_state_dict(dict(zip(body.state_dict(), pretrained_weights.packaged_weights(name), strict=True)))
+            body.reset_classifier(0)
+        return body
 
     def forward(self, images: torch.Tensor) -> ImageFeatures:
         features = self.body.forward_features((unit(images) - self.mean) / self.std)
@@ -182,10 +205,14 @@ def augment(images: torch.Tensor, generator: torch.Generator, least: float = 0.6
     return (views * (0.8 + 0.4 * draws[3])[:, None, None, None]).round().clamp(0, 255).to(torch.uint8)
 
 
-def make_vision(config: VisionConfig) -> nn.Module:
-    """Make the tower of a config: a module from images (B, 3, H, W) to ImageFeatures, with a `width`."""
+def make_vision(config: VisionConfig, weights: bool = True) -> nn.Module:
+    """Make the tower of a config: a module from images (B, 3, H, W) to ImageFeatures, with a `width`.
+
+    weights: load the pre-trained weights that the config names, if any; False where others are loaded instead.
+    """
     if config.tower == "vit":
         return ViT(config.image_size, config.patch_size, config.width, config.depth, config.heads)
     if config.tower == "conv":
         return ConvTower(config.width, config.depth)
-    return TimmTower(config.tower.removeprefix("timm:"), config.image_size)
+    name = config.tower.removeprefix("timm:")
+    return TimmTower(name, config.image_size, weights and (config.pretrained or "." in name))

