@@ -67,8 +67,9 @@ def test_a_bank_and_its_neighbours_open(small_world):
     assert torch.equal(found.indices, nearest_neighbours(bank, 3).indices)
 
 
-def test_shards_open_with_the_same_rows(small_world):
-    shards = open_shards(OLD / "shards")
+def test_shards_open_with_the_same_rows(small_world, tmp_path):
+    """Their index lacks what splits need today, so the tars are scanned again."""
+    shards = open_shards(shutil.copytree(OLD / "shards", tmp_path / "shards"))
     assert (len(shards), shards.fingerprint) == (24, "b1b13195107183fd")
     assert [shards.captions(row)[0] for row in range(24)] == small_world.train(24).captions(range(24))
 
