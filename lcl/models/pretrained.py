@@ -75,7 +75,7 @@ def fetched_weights(name: str, hub: str) -> str:
     except LclError:
         raise
     except Exception as error:  # the client's errors have no common base but this one
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
         raise LclError(
             f"the weights of {name!r} are not in the hub's cache and cannot be downloaded ({reason}); with a network, "
             f"`hf download {hub}` gets them, and without pre-trained weights the tower begins at random."

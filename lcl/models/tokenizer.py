@@ -57,6 +57,14 @@ class Tokens:
         return len(self.ids)
 
 
+def _words_of(captions: Sequence[str], engine: Engine) -> list[str]:
+    """The words of clean captions, lower case, the most frequent first."""
+    split, counts = pre_tokenizers.Sequence(splitters(captions)), collections.Counter()
+    for caption in captions:
+        counts.update(word for word, _ in split.pre_tokenize_str(engine.normalizer.normalize_str(caption)))
+    return sorted((word for word in counts if is_word(word)), key=lambda word: (-counts[word], word))
+
+
 class Tokenizer:
     """Byte-level BPE within words and punctuation marks, so that no text has unknown tokens.
 
@@ -78,9 +86,12 @@ class Tokenizer:
         """One more than the largest id."""
         return max(self._engine.get_vocab().values(), default=-1) + 1
 
-    def for_data(self, data: str) -> Tokenizer:
-        """The same tokenizer, for another data set than the one whose captions it was trained on."""
-        return Tokenizer(self._engine, data)
+    def for_data(self, data: str, captions: Iterable[str]) -> Tokenizer:
+        """The same tokens for another data set, the words of whose training captions are added to the known ones."""
+        if self.training_words is None:
+            return Tokenizer(self._engine, data)
+        words = dict.fromkeys([*self.training_words, *_words_of([clean(caption) for caption in captions], self._engine)])
+        return Tokenizer(self._engine, data, tuple(words)[:MAX_TRAINING_WORDS])
 
     @property
     def fingerprint(self) -> str:
@@ -108,11 +119,7 @@ class Tokenizer:
             show_progress=False,
         )
         engine.train_from_iterator(captions, trainer)
-        split, counts = pre_tokenizers.Sequence(rules), collections.Counter()
-        for caption in captions:
-            counts.update(word for word, _ in split.pre_tokenize_str(engine.normalizer.normalize_str(caption)))
-        words = sorted((word for word in counts if is_word(word)), key=lambda word: (-counts[word], word))
-        return cls(engine, data, tuple(words[:MAX_TRAINING_WORDS]))
+        return cls(engine, data, tuple(_words_of(captions, engine)[:MAX_TRAINING_WORDS]))
 
     def encode(self, captions: Sequence[str], context_length: int) -> Tokens:
         """Captions to tokens; a caption of more than `context_length` tokens is cut, and keeps its [END].

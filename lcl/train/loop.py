@@ -145,7 +145,7 @@ class Training:
                 known | {"rows": 0} == wanted | {"rows": 0} and known["rows"] >= wanted["rows"],
                 f"the teacher has features of {known}, but this training needs {wanted}; open one for this data set and profile.",
             )
-        self.tokenizer = start[1].for_data(source.fingerprint) if start else train_tokenizer(source, profile)
+        self.tokenizer = train_tokenizer(source, profile, start and start[1])
         torch.manual_seed(seed)
         model = start[0] if start else Clip(profile.model)
         self.model = model.to(self.device, memory_format=torch.channels_last)
@@ -292,10 +292,12 @@ def open_teacher(settings: PingConfig, source: PairDataset, profile: Profile, pr
     return open_bank_teacher(rows, image_encoder, text_encoder, progress)
 
 
-def train_tokenizer(source: PairDataset, profile: Profile) -> Tokenizer:
-    """Train the tokenizer of a data set, on training captions only."""
+def train_tokenizer(source: PairDataset, profile: Profile, begun: Tokenizer | None = None) -> Tokenizer:
+    """Train the tokenizer of a data set, on training captions only; one to begin with keeps its tokens, and learns words."""
     rows = source.train(profile.training.pairs)
     captions = rows.captions(range(0, len(rows), -(-len(rows) // TOKENIZER_PAIRS)))  # spread evenly
+    if begun:
+        return begun.for_data(source.fingerprint, captions)
     return Tokenizer.train(captions, profile.model.language.vocab_size, source.fingerprint)
 
 

@@ -170,7 +170,7 @@ def test_a_saved_model_comes_back_bit_for_bit(config, tokenizer, tmp_path):
 def test_weights_of_another_model_size_are_refused(saved, change):
     other = make(dataclasses.replace(CONFIGS["conv"], **change))
     storage.write_tensors(saved / "model.safetensors", other.state_dict())
-    with pytest.raises(LclError, match="another model"):
+    with pytest.raises(LclError, match="those of another model: "):
         load_model(saved)
 
 

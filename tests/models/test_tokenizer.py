@@ -459,3 +459,12 @@ def test_a_caption_without_words_stays_as_it_is(tokenizer):
 def test_a_share_of_words_outside_zero_to_one_is_refused(tokenizer, share):
     with pytest.raises(LclError, match=f"between 0 and 1, not {share}"):
         hide(tokenizer.encode(["a dog"], CONTEXT), share=share)
+
+
+def test_a_tokenizer_for_other_data_has_the_same_tokens_and_more_words():
+    first = Tokenizer.train(["a red cat", "a red dog"], 300, "one")
+    other = first.for_data("two", ["a cat", "a blue boat"])
+    assert (other.data, other.fingerprint) == ("two", first.fingerprint)
+    assert set(other.training_words) == {*first.training_words, "blue", "boat"}
+    old = Tokenizer(first._engine, "one")  # saved before words were
+    assert old.for_data("two", ["a cat"]).training_words is None
