@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcl.config import LclError, require
+from lcl.config import LclError, data_folder, require
 
 if TYPE_CHECKING:
     import torch  # at run time only where tensors are: ONNX folders are opened without torch, safetensors and filelock
@@ -119,6 +120,41 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def can_write(folder: Path) -> bool:
+    """Whether this process may write in a folder, or make it where it does not exist."""
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+
+
+def cache_folder(*parts: str) -> Path:
+    """The folder of a cache, which need not exist: below `data_folder()`.
+
+    Where that cannot be written, the folder is below the user's cache folder, else the system's temporary one, with a warning.
+    """
+    own = data_folder() / "cache"
+    user = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
+    places = [own, Path(user) / "lcl", Path(tempfile.gettempdir()) / f"lcl-{getattr(os, 'getuid', int)()}"]
+    place = next((place for place in places if can_write(place)), own)
+    if place != own:
+        _warn_once(f"{own} cannot be written, so caches go to {place}; the variable LCL_DATA names another data folder.")
+    return place.joinpath(*parts)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def try_write(write: Callable[..., object], path: Path, *contents: object) -> bool:
+    """Call write(path, *contents) for a cache: if it raises LclError, such as on a full disk, warn and return False."""
+    try:
+        write(path, *contents)
+    except LclError as error:
+        log.warning("%s What was computed is used, but not cached; the variable LCL_DATA names another data folder.", error)
+        return False
+    return True
 
 
 def write_bytes(path: Path, data: bytes) -> None:

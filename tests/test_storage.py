@@ -187,3 +187,34 @@ def test_a_fresh_folder_takes_its_name_only_when_it_is_whole(tmp_path):
     with pytest.raises(LclError, match="cannot write in"), storage.fresh_folder(tmp_path / "new" / "one" / "file" / "below"):
         pass
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["one"]
+
+
+def test_caches_go_where_they_can_be_written_and_a_warning_names_the_variable(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    assert storage.cache_folder("banks", "x") == tmp_path / "data" / "cache" / "banks" / "x" and not caplog.text
+    assert os.listdir(tmp_path) == []
+    for place in ("data", "user"):
+        (tmp_path / place).touch()  # a file, in which nobody can write
+        found = storage.cache_folder("banks", "x")
+        assert found.parts[-2:] == ("banks", "x") and not found.is_relative_to(tmp_path / "data")
+        assert storage.cache_folder("banks", "x") == found
+        assert found.is_relative_to(tmp_path / "user") == (place == "data")
+    assert caplog.text.count("LCL_DATA") == 2 and str(tmp_path / "user" / "lcl") in caplog.text
+
+
+def test_a_folder_that_is_read_only_cannot_be_written(tmp_path, monkeypatch):
+    assert storage.can_write(tmp_path / "new" / "folder") and storage.can_write(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere but on a read-only disk
+    assert not storage.can_write(tmp_path / "new" / "folder")
+
+
+def test_a_cache_on_a_full_disk_costs_a_warning(tmp_path, monkeypatch, caplog):
+    assert storage.try_write(storage.write_json, tmp_path / "file", [1]) and not caplog.text
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert not storage.try_write(storage.write_json, tmp_path / "file", [2])
+    assert "No space left on device" in caplog.text and "LCL_DATA" in caplog.text and storage.read_json(tmp_path / "file") == [1]

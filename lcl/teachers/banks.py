@@ -7,9 +7,11 @@ read.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
 from lcl import storage
@@ -67,8 +69,10 @@ class Bank:
 
 
 def bank_folder(rows: DatasetView, encoder: ImageEncoder | TextEncoder) -> Path:
-    """The default folder of the bank of these rows and this encoder: `data/cache/banks/…`."""
-    return data_folder() / "cache" / "banks" / f"{encoder.kind}-{storage.fingerprint(describe(rows, encoder))}"
+    """The default folder of the bank of these rows and this encoder: `data/cache/banks/…`, or see `storage.cache_folder`."""
+    name = f"{encoder.kind}-{storage.fingerprint(describe(rows, encoder))}"
+    own = data_folder() / "cache" / "banks" / name
+    return own if (own / "bank.json").exists() else storage.cache_folder("banks", name)
 
 
 def describe(rows: DatasetView, encoder: ImageEncoder | TextEncoder) -> dict:
@@ -93,11 +97,21 @@ def build_bank(
         folder: of the bank (default: `bank_folder(rows, encoder)`).
         progress: called with the number of rows finished since the last call.
 
+    Returns:
+        The bank. If the disk is full, what was not written stays in memory, with a warning.
+
     Raises:
-        LclError: if the folder holds a bank of other rows or another encoder.
+        LclError: if the folder holds a bank of other rows or another encoder, or is no place to write.
     """
     folder = Path(folder or bank_folder(rows, encoder))
     require(len(rows) >= 1, "a data set without rows has no bank.")
+    if (folder / "bank.json").exists() and not storage.can_write(folder):
+        with contextlib.suppress(LclError):
+            bank = open_bank(folder, rows, encoder)
+            if progress:
+                progress(len(rows))
+            return bank
+        folder = storage.cache_folder("banks", folder.name)
     with storage.locked(folder):  # a second process waits, and finds the bank finished
         return _fill(folder, rows, encoder, progress)
 
@@ -109,6 +123,7 @@ def _fill(folder: Path, rows: DatasetView, encoder: ImageEncoder | TextEncoder, 
     for pattern in (".features-*", ".bank.json.*"):  # of a write that was killed
         for left_over in folder.glob(pattern):
             left_over.unlink(missing_ok=True)
+    writes = True
     for number, start in enumerate(range(0, len(rows), step)):
         name = f"features-{number:05d}.safetensors"
         some = range(start, min(start + step, len(rows)))
@@ -118,10 +133,13 @@ def _fill(folder: Path, rows: DatasetView, encoder: ImageEncoder | TextEncoder, 
                 progress(len(some))
         except LclError:  # not there yet, or not whole
             inputs = rows.take(some).images if encoder.kind == "images" else rows.captions(some)
-            storage.write_tensors(folder / name, {"features": encoder(inputs, progress).half()})
-            checksums[name] = storage.file_sha256(folder / name)
-            storage.write_json(folder / "bank.json", description | {"shard_rows": step, "shards": checksums})
-            shards.append(_read_shard(folder / name, checksums[name], start))
+            features = {"features": encoder(inputs, progress).half().contiguous()}
+            checksums[name] = storage.sha256(safetensors.torch.save(features))  # that of the file
+            manifest = description | {"shard_rows": step, "shards": checksums}
+            writes = writes and storage.try_write(storage.write_tensors, folder / name, features)
+            writes = writes and storage.try_write(storage.write_json, folder / "bank.json", manifest)
+            shards.append(_read_shard(folder / name, checksums[name], start) if writes else features["features"])
+            check_features(shards[-1], f"the bank in {folder}", start)
     return _whole_bank(folder, description, checksums, shards)
 
 

@@ -253,8 +253,9 @@ def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None)
         with contextlib.suppress(LclError):
             kept = load_neighbours(path, bank)
     if kept is None or kept.indices.shape[1] < k:
-        save_neighbours(path, nearest_neighbours(bank, max(k, min(KEPT, len(bank) - 1)), progress=progress))
-        kept = load_neighbours(path, bank)
+        found = nearest_neighbours(bank, max(k, min(KEPT, len(bank) - 1)), progress=progress)
+        kept = dataclasses.replace(found, similarities=found.similarities.half().float())
+        storage.try_write(save_neighbours, path, found)
     elif progress:
         progress(len(bank))
     return dataclasses.replace(kept, indices=kept.indices[:, :k], similarities=kept.similarities[:, :k])

@@ -20,6 +20,7 @@ from lcl.data.scenes import SceneDataset, SceneView
 from lcl.teachers import banks
 from lcl.teachers.banks import bank_folder, build_bank, check_features, open_bank
 from lcl.teachers.encoders import ImageEncoder, TextEncoder, normalised
+from lcl.teachers.search import find_neighbours
 
 COUNT, STEP = 25, 10
 SHARDS = [f"features-{number:05d}.safetensors" for number in range(3)]
@@ -338,3 +339,42 @@ def test_a_bank_of_rows_without_a_direction_can_be_built_again_as_the_sentence_s
     spoil(folder, torch.zeros(10, 16))
     build_bank(rows, Fake(), folder)
     assert contents(folder) == unbroken
+
+
+# --- places that cannot be written
+
+
+def test_a_full_disk_costs_a_warning_and_not_the_bank(rows, tmp_path, monkeypatch, caplog):
+    whole = build_bank(rows, Fake(), tmp_path / "whole")
+    near = find_neighbours(whole, 3)
+    write, writes = storage.write_tensors, itertools.count()
+
+    def full(path, *contents):
+        if next(writes) > 0:
+            raise LclError("No space left on device.")
+        write(path, *contents)
+
+    monkeypatch.setattr(storage, "write_tensors", full)
+    bank = build_bank(rows, Fake(), tmp_path / "full")
+    assert torch.equal(bank[:], whole[:]) and bank.fingerprint == whole.fingerprint
+    assert caplog.text.count("No space left on device") == 1 and "LCL_DATA" in caplog.text
+    found = find_neighbours(bank, 3)
+    assert torch.equal(found.indices, near.indices) and torch.equal(found.similarities, near.similarities)
+    monkeypatch.undo()
+    monkeypatch.setattr(banks, "SHARD_ROWS", STEP)
+    encoder = Fake()
+    assert torch.equal(build_bank(rows, encoder, tmp_path / "full")[:], whole[:]) and encoder.seen == COUNT - STEP
+
+
+def test_a_bank_in_a_read_only_folder_is_read_and_an_unfinished_one_made_elsewhere(rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    whole, told = build_bank(rows, Fake()), []
+    monkeypatch.setattr(storage, "can_write", lambda folder: tmp_path / "data" not in (folder, *folder.parents))
+    before, encoder = contents(whole.folder), Fake()
+    again = build_bank(rows, encoder, progress=told.append)
+    assert again.folder == whole.folder and (encoder.seen, sum(told)) == (0, COUNT) and contents(whole.folder) == before
+    (whole.folder / SHARDS[1]).unlink()
+    elsewhere = build_bank(rows, Fake())
+    assert elsewhere.folder == tmp_path / "user" / "lcl" / "banks" / whole.folder.name
+    assert elsewhere.fingerprint == whole.fingerprint
