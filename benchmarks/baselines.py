@@ -384,7 +384,7 @@ def streaming(repeats: int, facts: Facts, number: int = 4096, workers: int = 2) 
         large = open_scenes(dataclasses.replace(get_profile("laptop").scenes, size=256))
         write_shards(Path(folder) / "ours", scene_samples(large, range(number)), {}, rows=512)
         shards = open_shards(Path(folder) / "ours")
-        tokenizer = Tokenizer.train([shards.caption(row) for row in range(number)], 2048, shards.fingerprint)
+        tokenizer = Tokenizer.train([shards.captions(row)[0] for row in range(number)], 2048, shards.fingerprint)
         count = len(ShardDataset(shards, 64)) // 128 * 128
         tars = write_shards(Path(folder) / "peer", scene_samples(large, range(count)), {}, rows=count // 8)
         paths = [str(Path(folder) / "peer" / name) for name in tars]

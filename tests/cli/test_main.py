@@ -933,7 +933,7 @@ def test_an_approximate_search_says_what_it_misses(needs_teacher, tmp_path):
 def test_more_neighbours_than_there_are_others_are_refused(needs_teacher, tmp_path, options):
     result = lcl("neighbours", "--profile", "smoke", "--k", 1024, "--save", tmp_path / "found", *options)
     assert result.code == 2 and "Traceback" not in result.err
-    assert re.search(r"\nerror: .*\b1024 neighbours\b.*\b1023\b.*\.\n\Z", result.err)
+    assert re.search(r"(?:^|\n)error: .*\b1024 neighbours\b.*\b1023\b.*\.\n\Z", result.err)
     assert not (tmp_path / "found").exists()
 
 
