@@ -46,6 +46,11 @@ def test_it_holds_no_widget_state_no_times_and_no_view_beside_a_picture(path):
             assert not ("image/png" in data and {WIDGET, "text/html"} & data)
 
 
+def test_it_finds_its_files_in_any_working_directory_and_reads_them_as_utf_8(path):
+    for cell in code_cells(path):
+        assert not re.search(r"""["']\.\./|read_text\(\)|text=True\)""", cell.source), cell.source
+
+
 def test_every_figure_has_words(path):
     for cell in code_cells(path):
         for output in cell.outputs:
