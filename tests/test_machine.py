@@ -1,5 +1,6 @@
 """Processors are counted as a container grants them, and processes start without the user's script."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lcl import machine
+from lcl.config import Profile, get_profile
+from lcl.data.writing import scene_samples, write_shards
 from lcl.train import loader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +69,36 @@ def test_a_script_without_a_guard_runs_once(tmp_path, method):
     command = [sys.executable, str(tmp_path / "script.py"), method]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "the script runs\n4\n", "")
+
+
+TRAINS = """
+import multiprocessing, pathlib, sys
+from lcl.data.collection import open_dataset
+from lcl.train.loop import Training
+from test_machine import short
+multiprocessing.set_start_method(sys.argv[1])
+print("the script runs", flush=True)
+training = Training(short(), open_dataset(short(), shards=pathlib.Path(sys.argv[2])), device="cpu", workers=2)
+print(len(list(training)), flush=True)
+"""
+
+
+def short() -> Profile:
+    """Four steps."""
+    smoke = get_profile("smoke")
+    return dataclasses.replace(smoke, training=dataclasses.replace(smoke.training, pairs=128, epochs=1, batch_size=32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", *(["fork"] if sys.platform.startswith("linux") else [])])
+def test_a_script_without_a_guard_scans_tars_and_trains_with_workers(tmp_path, small_world, method):
+    write_shards(tmp_path / "shards", scene_samples(small_world, range(180)), {"scenes": 180}, rows=10)
+    (tmp_path / "shards" / "index.safetensors").unlink(missing_ok=True)
+    (tmp_path / "script.py").write_text(TRAINS)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "script.py"), method, str(tmp_path / "shards")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "the script runs\n5\n"), done.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux's C library gives memory back on demand")

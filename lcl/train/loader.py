@@ -7,8 +7,10 @@ what it sees.
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
+import signal
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from torch.utils.data._utils import signal_handling
 from lcl.config import LclError, TrainConfig, require
 from lcl.data.base import DatasetView, PairDataset
 from lcl.data.shards import MAX_BAD, tell
-from lcl.machine import processors
+from lcl.machine import processors, without_main
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.train.distributed import Ranks
 
@@ -184,7 +186,9 @@ def _streamed(
             reading, None, sampler=steps, num_workers=workers, prefetch_factor=PREFETCH, timeout=POLL_SECONDS, pin_memory=on_gpu,
             collate_fn=_as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
         )  # fmt: skip
-        found = iter(loader)
+        ours = type(rows).__module__.partition(".")[0] == "lcl"  # a data set of the user's script needs that script
+        with without_main() if ours else contextlib.nullcontext():
+            found = iter(loader)
         # torch raises a worker's death wherever this process is, even within a step, which would end the training
         signal_handling._remove_worker_pids(id(found))
         found._worker_pids_set = False
@@ -247,5 +251,6 @@ def _as_it_is(batch):
 
 
 def one_thread(number: int) -> None:
-    """Worker init: limit each worker to one thread."""
+    """Worker init: limit each worker to one thread, and leave Ctrl-C to the training, which stops it after its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
