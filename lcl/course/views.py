@@ -179,7 +179,7 @@ def coordinates(features: torch.Tensor, ways: Sequence[str] = tuple(WAYS), key: 
         found |= storage.read_tensors(place) if place.exists() else {}
     fresh = {way: _to_unit(WAYS[choose("map", way, WAYS)](features)) for way in ways if way not in found}
     if places and fresh:
-        storage.write_tensors(places[-1], found | fresh)
+        storage.try_write(storage.write_tensors, places[-1], found | fresh)
     return {way: (found | fresh)[way] for way in ways}
 
 

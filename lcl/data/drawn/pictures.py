@@ -96,17 +96,19 @@ def _load_installed(size: int, cache_folder: Path) -> Pictures:
     code = storage.sha256(b"".join(path.read_bytes() for path in made_by))
     drawn_with = {package: importlib.metadata.version(package) for package in ("resvg-py", "pillow")}
     key = storage.fingerprint({"packages": PACKAGES | drawn_with, "size": size, "code": code})
-    path = cache_folder / f"pictures-{size}-{key}"
-    if path.with_suffix(".json").exists():
-        try:
-            return _read_cache(path)
-        except (LclError, KeyError, TypeError) as error:
-            log.warning("the picture cache is damaged (%s); building it again.", error)
+    places = [cache_folder] if storage.can_write(cache_folder) else [cache_folder, storage.cache_folder()]
+    for path in (place / f"pictures-{size}-{key}" for place in places):
+        if path.with_suffix(".json").exists():
+            try:
+                return _read_cache(path)
+            except (LclError, KeyError, TypeError) as error:
+                log.warning("the picture cache is damaged (%s); building it again.", error)
     log.info("drawing the picture dictionary at %d pixels; this takes a few seconds, once.", size)
     pictures = _build(size)
-    storage.write_tensors(path.with_suffix(".safetensors"), {"drawings": pictures.drawings})
-    description = asdict(pictures) | {"drawings": storage.sha256(pictures.drawings.numpy().tobytes())}
-    storage.write_json(path.with_suffix(".json"), description | {"checksum": storage.fingerprint(description)})
+    if storage.try_write(storage.write_tensors, path.with_suffix(".safetensors"), {"drawings": pictures.drawings}):
+        description = asdict(pictures) | {"drawings": storage.sha256(pictures.drawings.numpy().tobytes())}
+        about = description | {"checksum": storage.fingerprint(description)}
+        storage.try_write(storage.write_json, path.with_suffix(".json"), about)
     return pictures
 
 
