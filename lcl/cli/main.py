@@ -162,17 +162,20 @@ def evaluate(run: RunArgument, pictures: PicturesOption = None, data: DataOption
 def _transfer(saved, data: Path) -> dict | None:
     """Metrics of a run on another data set; None if these are the shards that it was trained on."""
     from lcl.data.collection import TEST_PAIRS, transfer_view
+    from lcl.data.manifest import source_of
     from lcl.data.shards import open_shards
     from lcl.eval.metrics import evaluate_pairs
 
     with bar("scanning", "tar", len(list(data.glob("*.tar"))), delay=1) as progress:
         shards = open_shards(data, progress=progress.update)
-    own = shards.fingerprint
-    if saved.split_folders:
-        with contextlib.suppress(LclError):  # too few pairs to be what was trained on
-            own = open_pairs(saved.profile, None, data, **saved.split_folders).fingerprint
-    if own == saved.tokenizer.data:
-        return None
+    with contextlib.suppress(LclError):  # too few pairs to be what was trained on
+        if open_pairs(saved.profile, None, data, **saved.split_folders).fingerprint == saved.tokenizer.data:
+            return None
+    scenes = (source_of(data) or {}).get("scenes")
+    require(
+        scenes != saved.tokenizer.data,
+        f"the shards in {data} hold the scenes that the run was trained on; leave out --data to evaluate it on others.",
+    )
     trained = None
     if saved.shards_folder:
         try:
@@ -182,7 +185,7 @@ def _transfer(saved, data: Path) -> dict | None:
     view, left_out = transfer_view(shards, saved.profile.model.vision.image_size, TEST_PAIRS, trained)
     if left_out:
         print(f"{left_out:,} pairs are left out: the run was trained on their picture", file=sys.stderr)
-    print(f"transfer to {data}, which the run was not trained on")
+    print(f"zero-shot transfer to {data}")
     return {"transfer": evaluate_pairs(saved.model, saved.tokenizer, view)}
 
 

@@ -121,8 +121,8 @@ class ShardDataset:
         seen = _seen_elsewhere(shards, others)
         self.left_out = int(seen.sum())
         room = [
-            0 if test is not None else min(len(shards) // TEST_SHARE, TEST_PAIRS),
-            0 if validation is not None else min(len(shards) // VALIDATION_SHARE, VALIDATION_PAIRS),
+            0 if test is not None else min(distinct // TEST_SHARE, TEST_PAIRS),
+            0 if validation is not None else min(distinct // VALIDATION_SHARE, VALIDATION_PAIRS),
         ]
         side = _sides(groups, shuffled[~seen[shuffled]], room)[shuffled]
         side[seen[shuffled]] = LEFT_OUT
@@ -131,7 +131,11 @@ class ShardDataset:
             name: str(each.folder.resolve()) for name, each in (("validation", validation), ("test", test)) if each is not None
         }
         prints = [each.fingerprint for each in (shards, validation, test) if each is not None]
-        self.fingerprint = prints[0] if len(prints) == 1 else storage.fingerprint([*prints, validation is None, test is None])
+        if len(prints) > 1:
+            prints += [validation is None, test is None]
+        elif distinct < len(shards):  # before copies were kept together, they were divided otherwise: another data set
+            prints.append(CODE)
+        self.fingerprint = prints[0] if len(prints) == 1 else storage.fingerprint(prints)
 
     def __len__(self) -> int:
         """The number of training pairs."""
@@ -172,22 +176,20 @@ def _sides(groups: torch.Tensor, order: torch.Tensor, room: list[int]) -> torch.
     Args:
         groups: (N,) int64.
         order: the rows to divide, shuffled.
-        room: numbers of test and validation rows. A group that does not fit into what is left goes to the training.
+        room: numbers of test and validation groups. A group with more rows than the larger of them has groups, such as the
+            web's "image not available", goes to the training.
     """
     size, side_of = groups.bincount().tolist(), {}
-    numbers, test, validation = groups[order].tolist(), *room
-    smallest = min(size)
-    for number in numbers:
-        if max(test, validation) < smallest:
+    test, validation = room
+    for number in groups[order].tolist():
+        if not test + validation:
             break
-        if number in side_of:
+        if number in side_of or size[number] > max(room):
             continue
-        if size[number] <= test:
-            side_of[number], test = TEST, test - size[number]
-        elif size[number] <= validation:
-            side_of[number], validation = VALIDATION, validation - size[number]
+        if test:
+            side_of[number], test = TEST, test - 1
         else:
-            side_of[number] = TRAIN
+            side_of[number], validation = VALIDATION, validation - 1
     sides = torch.zeros(len(size), dtype=torch.int64)  # TRAIN
     sides[torch.tensor(list(side_of), dtype=torch.int64)] = torch.tensor(list(side_of.values()), dtype=torch.int64)
     return sides[groups]

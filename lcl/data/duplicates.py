@@ -26,7 +26,7 @@ def caption_key(caption: str) -> str:
 
 
 def hash64(data: bytes) -> int:
-    """A signed 64-bit hash, never 0: equal data, equal hash. Two of three million differ with a probability of 0.9999998."""
+    """A signed 64-bit hash, never 0. Equal data have equal hashes; among three million others, two agree once in four million."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True) or 1
 
 

@@ -648,6 +648,11 @@ def shards(tmp_path) -> Path:
     return tmp_path / "shards"
 
 
+def test_scenes_that_a_run_was_trained_on_are_no_transfer(trained, shards):
+    refused = lcl("evaluate", trained[0] / "first", "--data", shards).refusal
+    assert is_one_sentence(refused) and "hold the scenes that the run was trained on" in refused
+
+
 @pytest.mark.slow
 def test_shards_are_trained_on_measured_and_shown_and_measured_again(tmp_path, shards):
     done = tiny("--runs", tmp_path, "--name", "of-shards", "--data", shards, "--workers", 1, "--precision", "bfloat16")

@@ -126,7 +126,7 @@ def test_no_picture_of_the_test_side_is_trained_on(tmp_path, several, copies):
 
 @given(data=st.data())
 def test_any_grouping_is_split_without_dividing_a_group(data):
-    from lcl.data.collection import TEST, TRAIN, _sides
+    from lcl.data.collection import TEST, TRAIN, VALIDATION, _sides
 
     groups = torch.tensor(data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=200)))
     groups = torch.unique(groups, return_inverse=True)[1]
@@ -134,11 +134,34 @@ def test_any_grouping_is_split_without_dividing_a_group(data):
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99))))
     side = _sides(groups, order, list(room))
     assert all(len(set(side[groups == group].tolist())) == 1 for group in groups.unique())
-    assert (side == TEST).sum() <= room[0] and (side == 1).sum() <= room[1]
+    held_out = [groups[side == which].unique() for which in (TEST, VALIDATION)]
+    assert len(held_out[0]) <= room[0] and len(held_out[1]) <= room[1]
+    assert all(groups.bincount()[number] <= max(room) for number in torch.cat(held_out))
     if groups.bincount().max() == 1:  # without copies the first of the order, as before
         wanted = torch.full((len(groups),), TRAIN)
         wanted[order[: room[0]]], wanted[order[room[0] : sum(room)]] = TEST, 1
         assert torch.equal(side, wanted)
+
+
+def test_a_picture_that_is_there_a_thousand_times_leaves_the_others_to_learn_from(tmp_path):
+    """As the web's "image not available": it is trained on, and is not what is held out."""
+    file = saved(Image.new("RGB", (32, 32), "grey"))
+    rows = [Sample(f"{n:04d}", saved(picture(n, 32)), "png", (f"picture {n}",)) for n in range(100)]
+    rows += [Sample(f"{n:04d}", file, "png", ("not available",)) for n in range(1000, 2000)]
+    write_shards(tmp_path, iter(rows), {})
+    dataset = ShardDataset(open_shards(tmp_path, workers=0), 32)
+    found = sides(dataset)
+    assert len(found["test"]) == 5 and len(found["validation"]) == 2 and len(found["train"]) == 101 - 7
+
+
+def test_with_copies_the_division_is_part_of_the_data_sets_name(tmp_path):
+    """Before copies were kept on one side they were divided otherwise: a run of that time was of another data set."""
+    plain, copied = write(tmp_path / "plain", range(100)), write(tmp_path / "copied", [*range(100), *range(900, 901)])
+    rows = (Sample(f"{n:04d}", saved(picture(n % 100, 32)), "png", (f"picture {n}",)) for n in range(101))
+    write_shards(tmp_path / "twice", rows, {})
+    for folder, same in ((plain, True), (copied, True), (tmp_path / "twice", False)):
+        shards = open_shards(folder, workers=0)
+        assert (ShardDataset(shards, 32).fingerprint == shards.fingerprint) == same
 
 
 def write(folder, numbers, side: int = 32, **options):
