@@ -78,7 +78,7 @@ def from_folder(
     """
     from lcl import storage
     from lcl.data.folders import check_share, first_rejected, gather, rows_of_folder, samples, write_rejected
-    from lcl.data.shards import tell
+    from lcl.data.shards import describe, open_shards, tell
     from lcl.data.tables import TableOptions, read_table
     from lcl.data.writing import write_shards
 
@@ -94,7 +94,7 @@ def from_folder(
         with bar("writing", "image", len(pairs.pictures)) as progress:
             tars = write_shards(fresh, samples(pairs, max_bad, progress=progress.update), source)
         check_share(pairs, max_bad)
-        _verify(fresh, accept=False)
+        print(describe(open_shards(fresh)))
         write_rejected(fresh / "rejected.csv", pairs.rejected)
     good, images = pairs.count - len(pairs.rejected), sum(tar["rows"] for tar in tars.values())
     repeated = f" ({pairs.repeated:,} of them repeated)" if pairs.repeated else ""

@@ -15,18 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+import torch
+
 from lcl import storage
 from lcl.config import LclError, Progress, require
-from lcl.data.photos import EXTENSIONS, BadSample, decode_pixels, read_caption, read_file
+from lcl.data.photos import EXTENSIONS, BadSample, decode_image, read_caption, read_file
 from lcl.data.shards import tell
 from lcl.data.tables import LINES, OBJECTS, TEXTS, Row, encoding_of
+from lcl.data.tars import SCANNED
 from lcl.data.writing import Sample
 from lcl.machine import processors
 
 SPELLINGS = {"jfif": "jpg", "jpe": "jpg"}  # other endings of files that are images, and the one that is written
 FEWEST_BAD = 3  # pairs; fewer are left out, whatever their share
 SHOWN = 3  # of the pairs that are left out, in messages
-CHECKED_SIDE = 64  # pixels; an image is decoded at this size to see whether it is whole
 
 
 class Picture(NamedTuple):
@@ -313,9 +315,6 @@ def samples(
         workers: threads (default: one a processor).
         progress: called with the number of images that are done since the last call.
 
-    Returns:
-        The samples.
-
     Raises:
         LclError: as soon as too many pairs are unusable.
     """
@@ -331,7 +330,8 @@ def samples(
                 number, picture, loading = waiting.popleft()
                 path, name, captions = picture
                 try:
-                    sample = Sample(f"{number:08d}", loading.result(), _extension(path), tuple(captions), {"image": name})
+                    data, pixels = loading.result()
+                    sample = Sample(f"{number:08d}", data, _extension(path), tuple(captions), {"image": name}, pixels)
                 except BadSample as reason:
                     pairs.rejected += _rejected(picture, reason)
                     pairs.repeated -= sum(len(lines) - 1 for lines in captions.values())
@@ -345,6 +345,6 @@ def samples(
             pool.shutdown(cancel_futures=True)
 
 
-def _load(path: str) -> bytes:
-    decode_pixels(data := read_file(Path(path)), CHECKED_SIDE)
-    return data
+def _load(path: str) -> tuple[bytes, torch.Tensor]:
+    data = read_file(Path(path))
+    return data, decode_image(data, SCANNED)

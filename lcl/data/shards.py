@@ -170,12 +170,27 @@ def scan_shards(
     wanted = _wanted(extensions) if faults["image: missing"] else ""
     require(rows > 0, f"no sample of the {len(paths)} tars in {folder} can be used: {tell(faults, first)}.{wanted}")
     check_share(bad_samples(faults), rows, faults, str(folder), first)
-    index = _index(scanned.values())
     if tars != promised:
         write_manifest(folder, tars, source_of(folder))
+    index = write_index(folder, tars, scanned.values(), faults, first)
+    return _opened(folder, tars, index, dict(faults), first)
+
+
+def write_index(
+    folder: Path, tars: dict[str, dict], scanned: Collection[Contents], faults: dict[str, int], first: dict[str, str]
+) -> dict[str, torch.Tensor]:
+    """Save what a scan found, so that `open_shards` needs none; returns the tensors of `Shards.index`.
+
+    Args:
+        folder: of the tars.
+        tars: the manifest's entries.
+        scanned: every tar, in the order of their names.
+        faults, first: of all tars, as in `Shards`.
+    """
+    index = _index(scanned)
     about = {"format": INDEX_FORMAT, "of": _fingerprint(tars), "faults": json.dumps(faults), "first": json.dumps(first)}
     storage.write_tensors(folder / INDEX, index, about)
-    return _opened(folder, tars, index, dict(faults), first)
+    return index
 
 
 def _index(scanned: Collection[Contents]) -> dict[str, torch.Tensor]:

@@ -6,9 +6,10 @@ import collections
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
 import torch
@@ -76,17 +77,28 @@ def scan_tar(path: Path) -> Contents:
 
     Nothing is unpacked. After bytes that are no header, reading continues at the next header.
     """
-    faults, extensions = _Faults(), collections.Counter()
-    rows, size = [], path.stat().st_size
     with path.open("rb") as file:
-        for key, sample in _samples(file, size, faults):
-            try:
-                rows.append(_check(file, sample))
-            except BadSample as reason:
-                faults.count(str(reason), key)
-                if str(reason) == "image: missing":
-                    extensions.update(list(sample))
-    tar = {"bytes": size, "sha256": storage.file_sha256(path), "rows": len(rows)}
+        return scan(file, path.stat().st_size, storage.file_sha256(path))
+
+
+def scan(file: BinaryIO, size: int, sha256: str, pictures: Mapping[str, torch.Tensor] = MappingProxyType({})) -> Contents:
+    """Scan an open tar, see `scan_tar`.
+
+    Args:
+        file: the tar.
+        size: its bytes.
+        sha256: its checksum.
+        pictures: by the sample's key, those that are decoded already, each (3, SCANNED, SCANNED) uint8.
+    """
+    faults, extensions, rows = _Faults(), collections.Counter(), []
+    for key, sample in _samples(file, size, faults):
+        try:
+            rows.append(_check(file, sample, pictures.get(key)))
+        except BadSample as reason:
+            faults.count(str(reason), key)
+            if str(reason) == "image: missing":
+                extensions.update(list(sample))
+    tar = {"bytes": size, "sha256": sha256, "rows": len(rows)}
     return Contents(tuple(rows), dict(faults), faults.first, dict(extensions), tar)
 
 
@@ -195,7 +207,7 @@ def _anything(file: BinaryIO, start: int, end: int) -> bool:
     return False
 
 
-def _check(file: BinaryIO, sample: dict[str, tuple[int, int]]) -> Row:
+def _check(file: BinaryIO, sample: dict[str, tuple[int, int]], image: torch.Tensor | None) -> Row:
     extension = next((name for name in EXTENSIONS if name in sample), None)
     if extension is None:
         raise BadSample("image: missing")
@@ -209,7 +221,8 @@ def _check(file: BinaryIO, sample: dict[str, tuple[int, int]]) -> Row:
         about = {}  # the caption has a member of its own
     in_json = "txt" not in sample or isinstance(about.get("captions"), list)
     place = Place(*sample[extension], *sample["json" if in_json else "txt"], int(in_json))
-    image, captions = read_row(file, place, SCANNED)
+    captions = captions_of(file, place)
+    image = _image_of(file, place, SCANNED) if image is None else image
     name = next((about[field] for field in NAMES if isinstance(about.get(field), str) and about[field]), "")
     keys = tuple((hash64(caption_key(caption).encode()), len(caption.split())) for caption in captions)
     return Row(place, pixel_hash(image), perceptual_hash(image), hash64(name.encode()) if name else 0, keys)
@@ -218,10 +231,14 @@ def _check(file: BinaryIO, sample: dict[str, tuple[int, int]]) -> Row:
 def read_row(file: BinaryIO, place: Place, size: int) -> tuple[torch.Tensor, tuple[str, ...]]:
     """A row's picture, (3, size, size) uint8, and its captions. Raises BadSample when either cannot be used."""
     captions = captions_of(file, place)
+    return _image_of(file, place, size), captions
+
+
+def _image_of(file: BinaryIO, place: Place, size: int) -> torch.Tensor:
     if place.image_bytes > MAX_BYTES:
         raise BadSample("image: file too large")
     file.seek(place.image)
-    return decode_image(file.read(place.image_bytes), size), captions
+    return decode_image(file.read(place.image_bytes), size)
 
 
 def captions_of(file: BinaryIO, place: Place) -> tuple[str, ...]:

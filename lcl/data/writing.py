@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from PIL import Image
 
 from lcl import storage
 from lcl.config import Progress, need, require
 from lcl.data.manifest import read_manifest, source_of, write_manifest
 from lcl.data.scenes import SceneDataset
+from lcl.data.shards import write_index
+from lcl.data.tars import scan
 
-ROWS = 1000  # of a tar
+ROWS = 1000  # of a tar, at most …
+TAR_BYTES = 256 * 2**20  # … and it ends with the sample that reaches this size: a tar is in memory until it is written
 
 
 class Sample(NamedTuple):
@@ -28,6 +32,7 @@ class Sample(NamedTuple):
         extension: of the picture's file.
         captions: one or more.
         about: further facts, JSON-able.
+        pixels: the decoded picture, (3, SCANNED, SCANNED) uint8, if it is at hand: it need not be decoded again.
     """
 
     key: str
@@ -35,6 +40,7 @@ class Sample(NamedTuple):
     extension: str
     captions: tuple[str, ...]
     about: dict | None = None
+    pixels: torch.Tensor | None = None
 
 
 def write_shards(
@@ -47,12 +53,14 @@ def write_shards(
 ) -> dict[str, dict]:
     """Write samples to `pairs-00000.tar` and so on, each tar atomically, and the manifest.
 
+    If every sample brings its pixels, the index is written, too: `open_shards` then need not scan the tars.
+
     Args:
         folder: for the tars.
         samples: to write, from tar `start` on.
         source: what they are made from, JSON-able.
         start: number of the first tar.
-        rows: samples a tar.
+        rows: samples a tar, at most.
         progress: called with the number of samples written since the last call.
 
     Returns:
@@ -61,34 +69,54 @@ def write_shards(
     Raises:
         LclError: for a folder that cannot be written, or holds other files of these names or shards of another source.
     """
-    TarWriter = need("webdataset", "shards").TarWriter
-
     folder = Path(folder)
-    tars = read_manifest(folder)
+    tars, scanned = read_manifest(folder), {}
     before = source_of(folder) if tars else source
     require(before == source, f"the shards in {folder} are made of something else ({before}); name another folder.")
-    while chunk := list(itertools.islice(samples, rows)):
-        name, buffer = f"pairs-{start:05d}.tar", io.BytesIO()
-        writer = TarWriter(buffer, encoder=False, mtime=0)  # equal samples, equal bytes
-        for sample in chunk:
+    for number, chunk in enumerate(_tars(samples, rows), start):
+        name, size, sha256 = f"pairs-{number:05d}.tar", chunk.file.getbuffer().nbytes, storage.sha256(chunk.file.getbuffer())
+        there = (folder / name).exists()
+        same = there and storage.file_sha256(folder / name) == sha256  # killed before it was in the manifest
+        require(same or not there, f"{folder / name} is there already, and is another one; name another folder, or remove it.")
+        if not same:
+            storage.write_bytes(folder / name, chunk.file.getbuffer())
+        if len(chunk.pixels) == chunk.rows:
+            scanned[name] = scan(chunk.file, size, sha256, chunk.pixels)
+        tars[name] = {"bytes": size, "sha256": sha256, "rows": chunk.rows}
+        write_manifest(folder, tars, source)
+        if progress:
+            progress(chunk.rows)
+    if scanned and scanned.keys() == tars.keys() and not any(contents.faults for contents in scanned.values()):
+        write_index(folder, tars, scanned.values(), {}, {})
+    return tars
+
+
+class _Tar(NamedTuple):
+    file: io.BytesIO
+    rows: int
+    pixels: dict[str, torch.Tensor]
+
+
+def _tars(samples: Iterator[Sample], rows: int) -> Iterator[_Tar]:
+    """Samples as tars in memory."""
+    TarWriter = need("webdataset", "shards").TarWriter
+
+    for first in samples:
+        file, pixels, count = io.BytesIO(), {}, 0
+        writer = TarWriter(file, encoder=False, mtime=0)  # equal samples, equal bytes
+        for sample in itertools.chain([first], samples):
             members = {sample.extension: sample.image, "txt": sample.captions[0].encode()}
             several = {"captions": sample.captions} if len(sample.captions) > 1 else {}
             if about := several | (sample.about or {}):
                 members["json"] = json.dumps(about, ensure_ascii=False).encode()
             writer.write({"__key__": sample.key} | members)
+            count += 1
+            if sample.pixels is not None:
+                pixels[sample.key] = sample.pixels
+            if count == rows or file.tell() >= TAR_BYTES:
+                break
         writer.close()
-        data = buffer.getvalue()
-        there = (folder / name).exists()
-        same = there and storage.file_sha256(folder / name) == storage.sha256(data)  # killed before it was in the manifest
-        require(same or not there, f"{folder / name} is there already, and is another one; name another folder, or remove it.")
-        if not same:
-            storage.write_bytes(folder / name, data)
-        tars[name] = {"bytes": len(data), "sha256": storage.sha256(data), "rows": len(chunk)}
-        write_manifest(folder, tars, source)
-        start += 1
-        if progress:
-            progress(len(chunk))
-    return tars
+        yield _Tar(file, count, pixels)
 
 
 def next_tar(folder: Path) -> int:

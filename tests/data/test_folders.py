@@ -8,12 +8,13 @@ import unicodedata
 
 import cases
 import pytest
+import torch
 
 from lcl.config import LclError
-from lcl.data import folders
+from lcl.data import folders, shards, writing
 from lcl.data.folders import Pairs, check_share, first_rejected, gather, rows_of_folder, samples, write_rejected
 from lcl.data.photos import BadSample
-from lcl.data.shards import open_shards
+from lcl.data.shards import open_shards, scan_shards
 from lcl.data.tables import Row, read_table
 from lcl.data.writing import write_shards
 
@@ -50,6 +51,26 @@ def test_images_and_captions_become_shards(pictures, tmp_path):
     write_shards(tmp_path / "out", iter(found), {}, rows=4)
     opened = open_shards(tmp_path / "out", workers=0)
     assert len(opened) == cases.ROWS and opened.captions(3)[0] == "a old cat number 3"
+
+
+def test_the_index_that_is_written_with_the_tars_is_the_one_that_a_scan_makes(pictures, tmp_path, monkeypatch):
+    """An image of a folder is decoded once: not again to be scanned."""
+    write_shards(tmp_path / "out", samples(gathered(pictures, cases.TWO)), {}, rows=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "scan_tar", None)  # a scan would fail
+        written = open_shards(tmp_path / "out", workers=0)
+    scanned = scan_shards(tmp_path / "out", workers=0)
+    assert written.tars == scanned.tars and written.fingerprint == scanned.fingerprint
+    for name, column in scanned.index.items():
+        assert torch.equal(written.index[name], column), name
+
+
+def test_a_tar_ends_with_the_sample_that_reaches_its_size(pictures, tmp_path, monkeypatch):
+    """Large images do not fill the memory: a tar is written as soon as it has so many bytes."""
+    monkeypatch.setattr(writing, "TAR_BYTES", 4096)
+    tars = write_shards(tmp_path / "out", samples(gathered(pictures, cases.BASE)), {})
+    assert len(tars) > 1 and sum(tar["rows"] for tar in tars.values()) == len(open_shards(tmp_path / "out")) == cases.ROWS
+    assert all(tar["bytes"] <= 2 * 10_240 for tar in tars.values())
 
 
 FORMS = [("NFD", "NFC"), ("NFC", "NFD"), ("NFC", "NFC"), ("mixed", "NFC"), ("NFC", "mixed")]
@@ -210,7 +231,7 @@ def test_images_are_loaded_side_by_side_but_few_at_a_time_and_in_order(pictures,
         time.sleep(0.001 * (number % 3))
         if number == 50:
             raise BadSample("image: not whole")
-        return b"x"
+        return b"x", None
 
     monkeypatch.setattr(folders, "_load", load)
     done = []
