@@ -17,6 +17,7 @@ from lcl import storage
 from lcl.config import LclError, Profile, Progress, require
 from lcl.data import scenes
 from lcl.data.base import PairDataset, Samples
+from lcl.data.duplicates import near_duplicates
 from lcl.data.photos import BadSample
 from lcl.data.shards import Shards, open_shards
 from lcl.machine import processors
@@ -196,10 +197,17 @@ def _sides(groups: torch.Tensor, order: torch.Tensor, room: list[int]) -> torch.
 
 
 def _seen_elsewhere(shards: Shards, others: Sequence[Shards]) -> torch.Tensor:
-    """(N,) bool: which rows show a picture that is in one of the other shards, by its pixels: names may agree by chance."""
+    """(N,) bool: which rows show a picture that is in one of the other shards, by its pixels: names may agree by chance.
+
+    If near-duplicates count as the same picture in `shards`, their near-duplicates in the others do, too.
+    """
     seen = torch.zeros(len(shards), dtype=torch.bool)
     for other in others:
         seen |= torch.isin(shards.index["picture"], other.index["picture"])
+        if shards.near:
+            ours, theirs = shards.index["look"], other.index["look"][other.index["look"] != 0]
+            links = near_duplicates(torch.cat([ours, theirs]))
+            seen |= torch.isin(ours, torch.cat([theirs, links[torch.isin(links, theirs).any(1)].flatten()]))
     groups = shards.groups()
     return torch.isin(groups, groups[seen])  # with all copies
 

@@ -103,19 +103,18 @@ def _tars(samples: Iterator[Sample], rows: int) -> Iterator[_Tar]:
 
     for first in samples:
         file, pixels, count = io.BytesIO(), {}, 0
-        writer = TarWriter(file, encoder=False, mtime=0)  # equal samples, equal bytes
-        for sample in itertools.chain([first], samples):
-            members = {sample.extension: sample.image, "txt": sample.captions[0].encode()}
-            several = {"captions": sample.captions} if len(sample.captions) > 1 else {}
-            if about := several | (sample.about or {}):
-                members["json"] = json.dumps(about, ensure_ascii=False).encode()
-            writer.write({"__key__": sample.key} | members)
-            count += 1
-            if sample.pixels is not None:
-                pixels[sample.key] = sample.pixels
-            if count == rows or file.tell() >= TAR_BYTES:
-                break
-        writer.close()
+        with TarWriter(file, encoder=False, mtime=0) as writer:  # equal samples, equal bytes
+            for sample in itertools.chain([first], samples):
+                members = {sample.extension: sample.image, "txt": sample.captions[0].encode()}
+                several = {"captions": sample.captions} if len(sample.captions) > 1 else {}
+                if about := several | (sample.about or {}):
+                    members["json"] = json.dumps(about, ensure_ascii=False).encode()
+                writer.write({"__key__": sample.key} | members)
+                count += 1
+                if sample.pixels is not None:
+                    pixels[sample.key] = sample.pixels
+                if count == rows or file.tell() >= TAR_BYTES:
+                    break
         yield _Tar(file, count, pixels)
 
 

@@ -198,6 +198,24 @@ def test_near_duplicates_are_grouped_when_that_is_wanted(tmp_path):
     assert len(set(groups.tolist())) == 200 - int((groups[:100] == groups[100:]).sum())
 
 
+def test_near_duplicates_of_separate_test_pictures_are_left_out_when_that_is_wanted(tmp_path):
+    """Of a picture with one colour nothing is known: it is near to none."""
+    plain, other = (Image.new("RGB", (64, 64), (grey,) * 3) for grey in (90, 91))
+    ours = [*(saved(picture(n, 128)) for n in range(99)), saved(plain)]
+    theirs = [*(saved(picture(n, 128), "JPEG", quality=70) for n in range(0, 99, 10)), saved(other)]  # ten of them, saved again
+    for name, files, form in (("ours", ours, "png"), ("theirs", theirs, "jpg")):
+        rows = (Sample(f"{n:03d}", file, form, (f"caption {n}",)) for n, file in enumerate(files))
+        write_shards(tmp_path / name, rows, {})
+    shards, test = (open_shards(tmp_path / name, workers=0) for name in ("ours", "theirs"))
+    assert ShardDataset(shards, 64, test=test).left_out == 0
+    group_near_duplicates(tmp_path / "ours")
+    dataset = ShardDataset(near := open_shards(tmp_path / "ours", workers=0), 64, test=test)
+    links = near_duplicates(torch.cat([near.index["look"], test.index["look"]])).tolist()
+    looks = set(test.index["look"].tolist()) - {0}
+    alike = [look in looks or any(look in pair and set(pair) & looks for pair in links) for look in near.index["look"].tolist()]
+    assert dataset.left_out == sum(alike) >= 9 and not alike[99]
+
+
 def test_a_list_of_captions_in_json_belongs_to_one_picture(tmp_path):
     """As others write it; equal captions once, and what is no caption is passed over."""
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
