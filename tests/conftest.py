@@ -22,7 +22,7 @@ from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
 from lcl.teachers.banks import Bank, build_bank
 from lcl.teachers.search import nearest_neighbours
-from lcl.teachers.teacher import BankTeacher, LiveTeacher, Teacher
+from lcl.teachers.teacher import CHOICES, BankTeacher, LiveTeacher, Teacher
 from lcl.train.loop import train_tokenizer
 from lcl.train.recipes import Recipe
 
@@ -188,13 +188,17 @@ def small_banks(small_world, tmp_path_factory) -> tuple[Bank, Bank]:
 
 
 @pytest.fixture(scope="session")
-def teacher_of(small_banks) -> Callable[[Recipe], Teacher | None]:
+def teacher_of(small_world, small_banks) -> Callable[[Recipe], Teacher | None]:
     """Whom a training of a recipe asks, on the smoke profile's first 256 pairs: made of `small_banks`, None for no one."""
     images, captions = small_banks
-    guide = BankTeacher(images, captions, nearest_neighbours(images), nearest_neighbours(captions))
+    found, rows = [nearest_neighbours(bank) for bank in small_banks], SceneView(small_world, 256)
 
     def choose(recipe: Recipe) -> Teacher | None:
-        live = recipe.ping.live
-        return None if not recipe.needs_teacher else LiveTeacher(PixelEncoder(), captions, recipe.ping.queue) if live else guide
+        ping = recipe.ping
+        if not recipe.needs_teacher:
+            return None
+        if ping.live:
+            return LiveTeacher(PixelEncoder(), captions, ping.queue)
+        return BankTeacher(images, captions, *(CHOICES[ping.choice](rows, each) for each in found), ping.choice, ping.own)
 
     return choose

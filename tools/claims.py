@@ -144,7 +144,7 @@ CLAIMS = (
         ("lcl.models.clip.save_model", "lcl.train.recipes.Recipe.make_extra"),
         (
             "losses/test_masked_lm.py::test_the_contrastive_path_is_the_same_bits_with_and_without_fusion",
-            "train/test_recipes.py::test_only_masked_language_and_neighbours_add_modules_of_their_own",
+            "train/test_recipes.py::test_only_these_objectives_add_modules_of_their_own",
         ),
         ("07_lightclip", "What does inference cost?", "operations(exported) == operations(plain)"),
         verdicts.inference, "no additional cost", "they agree",

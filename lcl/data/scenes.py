@@ -102,7 +102,11 @@ class SceneView:
 
     def captions(self, rows: Sequence[int]) -> list[str]:
         """Captions without images."""
-        return [self.world.scene(self.split, self.first + row).caption for row in rows]
+        return [scene.caption for scene in self.scenes(rows)]
+
+    def scenes(self, rows: Sequence[int]) -> list[Scene]:
+        """What the pictures show, without images."""
+        return [self.world.scene(self.split, self.first + row) for row in rows]
 
     def take(self, rows: Sequence[int], device: str = "cpu") -> Samples:
         """Images, drawn on `device`, and captions. A scene is always readable."""

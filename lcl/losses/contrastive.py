@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lcl.config import choose, require
 
@@ -90,7 +91,7 @@ def negatives_share(s: torch.Tensor, temperature: float, rows: slice | None = No
 
 def soft_info_nce(
     v: torch.Tensor, t: torch.Tensor, logit_scale: torch.Tensor, alpha: float, temperature: float,
-    rows: slice | None = None,
+    rows: slice | None = None, within_modality: bool = False,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """InfoNCE with softened labels, both directions (LightCLIP, instance level; see `soft_targets`).
 
@@ -100,6 +101,8 @@ def soft_info_nce(
     Args:
         v, t, logit_scale, rows: as in `info_nce`.
         alpha, temperature: as in `soft_targets`.
+        within_modality: divide the share of negative images by their likeness to the image, and of captions by theirs to the
+            caption, as in SoftCLIP (Gao et al. 2023, arXiv 2303.17561).
 
     Returns:
         {"soft_info_nce": scalar}.
@@ -107,11 +110,45 @@ def soft_info_nce(
     require(0 <= alpha <= 1, f"alpha is the share of the label that negatives get, 0 to 1, not {alpha}.")
     own = info_nce(v, t, logit_scale, rows)["info_nce"]
     s, s_t = both_ways(v, t, rows)  # (b, B) each
+    like, like_t = (both_ways(v, v, rows)[0], both_ways(t, t, rows)[0]) if within_modality else (s, s_t)
     shared = (
-        F.cross_entropy(logit_scale * s, negatives_share(s, temperature, rows))
-        + F.cross_entropy(logit_scale * s_t, negatives_share(s_t, temperature, rows))
+        F.cross_entropy(logit_scale * s, negatives_share(like, temperature, rows))
+        + F.cross_entropy(logit_scale * s_t, negatives_share(like_t, temperature, rows))
     ) / 2
     return {"soft_info_nce": (1 - alpha) * own + alpha * shared}
+
+
+def sigmoid_loss(
+    v: torch.Tensor, t: torch.Tensor, logit_scale: torch.Tensor, bias: torch.Tensor, rows: slice | None = None
+) -> dict[str, torch.Tensor]:
+    """SigLIP's objective (Zhai et al. 2023, arXiv 2303.15343, section 3.2): of every image and caption, are they a pair?
+
+    -1/B Σ_ij ln σ(z_ij (logit_scale · v_i·t_j + bias)), where z_ij is 1 for a pair and -1 otherwise.
+
+    Args:
+        v, t, logit_scale, rows: as in `info_nce`.
+        bias: scalar. It starts at -10, since nearly all are no pairs.
+
+    Returns:
+        {"sigmoid": scalar}, 0 or more.
+    """
+    require(len(v) >= 2, "a batch of one has no negatives, so there is nothing to tell apart; use 2 or more pairs.")
+    logits = logit_scale * both_ways(v, t, rows)[0] + bias  # (b, B)
+    pairs = own_column(logits, rows)[:, None] == torch.arange(len(t), device=t.device)  # (b, B)
+    return {"sigmoid": -F.logsigmoid(torch.where(pairs, logits, -logits)).sum() / len(logits)}
+
+
+class Sigmoid(nn.Module):
+    """The bias of `sigmoid_loss`, which trains with the model and is dropped afterwards.
+
+    Args:
+        tau: the model's parameter ln logit_scale, which is set to SigLIP's first value, ln 10.
+    """
+
+    def __init__(self, tau: nn.Parameter):
+        super().__init__()
+        tau.data.fill_(math.log(10.0))
+        self.bias = nn.Parameter(torch.tensor(-10.0))
 
 
 SCHEDULES = {

@@ -86,3 +86,59 @@ def xnn_contrast(
     """
     images, captions = info_nce(v, near.z_a, logit_scale, rows), info_nce(t, near.u_b, logit_scale, rows)
     return {"xnn_contrast": (images["info_nce"] + captions["info_nce"]) / 2}
+
+
+def other_xnn(
+    v: torch.Tensor, t: torch.Tensor, near: NeighbourFeatures, logit_scale: torch.Tensor, rows: slice | None = None
+) -> dict[str, torch.Tensor]:
+    """The other plausible pairing of XNN: InfoNCE(v, q_z(Z_b)) and InfoNCE(t, q_u(U_a)), their mean.
+
+    Every image is contrasted with the captions nearest to its own caption, as in DeCLIP (Li et al. 2022, arXiv 2110.05208), every
+    caption with the images nearest to its own image. Arguments as in `xnn_contrast`.
+    """
+    return {"other_xnn": xnn_contrast(v, t, near._replace(z_a=near.z_b, u_b=near.u_a), logit_scale, rows)["xnn_contrast"]}
+
+
+def image_teacher(
+    v: torch.Tensor, t: torch.Tensor, near: NeighbourFeatures, logit_scale: torch.Tensor, rows: slice | None = None
+) -> dict[str, torch.Tensor]:
+    """The half of NN and XNN that comes from the frozen image encoder: InfoNCE(v, q_u(U_a)) and InfoNCE(t, q_u(U_b)), their mean.
+
+    Arguments as in `nn_contrast`.
+    """
+    images, captions = info_nce(v, near.u_a, logit_scale, rows), info_nce(t, near.u_b, logit_scale, rows)
+    return {"image_teacher": (images["info_nce"] + captions["info_nce"]) / 2}
+
+
+def text_teacher(
+    v: torch.Tensor, t: torch.Tensor, near: NeighbourFeatures, logit_scale: torch.Tensor, rows: slice | None = None
+) -> dict[str, torch.Tensor]:
+    """The half that comes from the frozen text encoder: InfoNCE(v, q_z(Z_a)) and InfoNCE(t, q_z(Z_b)), their mean."""
+    images, captions = info_nce(v, near.z_a, logit_scale, rows), info_nce(t, near.z_b, logit_scale, rows)
+    return {"text_teacher": (images["info_nce"] + captions["info_nce"]) / 2}
+
+
+class CaptionQueue(nn.Module):
+    """The model's own embeddings of earlier captions, and who is nearest among them (DeCLIP, arXiv 2110.05208).
+
+    `forward` takes the embeddings of a batch's captions, (B, d), and returns the nearest other one of each, from the batch or the
+    queue, (B, d), without a gradient. In training the batch then enters the queue.
+
+    Args:
+        length: captions that are kept.
+        embed_dim: d.
+    """
+
+    def __init__(self, length: int, embed_dim: int):
+        super().__init__()
+        self.register_buffer("captions", torch.zeros(length, embed_dim))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        t = t.detach()
+        known = torch.cat([t, self.captions[: self.filled]])  # with the batch itself, so that the first step finds some, too
+        near = known[(t @ known.T).fill_diagonal_(-torch.inf).argmax(1)]
+        if self.training:
+            self.filled.fill_(min(len(known), len(self.captions)))
+            self.captions[: self.filled] = known[: self.filled]
+        return near

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
@@ -30,14 +31,16 @@ class Teacher(Protocol):
         dims: d_u and d_z, of image and text features.
         description: what it was made of, JSON-able.
 
-    Called with indices (B,) int64, images (B, 3, H, W) uint8 and `gather`, which joins the rows of all ranks, it returns the
-    neighbours of the whole batch.
+    Called with indices (B,) int64, images (B, 3, H, W) uint8, `gather`, which joins the rows of all ranks, and the step's random
+    generator, it returns the neighbours of the whole batch.
     """
 
     dims: tuple[int, int]
     description: dict
 
-    def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> NeighbourFeatures: ...
+    def __call__(
+        self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone, generator: torch.Generator | None = None
+    ) -> NeighbourFeatures: ...
 
 
 class BankTeacher:
@@ -46,12 +49,17 @@ class BankTeacher:
     Args:
         images, captions: the banks of one data set.
         a, b: the neighbours found in each.
+        choice: which neighbours these are, a key of CHOICES.
+        own: share of the rows that are their own neighbour, 0 to 1, drawn anew at every call, for each bank apart: 1 is plain
+            distillation of the frozen encoders.
 
     Raises:
         LclError: if these do not belong together.
     """
 
-    def __init__(self, images: Bank, captions: Bank, a: Neighbours, b: Neighbours):
+    def __init__(
+        self, images: Bank, captions: Bank, a: Neighbours, b: Neighbours, choice: str = "nearest", own: float = 0.0
+    ):
         require(
             images.description["rows"] == captions.description["rows"],
             f"the banks in {images.folder} and {captions.folder} are of different rows; build both from one data set.",
@@ -66,17 +74,22 @@ class BankTeacher:
                 f"some rows of the bank in {bank.folder} have no neighbour; search exactly, or probe more lists.",
             )
         self.images, self.captions = images, captions
-        self.a, self.b = a.indices[:, 0], b.indices[:, 0]
+        self.a, self.b, self.own = a.indices[:, 0], b.indices[:, 0], own
         self.dims = images.width, captions.width
         self.description = {
             "rows": images.description["rows"], "images": images.fingerprint, "captions": captions.fingerprint,
-            "widths": list(self.dims),
+            "widths": list(self.dims), "choice": choice, "own": own,
         }  # fmt: skip
 
-    def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> NeighbourFeatures:
+    def __call__(
+        self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone, generator: torch.Generator | None = None
+    ) -> NeighbourFeatures:
         """indices: (B,) int64, rows of the banks; images: (B, 3, H, W), on whose device the features are returned."""
-        indices = gather(indices)
         a, b = self.a[indices], self.b[indices]
+        if self.own:
+            own = torch.rand(2, len(indices), generator=generator) < self.own
+            a, b = indices.where(own[0], a), indices.where(own[1], b)
+        a, b = gather(a), gather(b)
         found = NeighbourFeatures(self.images[a], self.captions[b], self.captions[a], self.images[b])
         return NeighbourFeatures(*(features.to(images.device) for features in found))
 
@@ -104,7 +117,9 @@ class LiveTeacher:
         self.rows = torch.empty(0, dtype=torch.int64)
         self.u, self.z = torch.empty(0, encoder.width), torch.empty(0, captions.width)
 
-    def __call__(self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone) -> NeighbourFeatures:
+    def __call__(
+        self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone, generator: torch.Generator | None = None
+    ) -> NeighbourFeatures:
         """indices: (B,) int64, rows of the bank; images: (B, 3, H, W) uint8, the views."""
         u, indices = gather(self.encoder(images)), gather(indices)
         z = self.captions[indices]
@@ -118,11 +133,50 @@ class LiveTeacher:
         return NeighbourFeatures(*(features.to(images.device) for features in (all_u[a], all_z[b], all_z[a], all_u[b])))
 
 
+def shuffled(rows: DatasetView, found: Neighbours) -> Neighbours:
+    """A control: every row gets the neighbour of another row, always the same, so that only its relation to the row is lost."""
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
+    return dataclasses.replace(found, indices=found.indices[order], similarities=found.similarities[order])
+
+
+def by_objects(rows: DatasetView, found: Neighbours) -> Neighbours:
+    """A control that knows the truth: the scene with the most alike set of objects, by cosine; of equals a random one.
+
+    Raises LclError for pairs without scenes.
+    """
+    require(hasattr(rows, "scenes"), "which objects a picture shows is known of scenes only; this control cannot be used here.")
+    sets = [scene.concepts for scene in rows.scenes(range(len(found)))]
+    shows = torch.zeros(len(sets), 1 + max(max(each) for each in sets))
+    for row, each in enumerate(sets):
+        shows[row, list(each)] = len(each) ** -0.5
+    generator, best = torch.Generator().manual_seed(0), []
+    for block in torch.arange(len(shows)).split(1024):
+        alike = shows[block] @ shows.T + 1e-3 * torch.rand(len(block), len(shows), generator=generator)  # cosines differ by more
+        alike[torch.arange(len(block)), block] = -1.0
+        best.append(alike.max(1))
+    indices, similarities = torch.cat([each.indices for each in best]), torch.cat([each.values for each in best])
+    return dataclasses.replace(found, indices=indices[:, None], similarities=similarities[:, None])
+
+
+CHOICES = {"nearest": lambda rows, found: found, "shuffled": shuffled, "objects": by_objects}
+"""Which neighbours a teacher gives: those that its encoders find, or those of a control."""
+
+
 def open_bank_teacher(
-    rows: DatasetView, image_encoder: ImageEncoder, text_encoder: TextEncoder, progress: Progress | None = None
-) -> BankTeacher:
-    """The teacher of a data set; banks and neighbours are read, or computed and saved if they do not exist yet."""
+    rows: DatasetView, image_encoder: ImageEncoder, text_encoder: TextEncoder, progress: Progress | None = None,
+    choice: str = "nearest", own: float = 0.0,
+) -> BankTeacher:  # fmt: skip
+    """The teacher of a data set; banks and neighbours are read, or computed and saved if they do not exist yet.
+
+    Args:
+        rows: of the training.
+        image_encoder, text_encoder: frozen.
+        progress: called with the number of rows encoded since the last call; each pair counts once a bank.
+        choice: a key of CHOICES.
+        own: as of `BankTeacher`.
+    """
     images, captions = (
         build_bank(rows, encoder, bank_folder(rows, encoder), progress) for encoder in (image_encoder, text_encoder)
     )
-    return BankTeacher(images, captions, find_neighbours(images, 1), find_neighbours(captions, 1))
+    a, b = (CHOICES[choice](rows, find_neighbours(bank, 1)) for bank in (images, captions))
+    return BankTeacher(images, captions, a, b, choice, own)

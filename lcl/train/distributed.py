@@ -21,11 +21,11 @@ import torch.distributed as dist
 from torch import nn
 
 from lcl.config import LclError, require
-from lcl.losses.neighbours import NeighbourFeatures
 from lcl.models.clip import Clip, Embeddings
 from lcl.models.tokenizer import Tokens
 from lcl.teachers.teacher import Teacher
-from lcl.train.recipes import PAIRWISE, Recipe, StepContext
+from lcl.train.objectives import PAIRWISE, StepContext
+from lcl.train.recipes import Recipe
 
 Result = TypeVar("Result")
 
@@ -196,7 +196,7 @@ def _pairwise_backward(
     near, own = None, len(v) // ranks.world_size
     if teacher:
         indices, images = (torch.cat(x) for x in zip(*((part.indices, part.images) for part in micro_batches), strict=True))
-        near = extra["projections"](NeighbourFeatures(*teacher(indices, images, ranks.gather)))
+        near = extra["projections"](teacher(indices, images, ranks.gather, micro_batches[0].generator))
     rows = slice(ranks.rank * own, (ranks.rank + 1) * own) if ranks.world_size > 1 else None
     whole = Embeddings(v, t, model.logit_scale, None, None)
     context = StepContext(model, extra, whole, None, progress, None, near, rows)

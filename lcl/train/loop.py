@@ -24,7 +24,8 @@ from lcl.teachers.encoders import ImageEncoder, TextEncoder
 from lcl.teachers.teacher import LiveTeacher, Teacher, open_bank_teacher
 from lcl.train.distributed import MicroBatch, Ranks, cached_backward
 from lcl.train.loader import Batch, batches
-from lcl.train.recipes import PingConfig, Recipe, StepContext, get_recipe
+from lcl.train.objectives import StepContext
+from lcl.train.recipes import PingConfig, Recipe, get_recipe
 
 TOKENIZER_PAIRS = 16_384  # captions that the tokenizer is trained on
 VALIDATION_PAIRS = 256  # or a batch, if that is more; they are never those of the evaluation
@@ -145,6 +146,11 @@ class Training:
                 known | {"rows": 0} == wanted | {"rows": 0} and known["rows"] >= wanted["rows"],
                 f"the teacher has features of {known}, but this training needs {wanted}; open one for this data set and profile.",
             )
+            given, ping = self.teacher.description, self.recipe.ping
+            require(
+                (given.get("choice", "nearest"), given.get("own", 0.0)) == (ping.choice, ping.own),
+                f"the teacher's choice of neighbours is not that of the recipe {self.recipe.name!r}; open one by `open_teacher`.",
+            )
         self.tokenizer = train_tokenizer(source, profile, start and start[1])
         torch.manual_seed(seed)
         model = start[0] if start else Clip(profile.model)
@@ -240,7 +246,7 @@ class Training:
             place = self.ranks.rank * (len(batch.indices) // size) + number  # in the whole batch
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step + place * 2**40)
             images = batch.images[rows[0] : rows[-1] + 1]
-            images = augment(images, generator) if self.recipe.ping.live else images
+            images = augment(images, generator) if self.recipe.views or self.recipe.ping.live else images
             tokens = batch.tokens if len(rows) == len(batch.indices) else batch.tokens[rows]
             micro_batches.append(MicroBatch(images, tokens, batch.indices[rows], generator))
         if len(micro_batches) > 1 or self.ranks.world_size > 1:
@@ -251,7 +257,9 @@ class Training:
             return loss, parts
 
         (part,) = micro_batches
-        neighbours = self.extra["projections"](self.teacher(part.indices, part.images)) if self.teacher else None
+        neighbours = None
+        if self.teacher:
+            neighbours = self.extra["projections"](self.teacher(part.indices, part.images, generator=part.generator))
         embeddings = self.model(part.images, part.tokens)
         context = StepContext(self.model, self.extra, embeddings, part.tokens, progress, part.generator, neighbours)
         loss, parts = self.recipe.loss(context)
@@ -289,7 +297,7 @@ def open_teacher(settings: PingConfig, source: PairDataset, profile: Profile, pr
     text_encoder = TextEncoder(settings.text_encoder)
     if settings.live:
         return LiveTeacher(image_encoder, build_bank(rows, text_encoder, progress=progress), settings.queue)
-    return open_bank_teacher(rows, image_encoder, text_encoder, progress)
+    return open_bank_teacher(rows, image_encoder, text_encoder, progress, settings.choice, settings.own)
 
 
 def train_tokenizer(source: PairDataset, profile: Profile, begun: Tokenizer | None = None) -> Tokenizer:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from lcl.config import choose, positive, require
-from lcl.losses.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
-from lcl.losses.masked_lm import FusedMlm, masked_language
-from lcl.losses.matching import SOLVERS, matched_contrast
-from lcl.losses.neighbours import NeighbourFeatures, Projections, nn_contrast, xnn_contrast
-from lcl.models.clip import Clip, Embeddings
-from lcl.models.layers import upcast
-from lcl.models.tokenizer import NOT_MASKED, Tokens, mask_words
+from lcl.losses.contrastive import SCHEDULES, Sigmoid
+from lcl.losses.masked_lm import FusedMlm
+from lcl.losses.matching import SOLVERS
+from lcl.losses.neighbours import CaptionQueue, Projections
+from lcl.models.clip import Clip
 from lcl.teachers.encoders import IMAGE_ENCODER, TEXT_ENCODER
+from lcl.teachers.teacher import CHOICES
+from lcl.train.objectives import NEEDS_TEACHER, OBJECTIVES, StepContext
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class SoftConfig:
 
     alpha_max: float = 0.1
     schedule: str = "cosine"
-    temperature: float = 0.05  # of the softmax over the negatives' cosines
+    temperature: float = 0.05  # of the softmax over the negatives' cosines; infinite: they share equally
+    within_modality: bool = False  # cosines of images with images, and of captions with captions
 
     def __post_init__(self):
         require(0 <= self.alpha_max <= 1, f"alpha_max is a share of the label, 0 to 1, not {self.alpha_max}.")
         choose("schedule", self.schedule, SCHEDULES)
-        positive(self, "temperature")
+        require(self.temperature > 0, f"the temperature must be more than 0, not {self.temperature}.")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class MatchConfig:
     negatives: int = 4  # hardest negatives a pair, each way
     unmatched_cost: float = 1.0  # of a word without a patch; 1.0: only patches of positive cosine are matched
     scale: float = 10.0  # of the logits
+    random_negatives: bool = False  # instead of the hardest
 
     def __post_init__(self):
         choose("solver", self.solver, SOLVERS)
@@ -61,6 +63,7 @@ class MlmConfig:
 
     share: float = 0.15  # of a caption's words
     layers: tuple[int, ...] = ()  # of the text tower; () means all
+    fused: bool = True  # False: words are predicted without the image
 
     def __post_init__(self):
         require(0 <= self.share <= 1, f"the share of words to mask must lie between 0 and 1, not {self.share}.")
@@ -74,35 +77,15 @@ class PingConfig:
     text_encoder: str = TEXT_ENCODER
     image_size: int = 128  # pixels that the image encoder sees
     live: bool = False  # an active teacher on augmented views, with a queue of its features
-    queue: int = 4096  # rows; of the live teacher only
+    queue: int = 4096  # rows; of the live teacher, and of `queue_contrast`
+    choice: str = "nearest"  # which neighbours: a key of `teachers.teacher.CHOICES`
+    own: float = 0.0  # share of the rows that are their own neighbour, drawn anew in every step; 1: distillation
 
     def __post_init__(self):
         positive(self, "image_size", "queue")
-
-
-@dataclass(frozen=True)
-class StepContext:
-    """What objectives may use in one step of training.
-
-    Attributes:
-        model: the pair of towers.
-        extra: the recipe's training-only modules, by name.
-        embeddings: the batch's embeddings and the towers' outputs.
-        tokens: of the batch's captions.
-        progress: share of the training that is done, 0 to 1.
-        generator: for what is random in this step, on the CPU.
-        neighbours: features of the batch's neighbours in the shared space, if the recipe needs a teacher.
-        rows: slice of queries to score (default: all); see `info_nce`.
-    """
-
-    model: Clip
-    extra: nn.ModuleDict
-    embeddings: Embeddings
-    tokens: Tokens
-    progress: float
-    generator: torch.Generator
-    neighbours: NeighbourFeatures | None = None
-    rows: slice | None = None
+        choose("neighbours", self.choice, CHOICES)
+        require(0 <= self.own <= 1, f"the share of rows that are their own neighbour must lie between 0 and 1, not {self.own}.")
+        require(not self.live or (self.choice, self.own) == ("nearest", 0.0), "a live teacher gives the nearest neighbours only.")
 
 
 @dataclass(frozen=True)
@@ -116,6 +99,7 @@ class Recipe:
         warmup: by objective, the share of the training over which its weight grows from zero, 0 to 1.
         fade: by objective, the power of (1 - progress) by which its weight falls: 1 is linear, 2 falls faster at first.
         soft, match, mlm, ping: settings of the objectives.
+        views: train on augmented views of the images; a live teacher always does.
     """
 
     name: str
@@ -127,6 +111,7 @@ class Recipe:
     match: MatchConfig = MatchConfig()
     mlm: MlmConfig = MlmConfig()
     ping: PingConfig = PingConfig()
+    views: bool = False
 
     def __post_init__(self):
         require(bool(self.weights), f"the recipe {self.name!r} has no objective.")
@@ -163,79 +148,32 @@ class Recipe:
         return not NEEDS_TEACHER.isdisjoint(self.weights)
 
     def chance_losses(self, batch_size: int, vocab_size: int) -> dict[str, float]:
-        """Each part of the loss at chance level, that is with uniform predictions: by objective, in nats."""
+        """Each part of the loss at chance level, that is with uniform predictions: by objective, in nats; a cost as it is."""
         choices = {"matched_contrast": 1 + min(self.match.negatives, batch_size - 1), "masked_language": vocab_size}
-        return {name: math.log(choices.get(name, batch_size)) for name in self.weights}
+        others = {"sigmoid": math.log(batch_size) - (batch_size - 1) * math.log1p(-1 / batch_size), "matched_cost": 1.0}
+        return {name: others.get(name, math.log(choices.get(name, batch_size))) for name in self.weights}
 
     def make_extra(self, model: Clip, dims: Sequence[int] = ()) -> nn.ModuleDict:
-        """New training-only modules, on the CPU: "masked_language", "projections".
+        """New training-only modules, on the CPU: "masked_language", "projections", "sigmoid", "queue".
 
         Args:
-            model: the pair of towers.
+            model: the pair of towers. Its temperature is set to SigLIP's first value if the recipe has that objective.
             dims: of the teacher's image and text features, if the recipe needs a teacher.
         """
         extra = nn.ModuleDict()
         if "masked_language" in self.weights:
             extra["masked_language"] = FusedMlm(model.config, model.language, model.vision.width, self.mlm.layers)
+            if not self.mlm.fused:
+                extra["masked_language"].blocks.clear()  # nowhere does the image enter
         if self.needs_teacher:
             require(len(dims) == 2, f"the recipe {self.name!r} needs a teacher: give the dimensions of its two features.")
             extra["projections"] = Projections(*dims, model.config.embed_dim)
+        if "sigmoid" in self.weights:
+            extra["sigmoid"] = Sigmoid(model.tau)
+        if "queue_contrast" in self.weights:
+            extra["queue"] = CaptionQueue(self.ping.queue, model.config.embed_dim)
         return extra
 
-
-def _info_nce(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
-    v, t, logit_scale, *_ = context.embeddings
-    return info_nce(v, t, logit_scale, context.rows)
-
-
-def _soft_info_nce(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
-    alpha = ramp(recipe.soft.schedule, recipe.soft.alpha_max, context.progress)
-    v, t, logit_scale, *_ = context.embeddings
-    return soft_info_nce(v, t, logit_scale, alpha, recipe.soft.temperature, context.rows)
-
-
-def _matched_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
-    patches = context.model.embed_patches(context.embeddings.image)
-    words, real = context.model.embed_words(context.embeddings.text, context.tokens)
-    settings = recipe.match
-    s = context.embeddings.v @ context.embeddings.t.T  # (B, B)
-    return matched_contrast(
-        patches, words, real, s, settings.scale, settings.negatives, settings.unmatched_cost, settings.solver
-    )
-
-
-def _masked_language(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
-    masked, targets = mask_words(context.tokens, context.generator, context.model.config.language.vocab_size, recipe.mlm.share)
-    with context.model.autocast():
-        logits = context.extra["masked_language"](context.model.language, masked, context.embeddings.image, targets != NOT_MASKED)
-    return masked_language(upcast(logits), targets)
-
-
-def _nn_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
-    v, t, logit_scale, *_ = context.embeddings
-    return nn_contrast(v, t, context.neighbours, logit_scale, context.rows)
-
-
-def _xnn_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
-    v, t, logit_scale, *_ = context.embeddings
-    return xnn_contrast(v, t, context.neighbours, logit_scale, context.rows)
-
-
-OBJECTIVES: dict[str, Callable[[Recipe, StepContext], dict[str, torch.Tensor]]] = {
-    "info_nce": _info_nce,
-    "soft_info_nce": _soft_info_nce,
-    "matched_contrast": _matched_contrast,
-    "masked_language": _masked_language,
-    "nn_contrast": _nn_contrast,
-    "xnn_contrast": _xnn_contrast,
-}
-"""All objectives, from a step's context to named scalars."""
-
-NEEDS_TEACHER = {"nn_contrast", "xnn_contrast"}
-"""Objectives that use neighbours."""
-
-PAIRWISE = {"info_nce", "soft_info_nce", "nn_contrast", "xnn_contrast"}
-"""Objectives that compare every pair with every other of the batch, by their embeddings only."""
 
 CLIP = "Radford et al. 2021, arXiv 2103.00020"
 LIGHTCLIP = "LightCLIP, arXiv 2312.00674"
@@ -278,6 +216,52 @@ RECIPES = {
 }
 
 
+PING_TERMS = {"info_nce": 1.0} | NN | XNN
+LIGHT_TERMS = {"soft_info_nce": 1.0} | MATCH | MLM
+LEAVES = NN_LEAVES | XNN_LEAVES
+OTHER_LEAVES = NN_LEAVES | {"other_xnn": 2.0}
+OWN, MIXED = PingConfig(own=1.0), PingConfig(own=0.5)
+SHUFFLED, ORACLE = PingConfig(choice="shuffled"), PingConfig(choice="objects")
+EQUAL, WITHIN = SoftConfig(temperature=math.inf), SoftConfig(within_modality=True)
+RANDOM, ALL_WORDS = MatchConfig(random_negatives=True), MatchConfig(unmatched_cost=math.inf)
+DISTIL = "distillation as in CLIP-KD, arXiv 2307.12732, from frozen unimodal encoders"
+DECLIP = "DeCLIP, arXiv 2110.05208"
+SIGLIP = "SigLIP, arXiv 2303.15343"
+
+CONTROLS = {
+    recipe.name: recipe
+    for recipe in (
+        # What do neighbours buy beyond the frozen encoders that find them?
+        Recipe("clip+distil", PING_TERMS, f"control: own features; {DISTIL}", fade=LEAVES, ping=OWN),
+        Recipe("lightclip+distil", LIGHT_TERMS | NN | XNN, f"control: own features; {DISTIL}", SLOWLY, LEAVES, ping=OWN),
+        Recipe("clip-ping+distil", PING_TERMS, f"ours: own or neighbours' features; {PING}", fade=LEAVES, ping=MIXED),
+        Recipe("lightclip-ping+distil", LIGHT_TERMS | NN | XNN, f"ours: both; {LIGHTCLIP}", SLOWLY, LEAVES, ping=MIXED),
+        Recipe("clip-ping+shuffled", PING_TERMS, f"control: neighbours of others; {PING}", fade=LEAVES, ping=SHUFFLED),
+        Recipe("clip-ping+oracle", PING_TERMS, f"control: neighbours by true objects; {PING}", fade=LEAVES, ping=ORACLE),
+        Recipe("clip+image-teacher", {"info_nce": 1.0, "image_teacher": 1.0}, DISTIL, fade={"image_teacher": 2.0}, ping=OWN),
+        Recipe("clip+text-teacher", {"info_nce": 1.0, "text_teacher": 1.0}, DISTIL, fade={"text_teacher": 2.0}, ping=OWN),
+        # Other readings of CLIP-PING, and relatives.
+        Recipe("clip-ping+constant", PING_TERMS, f"{PING}, with a constant weight"),
+        Recipe("clip-ping+other-xnn", {"info_nce": 1.0, "other_xnn": 1.0} | NN, f"{PING}, paired as {DECLIP}", fade=OTHER_LEAVES),
+        Recipe("clip+queue", {"info_nce": 1.0, "queue_contrast": 0.5}, f"{DECLIP}, its neighbours alone"),
+        Recipe("clip+views", {"info_nce": 1.0}, f"control: the views of a-clip-ping; {CLIP}", views=True),
+        # What does each part of LightCLIP buy beyond simpler ones?
+        Recipe("clip+smoothing", {"soft_info_nce": 1.0}, "label smoothing, arXiv 1512.00567", soft=EQUAL),
+        Recipe("clip+softclip", {"soft_info_nce": 1.0}, "after SoftCLIP, arXiv 2303.17561", soft=WITHIN),
+        Recipe("clip+max", {"info_nce": 1.0} | MATCH, "after FILIP, arXiv 2111.07783", SLOWLY, match=MatchConfig("max")),
+        Recipe("clip+match-random", {"info_nce": 1.0} | MATCH, f"control: random negatives; {LIGHTCLIP}", SLOWLY, match=RANDOM),
+        Recipe("clip+match-all", {"info_nce": 1.0} | MATCH, f"control: all words matched; {LIGHTCLIP}", SLOWLY, match=ALL_WORDS),
+        Recipe("clip+match-pairs", {"info_nce": 1.0, "matched_cost": 1.0}, f"another reading: true pairs alone; {LIGHTCLIP}"),
+        Recipe("clip+mlm-blind", {"info_nce": 1.0} | MLM, "without images: BERT, arXiv 1810.04805", mlm=MlmConfig(fused=False)),
+        # Another loss.
+        Recipe("siglip", {"sigmoid": 1.0}, SIGLIP),
+        Recipe("siglip-ping", {"sigmoid": 1.0} | NN | XNN, f"{SIGLIP}, and {PING}", fade=LEAVES),
+    )
+}
+"""Controls and relatives of the papers' methods: what an honest comparison needs."""
+
+
 def get_recipe(name: str) -> Recipe:
-    """The recipe called `name`. Raises LclError, with the near names, if there is none."""
-    return RECIPES[choose("recipe", name, RECIPES)]
+    """The recipe called `name`, of RECIPES or CONTROLS. Raises LclError, with the near names, if there is none."""
+    known = RECIPES | CONTROLS
+    return known[choose("recipe", name, known)]

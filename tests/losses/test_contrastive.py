@@ -8,9 +8,19 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from open_clip.loss import SigLipLoss
 
 from lcl.config import LclError
-from lcl.losses.contrastive import SCHEDULES, info_nce, negatives_share, ramp, soft_info_nce, soft_targets
+from lcl.losses.contrastive import (
+    SCHEDULES,
+    Sigmoid,
+    info_nce,
+    negatives_share,
+    ramp,
+    sigmoid_loss,
+    soft_info_nce,
+    soft_targets,
+)
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 seeds, sizes, widths = st.integers(0, 2**31), st.integers(2, 24), st.integers(1, 48)
@@ -317,3 +327,65 @@ def test_progress_that_is_no_share_of_the_training_is_refused(progress):
 def test_an_unknown_schedule_is_refused_with_the_near_name():
     with pytest.raises(LclError, match="no schedule 'cosin'; did you mean cosine"):
         ramp("cosin", 0.2, 0.5)
+
+
+# --- the likeness within a modality
+
+
+@settings(max_examples=25)
+@given(seeds, st.integers(2, 8), st.integers(1, 8), alphas, temperatures)
+def test_within_a_modality_images_are_labelled_by_images_and_captions_by_captions(seed, size, width, alpha, temperature):
+    v, t, scale = batch(seed, size, width)
+    found = soft_info_nce(v, t, scale, alpha, temperature, within_modality=True)["soft_info_nce"]
+    wanted = 0.0
+    for one, other in ((v, t), (t, v)):
+        y = slow_targets((one @ one.T).tolist(), alpha, temperature)
+        p = (scale * one @ other.T).softmax(1).tolist()
+        wanted -= sum(y[i][j] * math.log(p[i][j]) for i in range(size) for j in range(size) if y[i][j]) / (2 * size)
+    assert found.item() == pytest.approx(wanted, rel=1e-9)
+
+
+# --- pairs one by one
+
+
+def sigmoid_of(v, t, scale, bias, rows=None) -> torch.Tensor:
+    return sigmoid_loss(v, t, scale, bias, rows)["sigmoid"]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("seed", "size", "width"), [(0, 2, 1), (1, 3, 8), (2, 16, 64), (3, 64, 128)])
+def test_value_and_gradients_of_the_sigmoid_loss_are_those_of_open_clip(dtype, seed, size, width):
+    (ours, peers), biases = (batch(seed, size, width, dtype) for _ in range(2)), []
+    for tensors in (ours, peers):
+        biases.append(torch.tensor(-10.0, dtype=dtype, requires_grad=True))
+        tensors.append(biases[-1])
+    loss, peer = sigmoid_of(*ours), SigLipLoss()(*peers)
+    loss.backward()
+    peer.backward()
+    torch.testing.assert_close(loss, peer, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    for own, theirs in zip(ours, peers, strict=True):
+        torch.testing.assert_close(own.grad, theirs.grad, rtol=10 * TOLERANCE[dtype], atol=10 * TOLERANCE[dtype])
+
+
+@settings(max_examples=25)
+@given(seeds, st.integers(2, 8), st.integers(1, 8), st.floats(-12, 3))
+def test_the_sigmoid_loss_is_its_formula_summed_by_a_slow_double_loop(seed, size, width, bias):
+    v, t, scale = batch(seed, size, width)
+    total = 0.0
+    for i in range(size):
+        for j in range(size):
+            z = 1 if i == j else -1
+            logit = z * (scale.item() * sum(a * b for a, b in zip(v[i].tolist(), t[j].tolist(), strict=True)) + bias)
+            total += math.log1p(math.exp(-logit)) if logit > -30 else -logit
+    bias = torch.tensor(bias, dtype=torch.float64)
+    whole = sigmoid_of(v, t, scale, bias)
+    assert whole.item() == pytest.approx(total / size, rel=1e-9)
+    pieces = [sigmoid_of(v, t, scale, bias, slice(row, row + 1)) for row in range(size)]
+    torch.testing.assert_close(sum(pieces) / size, whole)
+
+
+def test_the_sigmoid_loss_begins_with_siglips_values_and_refuses_a_batch_of_one():
+    tau = torch.nn.Parameter(torch.tensor(0.0))
+    assert (Sigmoid(tau).bias.item(), tau.exp().item()) == (-10.0, pytest.approx(10.0))
+    with pytest.raises(LclError, match="batch of one has no negatives"):
+        sigmoid_of(torch.ones(1, 4), torch.ones(1, 4), torch.tensor(10.0), torch.tensor(-10.0))

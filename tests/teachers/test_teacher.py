@@ -14,13 +14,26 @@ from hypothesis import strategies as st
 
 from lcl.config import LclError
 from lcl.data.scenes import SceneView
-from lcl.losses.neighbours import NeighbourFeatures, Projections, nn_contrast, xnn_contrast
+from lcl.losses.neighbours import (
+    CaptionQueue,
+    NeighbourFeatures,
+    Projections,
+    image_teacher,
+    nn_contrast,
+    other_xnn,
+    text_teacher,
+    xnn_contrast,
+)
 from lcl.teachers import banks
 from lcl.teachers.banks import Bank, build_bank
 from lcl.teachers.search import Neighbours, nearest_neighbours
-from lcl.teachers.teacher import BankTeacher, LiveTeacher, open_bank_teacher
+from lcl.teachers.teacher import BankTeacher, LiveTeacher, by_objects, open_bank_teacher, shuffled
 
-OBJECTIVES = {"nn_contrast": (nn_contrast, "u_a", "z_b"), "xnn_contrast": (xnn_contrast, "z_a", "u_b")}
+OBJECTIVES = {
+    "nn_contrast": (nn_contrast, "u_a", "z_b"),
+    "xnn_contrast": (xnn_contrast, "z_a", "u_b"),
+    "other_xnn": (other_xnn, "z_b", "u_a"),
+}
 """What an image, and what a caption is told to know."""
 
 
@@ -123,6 +136,40 @@ def test_the_order_of_the_rows_and_which_modality_is_called_image_do_not_matter(
     torch.testing.assert_close(objective(t, v, NeighbourFeatures(near.z_b, near.u_a, near.u_b, near.z_a), scale)[name], loss)
 
 
+@settings(max_examples=25)
+@given(st.integers(2, 7), st.integers(1, 6), st.integers(0, 2**31))
+def test_one_teacher_alone_is_its_half_of_both_objectives(rows, width, seed):
+    (v, t), near, scale = unit(2, rows, width, seed=seed), near_of(rows, width, seed + 1), torch.tensor(3.0, dtype=torch.float64)
+    alone = {}
+    for objective, for_image, for_caption in ((image_teacher, "u_a", "u_b"), (text_teacher, "z_a", "z_b")):
+        ((name, found),) = objective(v, t, near, scale).items()
+        pairs = ((v, getattr(near, for_image)), (t, getattr(near, for_caption)))
+        assert found.item() == pytest.approx(sum(slow_info_nce(x.tolist(), y.tolist(), 3.0) for x, y in pairs) / 2, abs=1e-9)
+        alone[name] = found
+    both = nn_contrast(v, t, near, scale)["nn_contrast"] + xnn_contrast(v, t, near, scale)["xnn_contrast"]
+    torch.testing.assert_close(sum(alone.values()), both)
+
+
+def test_a_queue_gives_the_nearest_earlier_caption_as_a_slow_list_does():
+    """Captions of the batch itself count, a caption is never its own neighbour, and the oldest leave first."""
+    queue, kept = CaptionQueue(9, 3).train(), []
+    for step in range(5):
+        t = unit(4, 3, seed=step).float().requires_grad_()
+        known = [*t.tolist(), *kept]
+        near = queue(t)
+        for row, found in enumerate(near.tolist()):
+            best = max((other for other in range(len(known)) if other != row), key=lambda other: dot(known[other], known[row]))
+            assert found == pytest.approx(known[best])
+        assert not near.requires_grad
+        kept = known[:9]
+    before = queue.captions.clone()
+    queue.eval()(unit(4, 3, seed=9).float())
+    assert torch.equal(queue.captions, before)  # who only looks changes nothing
+    again = CaptionQueue(9, 3)
+    again.load_state_dict(queue.state_dict())
+    assert torch.equal(again(t), queue.train()(t))
+
+
 # --- the projections
 
 
@@ -192,6 +239,49 @@ def test_a_guide_of_real_scenes_tells_other_scenes_whatever_the_pictures_are(sma
             best = brute_nearest(features, row)
             found, largest = features[[other, best]] @ features[row]
             assert found.item() == pytest.approx(largest.item(), abs=1e-6)
+
+
+def guide_with(own: float) -> BankTeacher:
+    images, captions = random_bank(40, 6, 0), random_bank(40, 5, 1)
+    return BankTeacher(images, captions, nearest_neighbours(images), nearest_neighbours(captions), own=own)
+
+
+def test_a_row_that_is_its_own_neighbour_gets_its_own_features():
+    guide, batch = guide_with(1.0), torch.tensor([7, 39, 0, 7, 20])
+    assert_rows(guide(batch, pictures(5, 0)), guide.images[:], guide.captions[:], [(row, row) for row in batch.tolist()])
+
+
+def test_own_and_neighbours_features_are_mixed_by_their_share_anew_in_every_step_and_each_bank_apart():
+    guide, batch, counts = guide_with(0.25), torch.arange(40), torch.zeros(2, 2)
+    u, z, steps = guide.images[:], guide.captions[:], 200
+    for step in range(steps):
+        near, again = (guide(batch, pictures(40, 0), generator=torch.Generator().manual_seed(step)) for _ in range(2))
+        assert all(torch.equal(*both) for both in zip(near, again, strict=True))
+        own = torch.stack([(near.u_a == u).all(1), (near.z_b == z).all(1)])  # (2, B)
+        a, b = batch.where(own[0], guide.a), batch.where(own[1], guide.b)
+        assert_rows(near, u, z, list(zip(a.tolist(), b.tolist(), strict=True)))
+        counts += torch.stack([torch.tensor([(x & y).sum(), (x & ~y).sum()]) for x, y in (own, own.flip(0))])
+    shares = counts / (40 * steps)
+    torch.testing.assert_close(shares, torch.tensor([[1 / 16, 3 / 16]] * 2), atol=0.02, rtol=0)
+
+
+def test_shuffled_neighbours_are_those_of_other_rows():
+    found = nearest_neighbours(random_bank(40, 6, 0))
+    other = shuffled(None, found)
+    assert sorted(other.indices[:, 0].tolist()) == sorted(found.indices[:, 0].tolist()) and other.bank == found.bank
+    assert (other.indices[:, 0] == found.indices[:, 0]).float().mean() < 0.2
+
+
+def test_the_oracle_finds_a_scene_with_the_most_alike_objects(small_world, small_banks):
+    rows, found = SceneView(small_world, 256), nearest_neighbours(small_banks[0])
+    chosen = by_objects(rows, found).indices[:, 0].tolist()
+    sets = [scene.concepts for scene in rows.scenes(range(256))]
+    alike = lambda one, other: len(one & other) / math.sqrt(len(one) * len(other))  # noqa: E731
+    for row in range(0, 256, 5):
+        best = max(alike(sets[row], sets[other]) for other in range(256) if other != row)
+        assert chosen[row] != row and alike(sets[row], sets[chosen[row]]) == pytest.approx(best)
+    with pytest.raises(LclError, match="known of scenes only"):
+        by_objects(object(), found)
 
 
 @pytest.mark.parametrize("step", [1, 7, 39])

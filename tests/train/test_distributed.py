@@ -17,7 +17,8 @@ from lcl.teachers.banks import Bank
 from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import BankTeacher, LiveTeacher
 from lcl.train.distributed import MicroBatch, Ranks, cached_backward, join
-from lcl.train.recipes import PAIRWISE, RECIPES, Recipe, StepContext
+from lcl.train.objectives import PAIRWISE, StepContext
+from lcl.train.recipes import RECIPES, Recipe, get_recipe
 
 THINGS = ("cat", "dog", "car", "owl")
 CAPTIONS = [f"a {how} {obj} on {background}" for how in ("red", "big") for obj in THINGS for background in ("grass", "snow")]
@@ -54,7 +55,7 @@ def pieces_of(ranks: Ranks, size: int, step: int) -> list[MicroBatch]:
 
 def learn(name: str, ranks: Ranks, size: int, steps: int, config: ModelConfig = TINY) -> dict:
     """Train for some steps; what the first one found, and the weights at the end."""
-    recipe = RECIPES[name]
+    recipe = get_recipe(name)
     teacher = teacher_for(recipe)
     torch.manual_seed(0)
     model = Clip(config).train()
@@ -125,7 +126,10 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(two, name):
     assert all(torch.equal(a, b) for a, b in same)  # not a bit apart, or they would drift
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if set(RECIPES[name].weights) <= PAIRWISE])
+ALL_PAIRWISE = [name for name in RECIPES if set(RECIPES[name].weights) <= PAIRWISE] + ["siglip-ping", "clip+queue"]
+
+
+@pytest.mark.parametrize("name", ALL_PAIRWISE)
 @pytest.mark.parametrize("size", [1, 4, 16])
 def test_pieces_of_any_size_learn_what_one_forward_pass_learns(name, size):
     whole = learn(name, Ranks(), ROWS, 1, VIT)

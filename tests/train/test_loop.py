@@ -21,7 +21,8 @@ from lcl.teachers.teacher import BankTeacher, LiveTeacher
 from lcl.train import loop
 from lcl.train.loader import batches
 from lcl.train.loop import Step, Training, Validation, in_one_line, learning_rate, make_optimizer, open_teacher
-from lcl.train.recipes import RECIPES, MlmConfig, PingConfig, Recipe, StepContext
+from lcl.train.objectives import StepContext
+from lcl.train.recipes import CONTROLS, RECIPES, MlmConfig, PingConfig, Recipe
 from lcl.train.runs import EXTRA, load_run, save_run
 
 TINY = dataclasses.replace(
@@ -303,6 +304,26 @@ def test_a_layer_that_does_not_exist_is_refused_before_the_training(short):
         short(dataclasses.replace(RECIPES["lightclip"], mlm=MlmConfig(layers=(3,))))
 
 
+# --- controls
+
+
+KINDS = ["clip-ping+distil", "clip-ping+oracle", "clip+queue", "clip+views", "clip+match-pairs", "siglip"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_control_trains_and_shows_its_parts(short, name):
+    """One of each kind: what differs in the other controls is seen by the tests of recipes."""
+    first, *_, last = steps_of(short(CONTROLS[name]))
+    assert first.losses.keys() == CONTROLS[name].weights.keys() and math.isfinite(last.loss)
+    assert last.gradient_norm > 0
+
+
+def test_a_teacher_of_another_choice_is_refused(short, teacher_of):
+    for name in ("clip+distil", "clip-ping+shuffled"):
+        with pytest.raises(LclError, match="choice of neighbours is not that of the recipe 'clip-ping'"):
+            short("clip-ping", teacher=teacher_of(CONTROLS[name]))
+
+
 # --- neighbours
 
 
@@ -312,9 +333,9 @@ class Recorded:
     def __init__(self, teacher):
         self.teacher, self.dims, self.description, self.asked = teacher, teacher.dims, teacher.description, []
 
-    def __call__(self, indices: torch.Tensor, images: torch.Tensor) -> NeighbourFeatures:
+    def __call__(self, indices: torch.Tensor, images: torch.Tensor, **options) -> NeighbourFeatures:
         self.asked.append((indices.clone(), images.clone()))
-        return self.teacher(indices, images)
+        return self.teacher(indices, images, **options)
 
 
 @pytest.mark.parametrize("name", ["clip", "clip-ping", "a-clip-ping", "lightclip-ping"])

@@ -12,25 +12,25 @@ from hypothesis import strategies as st
 
 from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, from_dict, to_dict
-from lcl.losses.contrastive import SCHEDULES, info_nce, ramp, soft_info_nce
+from lcl.losses.contrastive import SCHEDULES, Sigmoid, info_nce, ramp, sigmoid_loss, soft_info_nce
 from lcl.losses.masked_lm import FusedMlm, masked_language
-from lcl.losses.matching import FORBIDDEN, SOLVERS, matched_contrast
-from lcl.losses.neighbours import NeighbourFeatures, Projections, nn_contrast, xnn_contrast
+from lcl.losses.matching import FORBIDDEN, SOLVERS, matched_contrast, total_cost
+from lcl.losses.neighbours import (
+    CaptionQueue,
+    NeighbourFeatures,
+    Projections,
+    image_teacher,
+    nn_contrast,
+    other_xnn,
+    text_teacher,
+    xnn_contrast,
+)
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import NOT_MASKED, Tokenizer, mask_words
 from lcl.teachers.encoders import IMAGE_ENCODER, TEXT_ENCODER
-from lcl.train.recipes import (
-    NEEDS_TEACHER,
-    OBJECTIVES,
-    RECIPES,
-    MatchConfig,
-    MlmConfig,
-    PingConfig,
-    Recipe,
-    SoftConfig,
-    StepContext,
-    get_recipe,
-)
+from lcl.teachers.teacher import CHOICES
+from lcl.train.objectives import NEEDS_TEACHER, OBJECTIVES, StepContext
+from lcl.train.recipes import CONTROLS, RECIPES, MatchConfig, MlmConfig, PingConfig, Recipe, SoftConfig, get_recipe
 
 CAPTIONS = ["a red apple", "two dogs left of a cat, on a blue ground", "a small house", "a cat", "a cat and a dog"]
 TINY = ModelConfig(
@@ -38,14 +38,18 @@ TINY = ModelConfig(
 )
 IMAGES = torch.randint(256, (5, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
-soft_configs = st.builds(SoftConfig, st.floats(0, 1), st.sampled_from([*SCHEDULES]), st.floats(0.01, 10))
+soft_configs = st.builds(
+    SoftConfig, st.floats(0, 1), st.sampled_from([*SCHEDULES]), st.floats(0.01, 10) | st.just(math.inf), st.booleans()
+)
 match_configs = st.builds(
-    MatchConfig, st.sampled_from([*SOLVERS]), st.integers(1, 64), st.floats(0, 2) | st.just(FORBIDDEN), st.floats(0.1, 100)
-)
-mlm_configs = st.builds(MlmConfig, st.floats(0, 1), st.lists(st.integers(1, 12), max_size=4).map(tuple))
+    MatchConfig, st.sampled_from([*SOLVERS]), st.integers(1, 64), st.floats(0, 2) | st.just(FORBIDDEN), st.floats(0.1, 100),
+    st.booleans(),
+)  # fmt: skip
+mlm_configs = st.builds(MlmConfig, st.floats(0, 1), st.lists(st.integers(1, 12), max_size=4).map(tuple), st.booleans())
 ping_configs = st.builds(
-    PingConfig, st.text(max_size=9), st.text(max_size=9), st.integers(1, 512), st.booleans(), st.integers(1, 9999)
-)
+    PingConfig, st.text(max_size=9), st.text(max_size=9), st.integers(1, 512), st.just(False), st.integers(1, 9999),
+    st.sampled_from([*CHOICES]), st.floats(0, 1),
+) | st.builds(PingConfig, live=st.just(True))  # fmt: skip
 weights = st.dictionaries(st.sampled_from([*OBJECTIVES]), st.floats(0, 10), min_size=1)
 
 
@@ -55,7 +59,7 @@ def recipes(draw) -> Recipe:
     chosen = draw(weights)
     warmup, fade = (draw(st.dictionaries(st.sampled_from([*chosen]), st.floats(0, most))) for most in (1, 9))
     settings = (draw(configs) for configs in (soft_configs, match_configs, mlm_configs, ping_configs))
-    return Recipe("mine", chosen, draw(st.text(max_size=9)), warmup, fade, *settings)
+    return Recipe("mine", chosen, draw(st.text(max_size=9)), warmup, fade, *settings, draw(st.booleans()))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,7 @@ def test_the_recipes_that_ask_for_neighbours_are_the_guided_ones():
     named = {name for name in RECIPES if name.endswith(("nn", "ping"))}
     assert {name for name in RECIPES if RECIPES[name].needs_teacher} == named
     for name in OBJECTIVES:
-        assert Recipe("mine", {name: 0.0}, "").needs_teacher == (name in NEEDS_TEACHER) == name.endswith("nn_contrast")
+        assert Recipe("mine", {name: 0.0}, "").needs_teacher == (name in NEEDS_TEACHER)
 
 
 def test_guidance_uses_the_encoders_that_are_installed_with_the_library():
@@ -115,12 +119,33 @@ def test_guidance_uses_the_encoders_that_are_installed_with_the_library():
         assert (recipe.ping.image_encoder, recipe.ping.text_encoder) == (IMAGE_ENCODER, TEXT_ENCODER)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+ALL = RECIPES | CONTROLS
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_recipe_is_found_by_its_name_and_says_where_it_was_published(name):
-    assert get_recipe(name) is RECIPES[name] and RECIPES[name].name == name
-    assert "arXiv" in RECIPES[name].source
-    assert all(weight > 0 and math.isfinite(weight) for weight in RECIPES[name].weights.values())
-    assert RECIPES[name].warmup.keys() | RECIPES[name].fade.keys() <= RECIPES[name].weights.keys()
+    assert get_recipe(name) is ALL[name] and ALL[name].name == name
+    assert "arXiv" in ALL[name].source
+    assert all(weight > 0 and math.isfinite(weight) for weight in ALL[name].weights.values())
+    assert ALL[name].warmup.keys() | ALL[name].fade.keys() <= ALL[name].weights.keys()
+
+
+def test_a_control_differs_from_its_method_in_what_it_controls_and_in_nothing_else():
+    """Field by field: otherwise it would control something else, too."""
+    pairs = {
+        "clip+distil": ("clip-ping", "ping"), "clip-ping+distil": ("clip-ping", "ping"),
+        "clip-ping+shuffled": ("clip-ping", "ping"), "clip-ping+oracle": ("clip-ping", "ping"),
+        "lightclip+distil": ("lightclip-ping", "ping"), "lightclip-ping+distil": ("lightclip-ping", "ping"),
+        "clip-ping+constant": ("clip-ping", "fade"), "clip+views": ("clip", "views"), "clip+max": ("clip+match", "match"),
+        "clip+match-random": ("clip+match", "match"), "clip+match-all": ("clip+match", "match"),
+        "clip+smoothing": ("clip+soft", "soft"), "clip+softclip": ("clip+soft", "soft"), "clip+mlm-blind": ("clip+mlm", "mlm"),
+    }  # fmt: skip
+    for control, (method, field) in pairs.items():
+        one, other = vars(CONTROLS[control]), vars(RECIPES[method])
+        assert {name for name in one if one[name] != other[name]} == {"name", "source", field}, control
+    assert not RECIPES.keys() & CONTROLS.keys()
+    other_terms = {"clip+image-teacher", "clip+text-teacher", "clip-ping+other-xnn", "clip+queue", "clip+match-pairs"}
+    assert CONTROLS.keys() == pairs.keys() | other_terms | {"siglip", "siglip-ping"}
 
 
 def test_every_objective_alone_weighs_what_it_weighs_in_lightclip():
@@ -135,7 +160,7 @@ def test_every_objective_alone_weighs_what_it_weighs_in_lightclip():
 def test_the_recipes_with_ping_weigh_what_their_parts_weigh():
     ping, both = RECIPES["clip-ping"], RECIPES["lightclip-ping"]
     assert ping.weights == RECIPES["clip+nn"].weights | RECIPES["clip+xnn"].weights
-    assert both.weights == RECIPES["lightclip"].weights | {name: ping.weights[name] for name in NEEDS_TEACHER}
+    assert both.weights == RECIPES["lightclip"].weights | {name: ping.weights[name] for name in ("nn_contrast", "xnn_contrast")}
     assert ping.fade == both.fade == RECIPES["clip+nn"].fade | RECIPES["clip+xnn"].fade
     assert both.warmup == RECIPES["lightclip"].warmup and ping.ping == both.ping == RECIPES["clip+nn"].ping
     active = RECIPES["a-clip-ping"]
@@ -175,7 +200,8 @@ def test_a_recipe_of_a_run_from_before_there_were_neighbours_is_read_as_it_was()
         {"soft": {"alpha": 0.1}}, {"soft": {"alpha_max": 2.0}},
         {"mlm": {"layers": [1.5]}}, {"mlm": {"layers": 1}}, {"match": {"solver": "exakt"}}, {"weight": 1},
         {"ping": {"live": 1}}, {"ping": {"queue": 0}}, {"ping": {"queue": 1.5}}, {"ping": {"encoder": "x"}},
-        {"ping": {"image_encoder": None}}, {"ping": {"image_size": -1}}, {"ping": True},
+        {"ping": {"image_encoder": None}}, {"ping": {"image_size": -1}}, {"ping": True}, {"ping": {"choice": "best"}},
+        {"ping": {"own": 1.5}}, {"ping": {"own": 0.5, "live": True}}, {"soft": {"temperature": 0}}, {"views": 1},
     ],
     ids=str,
 )  # fmt: skip
@@ -187,15 +213,27 @@ def test_json_that_is_no_recipe_is_refused(change):
 # --- what they weigh
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 def test_the_total_is_the_sum_of_the_weighted_parts(name, progress, tokens):
-    recipe = RECIPES[name]
+    recipe = ALL[name]
     total, parts = recipe.loss(moment(recipe, tokens, progress))
     assert parts.keys() == recipe.weights.keys()
     assert all(part.ndim == 0 and part.isfinite() for part in parts.values())
     wanted = sum(recipe.weight(part, progress) * value.item() for part, value in parts.items())
     assert total.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def matched_cost(now: StepContext, match: MatchConfig) -> torch.Tensor:
+    """The mean cost of a caption's words in its own image, pair by pair."""
+    words, real = now.model.embed_words(now.embeddings.text, now.tokens)
+    patches, found = now.model.embed_patches(now.embeddings.image), []
+    for row in range(len(words)):
+        cost = 1 - words[row, real[row]] @ patches[row].T  # (m, n)
+        given, every = cost[None], torch.ones(1, len(cost), dtype=torch.bool)
+        matching = SOLVERS[match.solver](given, every, match.unmatched_cost)
+        found.append(total_cost(matching, given, every, match.unmatched_cost)[0] / len(cost))
+    return torch.stack(found).mean()
 
 
 def test_parts_are_the_objectives_of_the_embeddings_at_hand(tokens):
@@ -219,6 +257,12 @@ def test_parts_are_the_objectives_of_the_embeddings_at_hand(tokens):
         **masked_language(mlm(now.model.language, some, now.embeddings.image, targets != NOT_MASKED), targets),
         **nn_contrast(v, t, now.neighbours, scale),
         **xnn_contrast(v, t, now.neighbours, scale),
+        **other_xnn(v, t, now.neighbours, scale),
+        **image_teacher(v, t, now.neighbours, scale),
+        **text_teacher(v, t, now.neighbours, scale),
+        **sigmoid_loss(v, t, scale, torch.tensor(-10.0)),
+        "queue_contrast": info_nce(v, t[(t @ t.T).fill_diagonal_(-2).argmax(1)], scale)["info_nce"],
+        "matched_cost": matched_cost(now, match),
     }  # fmt: skip
     assert parts.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -259,7 +303,7 @@ def test_a_fading_weight_falls_to_zero_by_its_power_and_a_warm_up_multiplies_it(
 def test_guidance_leads_at_first_and_has_left_at_the_end(tokens):
     ping = RECIPES["clip-ping"]
     for progress, weight in ((0.0, 1.0), (0.5, 0.25), (1.0, 0.0)):
-        assert [ping.weight(name, progress) for name in NEEDS_TEACHER] == [weight, weight]
+        assert [ping.weight(name, progress) for name in ("nn_contrast", "xnn_contrast")] == [weight, weight]
     last, parts = ping.loss(moment(ping, tokens, 1.0))
     torch.testing.assert_close(last, parts["info_nce"])
 
@@ -290,13 +334,14 @@ def test_equal_generators_give_equal_losses_and_others_mask_other_words(tokens):
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ALL)
 def test_gradients_are_finite_and_reach_all_that_learns(name, tokens):
-    recipe = RECIPES[name]
+    recipe = ALL[name]
     now = moment(recipe, tokens)
     recipe.loss(now)[0].backward()
-    for module in (now.model, now.extra):
-        assert [n for n, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    unused = {"clip+image-teacher": ["projections.text.weight"], "clip+text-teacher": ["projections.image.weight"]}
+    learner = [*now.model.named_parameters(), *now.extra.named_parameters()]
+    assert [n for n, p in learner if p.grad is None or not p.grad.isfinite().all()] == unused.get(name, [])
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -313,9 +358,9 @@ def test_every_solver_serves_a_recipe(solver, tokens):
     assert total.isfinite()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_batch_of_one_is_refused(name, tokens):
-    recipe = RECIPES[name]
+    recipe = ALL[name]
     with pytest.raises(LclError, match="batch of one has no negatives"):
         recipe.loss(moment(recipe, tokens, rows=1))
 
@@ -323,10 +368,11 @@ def test_a_batch_of_one_is_refused(name, tokens):
 # --- what exists in training only
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_only_masked_language_and_neighbours_add_modules_of_their_own(recipe):
+@pytest.mark.parametrize("recipe", ALL.values(), ids=ALL)
+def test_only_these_objectives_add_modules_of_their_own(recipe):
     extra = recipe.make_extra(Clip(TINY), WIDTHS if recipe.needs_teacher else ())
-    kinds = {"masked_language": FusedMlm} if "masked_language" in recipe.weights else {}
+    kinds = {"masked_language": FusedMlm, "sigmoid": Sigmoid, "queue_contrast": CaptionQueue}
+    kinds = {name.removesuffix("_contrast"): kind for name, kind in kinds.items() if name in recipe.weights}
     kinds |= {"projections": Projections} if recipe.needs_teacher else {}
     assert {name: type(module) for name, module in extra.items()} == kinds
 
