@@ -38,7 +38,7 @@ def file_sha256(path: Path) -> str:
 
 def fingerprint(value: Any) -> str:
     """Sixteen hexadecimal digits that name a JSON-able value: equal values, equal names, on any machine."""
-    return sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())[:16]
+    return sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass"))[:16]
 
 
 def _replace(path: Path, fill: Callable[[Path], None]) -> None:

@@ -2,9 +2,11 @@
 GPU tests need a GPU."""
 
 import dataclasses
+import itertools
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import sys
 import zlib
 from collections.abc import Callable
@@ -62,6 +64,30 @@ def start_method() -> str:
     assert receiver.recv() == 1
     process.join()
     return "forkserver"
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
+
+
+TOUCHES = ("open", "os.rename", "os.chmod", "os.remove", "os.rmdir", "tempfile.mkstemp")
+
+
+def killed_at(event: int, work: Callable[[], object], touches: tuple[str, ...] = TOUCHES) -> bool:
+    """Do some work in another process, which dies when it touches a file for the `event`-th time. Did it die?"""
+    child = os.fork()
+    if child == 0:
+        met = itertools.count()
+
+        def die(name, _):
+            if name in touches and next(met) == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(die)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def _tell_threads_of_parent(pipe) -> None:

@@ -1,12 +1,14 @@
 """Checkpoints: everything a training needs to resume with bitwise identical results.
 
-A checkpoint is a folder `step-00000500` with tensors and `state.json`, which is written last: a folder without it is no
-checkpoint. The position in the data is the step; see `loader`.
+A checkpoint is a folder `step-00000500` with tensors and `state.json`, which is written last and has the checksums of both
+files: a folder without it is no checkpoint. The position in the data is the step; see `loader`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -19,7 +21,9 @@ from lcl.teachers.teacher import LiveTeacher
 from lcl.train.loop import Training
 from lcl.train.recipes import Recipe
 
-FORMAT = "lcl-checkpoint-1"
+log = logging.getLogger("lcl")
+
+FORMAT, OLD_FORMAT = "lcl-checkpoint-2", "lcl-checkpoint-1"  # version 0.1's state has no checksum of its own
 TENSORS, STATE = "state.safetensors", "state.json"
 KEPT = 2
 
@@ -54,23 +58,38 @@ def save_checkpoint(folder: Path, training: Training, score: float | None = None
     try:
         if training.ranks.is_main:
             storage.write_tensors(place / TENSORS, _tensors(training))
-            about = {"format": FORMAT, "step": training.step, "score": score, "of": describe(training)}
-            about["tensors"] = storage.file_sha256(place / TENSORS)
-            storage.write_json(place / STATE, about)
-            _remove_old(Path(folder), keep)
+            state = {"format": FORMAT, "step": training.step, "score": score, "of": describe(training)}
+            state["tensors"] = storage.file_sha256(place / TENSORS)
+            storage.write_json(place / STATE, state | {"checksum": storage.fingerprint(state)})
+            _remove_old(Path(folder), training.step, keep)
     finally:
         training.ranks.wait()  # also if it could not be written: the others must not wait for ever
     return place
 
 
-def _remove_old(folder: Path, keep: int) -> None:
-    whole = checkpoints(folder)
-    scores = {path: storage.read_json(path / STATE).get("score") for path in whole}
-    best = max((path for path in whole if scores[path] is not None), key=lambda path: scores[path], default=None)
+def _remove_old(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the last ones and the best; those after `step`, too: a resumed training has passed them over as damaged."""
+    scores = {}
+    for path in checkpoints(folder):
+        with contextlib.suppress(LclError):
+            state = _read_state(path)
+            scores |= {path: state.get("score")} if state["step"] <= step else {}
+    best = max((path for path in scores if scores[path] is not None), key=lambda path: scores[path], default=None)
     for path in folder.glob("step-*"):
-        if path not in {*whole[-keep:], best}:
+        if path not in {*list(scores)[-keep:], best}:
             (path / STATE).unlink(missing_ok=True)  # first, so that half a folder does not count
             shutil.rmtree(path)
+
+
+def _read_state(path: Path) -> dict:
+    """The state of a checkpoint. Raises LclError if it is not as it was written."""
+    state = storage.read_json(path / STATE)
+    require(isinstance(state, dict), f"{path / STATE} is no state of a training.")
+    checksum, form = state.pop("checksum", None), str(state.get("format"))
+    require(form in (FORMAT, OLD_FORMAT), f"{path / STATE} is of no format that this library knows.")
+    same = checksum == (storage.fingerprint(state) if form == FORMAT else None)
+    require(same and path.name == f"step-{state.get('step')!s:0>8}", f"{path / STATE} does not match its checksum.")
+    return state
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -80,22 +99,31 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def resume(folder: Path, training: Training) -> int:
-    """Load a folder's last complete checkpoint into a new training; returns its step, or 0 if there is none.
+    """Load a folder's last whole checkpoint into a new training; returns its step, or 0 if there is none.
+
+    A damaged checkpoint is passed over with a warning.
 
     Raises:
-        LclError: for a checkpoint of another data set, recipe, profile, seed or number of processes, with the difference.
+        LclError: for a checkpoint of another data set, recipe, profile, seed or number of processes, with the difference; if
+            there are checkpoints, but none is whole.
     """
-    for path in reversed(checkpoints(folder)):
-        state = storage.read_json(path / STATE)
-        ours = isinstance(state, dict) and state.get("format") == FORMAT
-        require(ours, f"{path / STATE} is no checkpoint of this library; remove that folder.")
-        difference = _difference(upgraded_description(state.get("of")), describe(training), "")
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            state = _read_state(path)
+            same = storage.file_sha256(path / TENSORS) == state.get("tensors")
+            require(same, f"{path / TENSORS} does not match its checksum.")
+            kept, tensors = upgraded_description(state.get("of")), storage.read_tensors(path / TENSORS)
+        except LclError as error:
+            if training.ranks.is_main:
+                log.warning("the checkpoint in %s is damaged and passed over: %s", path, error)
+            continue
+        difference = _difference(kept, describe(training), "")
         require(not difference, f"the checkpoint in {path} belongs to another training: its {difference}.")
-        if storage.file_sha256(path / TENSORS) != state.get("tensors"):
-            continue  # damaged: use the one before
-        _restore(training, storage.read_tensors(path / TENSORS))
+        _restore(training, tensors)
         training.step = state["step"]
         return training.step
+    require(not found, f"no checkpoint in {folder} is whole; remove that folder to train from the beginning.")
     return 0
 
 

@@ -3,14 +3,13 @@
 import itertools
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import PixelEncoder, WordEncoder
+from conftest import PixelEncoder, WordEncoder, forks, killed_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -146,33 +145,12 @@ def test_a_bank_of_real_encoders_holds_their_features_and_has_a_place_of_its_own
 # --- a build that is killed
 
 
-def killed_at(event: int, rows: SceneView, folder: Path) -> bool:
-    """Build in another process, which dies when it touches a file for the `event`-th time. Did it die?"""
-    child = os.fork()
-    if child == 0:
-        met = itertools.count()
-
-        def die(name, _):
-            if name in ("open", "os.rename", "os.chmod", "os.remove", "tempfile.mkstemp") and next(met) == event:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(die)
-        try:
-            build_bank(rows, Fake(), folder)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
-
-
 @pytest.mark.slow
 @forks
 def test_a_build_killed_at_any_step_and_started_again_gives_the_same_bytes(rows, tmp_path, unbroken):
     for event in itertools.count():
         folder = tmp_path / f"killed at {event}"
-        died = killed_at(event, rows, folder)
+        died = killed_at(event, lambda folder=folder: build_bank(rows, Fake(), folder))
         assert torch.equal(build_bank(rows, Fake(), folder)[:], open_bank(tmp_path / "unbroken")[:])
         found = contents(folder)
         assert {name: found[name] for name in unbroken} == unbroken, event
@@ -185,7 +163,7 @@ def test_a_build_killed_at_any_step_and_started_again_gives_the_same_bytes(rows,
 def test_a_build_killed_over_and_over_leaves_nothing_behind(rows, tmp_path, unbroken):
     folder = tmp_path / "often"
     for event in range(1, 46, 4):
-        killed_at(event, rows, folder)
+        killed_at(event, lambda: build_bank(rows, Fake(), folder))
     build_bank(rows, Fake(), folder)
     assert contents(folder) == unbroken
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import random
 import time
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from conftest import forks, killed_at
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
@@ -66,6 +71,26 @@ def test_a_training_goes_on_bit_for_bit(start, tmp_path, name, stop):
     assert told([*before, *again]) == told(events) and same(again, unbroken)
 
 
+def test_a_tower_with_dropout_goes_on_bit_for_bit(start, tmp_path):
+    """Dropout draws from torch's own generator, which nothing but the checkpoint can bring back."""
+
+    def begin() -> Training:
+        training = start()
+        training.model.language.register_forward_hook(
+            lambda tower, _, seen: seen._replace(pooled=F.dropout(seen.pooled, 0.5, tower.training))
+        )
+        return training
+
+    unbroken = begin()
+    events = list(unbroken)
+    stopped = begin()
+    before = list(itertools.islice(stopped, 3))
+    save_checkpoint(tmp_path, stopped)
+    again = begin()
+    resume(tmp_path, again)
+    assert told([*before, *again]) == told(events) and same(again, unbroken)
+
+
 @pytest.mark.filterwarnings("ignore:.*meta parameter")
 def test_the_optimizer_is_restored_where_its_parameters_are():
     """Fused AdamW on a GPU fails with a step count on the CPU. The device "meta" stands in for a GPU."""
@@ -113,17 +138,115 @@ def test_the_last_ones_and_the_best_are_kept(start, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in checkpoints(tmp_path)]
 
 
-def test_one_that_was_not_finished_or_is_damaged_is_passed_over(start, tmp_path):
+def test_what_a_resumed_training_passed_over_is_removed_by_its_next_checkpoint(start, tmp_path):
     training = start()
-    for step in (1, 2, 3):
+    for step in (1, 2, 9):
         training.step = step
-        save_checkpoint(tmp_path, training, keep=9)
-    (tmp_path / "step-00000003" / STATE).unlink()
-    weights = tmp_path / "step-00000002" / TENSORS
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
+        save_checkpoint(tmp_path, training, score=step, keep=3)
+    for name in ("step-00000009/" + TENSORS, "step-00000001/" + STATE):
+        (tmp_path / name).write_bytes(b"{")
+    training.step = resume(tmp_path, start()) + 1
+    save_checkpoint(tmp_path, training, keep=3)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+
+
+@forks
+def test_a_save_that_is_killed_at_any_step_leaves_whole_checkpoints_only(start, tmp_path):
+    training = start()
+    for event in itertools.count():
+        folder = tmp_path / str(event)
+        training.step = 1
+        save_checkpoint(folder, training, keep=1)
+        training.step = 2
+        died = killed_at(event, lambda folder=folder: save_checkpoint(folder, training, keep=1))
+        assert (left := checkpoints(folder))
+        for path in left:
+            assert storage.file_sha256(path / TENSORS) == storage.read_json(path / STATE)["tensors"], event
+        if not died:
+            break
+    assert event > 15 and [path.name for path in left] == ["step-00000002"]
+
+
+@forks
+def test_one_that_is_being_removed_counts_no_longer(start, tmp_path):
+    training = start()
+    for step in (1, 2):
+        training.step = step
+        before = checkpoints(tmp_path)
+        died = killed_at(0, lambda: save_checkpoint(tmp_path, training, keep=1), ("shutil.rmtree",))
+    assert died and (before[0] / TENSORS).exists() and before[0] not in checkpoints(tmp_path)
+    save_checkpoint(tmp_path, training, keep=1)
+    assert not before[0].exists() and len(checkpoints(tmp_path)) == 1
+
+
+# --- damage
+
+
+def test_one_that_was_not_finished_is_passed_over(start, tmp_path):
+    training = start()
+    for step in (1, 2):
+        training.step = step
+        save_checkpoint(tmp_path, training)
+    (tmp_path / "step-00000002" / STATE).unlink()
     assert resume(tmp_path, start()) == 1
+
+
+@pytest.fixture(scope="module")
+def two(small_world, tmp_path_factory):
+    """A training, and a folder with its checkpoints of steps 1 and 2."""
+    folder, training = tmp_path_factory.mktemp("two"), Training(SHORT, small_world, 0, "cpu")
+    for _ in itertools.islice(training, 2):
+        save_checkpoint(folder, training, score=0.123456)
+    return training, folder
+
+
+def cut(share: float):
+    return lambda data: data[: int(share * len(data))]
+
+
+def flipped(share: float, bit: int):
+    return lambda data: data[: (at := int(share * len(data)))] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+
+
+shares = st.floats(0, 0.99)  # a state without its last line break is whole
+damages = st.tuples(st.sampled_from([STATE, TENSORS]), st.builds(cut, shares) | st.builds(flipped, shares, st.integers(0, 7)))
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.tuples(st.none() | damages, damages))
+def test_whatever_is_cut_or_flipped_the_newest_whole_checkpoint_is_used(two, caplog, changes):
+    training, folder = two
+    (first, second), before = checkpoints(folder), {}
+    caplog.clear()
+    try:
+        for path, change in zip((first, second), changes, strict=True):
+            if change:
+                name, harm = change
+                before[path / name] = (path / name).read_bytes()
+                (path / name).write_bytes(harm(before[path / name]))
+        if changes[0]:
+            with pytest.raises(LclError, match=r"^no checkpoint in .* is whole; remove that folder[^\n]*$"):
+                resume(folder, training)
+        else:
+            assert resume(folder, training) == training.step == 1
+        assert len(caplog.records) == len(before)
+        assert all(str(file) in record.getMessage() for file, record in zip(reversed(before), caplog.records, strict=True))
+    finally:
+        for file, data in before.items():
+            file.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_behind_a_whole_one_does_not_matter(two, caplog):
+    training, folder = two
+    (checkpoints(folder)[0] / STATE).write_bytes(b"")
+    assert resume(folder, training) == 2 and not caplog.text
+
+
+@pytest.mark.parametrize("state", ["[]", '{"format": "other"}', '{"format": ["lcl-checkpoint-1"]}', "{}", "1", '"\\ud800"'])
+def test_a_state_that_is_none_is_refused(start, tmp_path, state):
+    (save_checkpoint(tmp_path, start()) / STATE).write_text(state)
+    with pytest.raises(LclError, match="no checkpoint in .* is whole"):
+        resume(tmp_path, start())
 
 
 @pytest.mark.parametrize(
@@ -147,13 +270,6 @@ def test_another_data_set_cannot_go_on_from_it(start, few_pictures, tmp_path):
     other = SceneDataset(dataclasses.replace(SHORT.scenes, seed=1), few_pictures)
     with pytest.raises(LclError, match="its data is"):
         resume(tmp_path, Training(SHORT, other, 0, "cpu"))
-
-
-@pytest.mark.parametrize("state", ["[]", '{"format": "other"}'])
-def test_a_state_that_is_none_is_refused(start, tmp_path, state):
-    (save_checkpoint(tmp_path, start()) / STATE).write_text(state)
-    with pytest.raises(LclError, match="is no checkpoint of this library"):
-        resume(tmp_path, start())
 
 
 def test_a_full_disk_is_said_and_leaves_what_was_there(start, tmp_path, monkeypatch):
