@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from lcl.models.tokenizer import Tokenizer
 from lcl.train.loop import Event, Step, Training, Validation
 from lcl.train.provenance import provenance
 from lcl.train.recipes import Recipe
+
+log = logging.getLogger("lcl")
 
 FORMAT = "lcl-run-2"
 EXTRA = "training_only.safetensors"
@@ -153,8 +156,12 @@ class EventLog:
             tensorboard: also log to `folder/tensorboard`.
         """
         self.path = Path(folder) / LOG
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.before = [event for event in map(_event, lines) if event is not None and event.step <= until]
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        events = [_event(line) for line in lines]
+        if damaged := events.count(None):
+            place = self.path, damaged, len(events), events.index(None) + 1
+            log.warning("%s is damaged: %d of its %d lines cannot be read, first line %d; the others are used.", *place)
+        self.before = [event for event in events if event is not None and event.step <= until]
         storage.write_bytes(self.path, "".join(map(_line, self.before)).encode())
         self.board = None
         if tensorboard:
@@ -181,12 +188,12 @@ def _line(event: Event) -> str:
     return json.dumps({"event": type(event).__name__} | dataclasses.asdict(event)) + "\n"
 
 
-def _event(line: str) -> Event | None:
-    """An event of the log; None for an incomplete line, as a kill leaves it."""
+def _event(line: bytes) -> Event | None:
+    """An event of the log; None for a damaged line, such as an incomplete one that a kill leaves."""
     try:
         found = json.loads(line)
-        return {"Step": Step, "Validation": Validation, "Look": Validation}[found.pop("event")](**found)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return from_dict({"Step": Step, "Validation": Validation, "Look": Validation}[found.pop("event")], found)
+    except (LclError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -220,30 +227,29 @@ def save_run(
     written = curve_to_dict(curve)
     storage.write_json(folder / "curve.json", written)
     losses = written["steps"]
-    storage.write_json(
-        folder / "metrics.json",
-        {
-            "format": FORMAT,
-            "seed": training.seed,
-            "steps": len(losses),
-            "first_loss": losses[0][1],
-            "last_loss": losses[-1][1],
-            "metrics": metrics,
-            "profile": to_dict(training.profile),
-            "recipe": to_dict(training.recipe),
-            "training_only": extra,
-            "teacher": training.teacher.description if training.teacher else None,
-            "data": training.source.fingerprint,
-            "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
-            "shards": str(Path(shards_folder).resolve()) if shards_folder else None,
-            "splits": getattr(training.source, "split_folders", {}),
-            "start": str(start) if start else None,
-            "seconds": {part: round(value, 1) for part, value in seconds.items()},
-            "step_ms": round(1000 * median(step.seconds for step in steps), 1),
-            "memory_gib": round(max(step.memory for step in steps), 3),
-            "provenance": provenance(),
-        },
-    )
+    found = {
+        "format": FORMAT,
+        "seed": training.seed,
+        "steps": len(losses),
+        "first_loss": losses[0][1],
+        "last_loss": losses[-1][1],
+        "metrics": metrics,
+        "profile": to_dict(training.profile),
+        "recipe": to_dict(training.recipe),
+        "training_only": extra,
+        "curve": storage.file_sha256(folder / "curve.json"),
+        "teacher": training.teacher.description if training.teacher else None,
+        "data": training.source.fingerprint,
+        "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
+        "shards": str(Path(shards_folder).resolve()) if shards_folder else None,
+        "splits": getattr(training.source, "split_folders", {}),
+        "start": str(start) if start else None,
+        "seconds": {part: round(value, 1) for part, value in seconds.items()},
+        "step_ms": round(1000 * median(step.seconds for step in steps), 1),
+        "memory_gib": round(max(step.memory for step in steps), 3),
+        "provenance": provenance(),
+    }
+    storage.write_json(folder / "metrics.json", found | {"checksum": storage.fingerprint(found)})
 
 
 def load_run(folder: Path) -> Run:
@@ -278,12 +284,25 @@ def load_run(folder: Path) -> Run:
             extra.load_state_dict(storage.read_tensors(folder / EXTRA))
             same = storage.file_sha256(folder / EXTRA) == found["training_only"]
             require(same, f"{folder / EXTRA} does not belong to the training that {folder / 'metrics.json'} describes.")
+        _tell_what_changed(folder, found)
         return Run(
             folder, profile, found["seed"], *folders, found["metrics"], curve,
             found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer, recipe, extra, splits,
         )  # fmt: skip
+    except LclError as error:
+        raise LclError(f"the run in {folder} cannot be read: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise LclError(f"the run in {folder} is damaged ({error!r} is missing or wrong); train again.") from None
+
+
+def _tell_what_changed(folder: Path, found: dict) -> None:
+    """Warn if metrics.json, whose contents are `found`, or curve.json is not as it was written; older runs have no checksums."""
+    changed = {
+        "metrics.json": found.pop("checksum", None) not in (None, storage.fingerprint(found)),
+        "curve.json": "curve" in found and found["curve"] != storage.file_sha256(folder / "curve.json"),
+    }
+    for name in filter(changed.get, changed):
+        log.warning("%s was changed or damaged since it was written: its checksum is another one.", folder / name)
 
 
 def curve_to_dict(curve: Sequence[Event]) -> dict:
