@@ -594,6 +594,22 @@ def test_a_stop_keeps_what_was_learned_and_says_how_to_go_on(trained, tmp_path, 
     assert "finished; `lcl train --from" in lcl("train", "--resume", tmp_path / "stopped").refusal
 
 
+def test_a_stopped_training_keeps_as_many_checkpoints_as_asked_and_goes_on_from_the_newest_whole_one(tmp_path, stop_at):
+    def kept() -> list[str]:
+        return [path.name[-1] for path in checkpoints.checkpoints(tmp_path / "stopped" / "checkpoints")]
+
+    stop_at(4)
+    assert tiny("--runs", tmp_path, "--name", "stopped", "--checkpoint-every", 1, "--keep", 3).code == 130
+    assert kept() == ["2", "3", "4"]
+    cut(newest := tmp_path / "stopped" / "checkpoints" / "step-00000004" / checkpoints.TENSORS)
+    cut(log := tmp_path / "stopped" / "log.jsonl")
+    stop_at(5)
+    resumed = lcl("train", "--resume", tmp_path / "stopped")
+    assert resumed.code == 130 and kept() == ["3", "4", "5"]
+    assert f"passed over: {newest} does not match its checksum" in resumed.err
+    assert f"{log} is damaged: 1 of its 4 lines" in resumed.err
+
+
 @pytest.mark.slow
 def test_a_stop_before_anything_was_learned_frees_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Training, "__init__", lambda *_, **__: signal.raise_signal(signal.SIGINT))
