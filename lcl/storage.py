@@ -134,12 +134,35 @@ def cache_folder(*parts: str) -> Path:
     Where that cannot be written, the folder is below the user's cache folder, else the system's temporary one, with a warning.
     """
     own = data_folder() / "cache"
-    user = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
-    places = [own, Path(user) / "lcl", Path(tempfile.gettempdir()) / f"lcl-{getattr(os, 'getuid', int)()}"]
+    places = [own, _user_cache(), Path(tempfile.gettempdir()) / f"lcl-{getattr(os, 'getuid', int)()}"]
     place = next((place for place in places if can_write(place)), own)
     if place != own:
         _warn_once(f"{own} cannot be written, so caches go to {place}; the variable LCL_DATA names another data folder.")
     return place.joinpath(*parts)
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")) / "lcl"
+
+
+def keep_programs_private() -> None:
+    """Make torch keep compiled programs where only this user can write: it runs what it finds there.
+
+    Torch's own choice is a folder of a known name in the system's temporary one, which another user may have made. Here it is
+    below the user's cache folder, or where $TORCHINDUCTOR_CACHE_DIR says. If others may write there, programs go to a fresh
+    folder, with a warning.
+    """
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _user_cache() / "inductor").resolve()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.stat()
+        private = not hasattr(os, "getuid") or about.st_uid == os.getuid() and not about.st_mode & 0o022
+    except OSError:
+        private = False
+    if not private:
+        shared, folder = folder, Path(tempfile.mkdtemp(prefix="lcl-inductor-"))
+        log.warning("%s is not a folder that only you can write, so torch keeps its compiled programs in %s.", shared, folder)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 @functools.cache

@@ -218,3 +218,33 @@ def test_a_cache_on_a_full_disk_costs_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(os, "fsync", full)
     assert not storage.try_write(storage.write_json, tmp_path / "file", [2])
     assert "No space left on device" in caplog.text and "LCL_DATA" in caplog.text and storage.read_json(tmp_path / "file") == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="there are no owners and modes of folders on this system")
+@pytest.mark.parametrize("named", ["", "named"])
+def test_compiled_programs_go_where_only_this_user_can_write(tmp_path, monkeypatch, caplog, named):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = tmp_path / (named or "lcl/inductor")
+
+    def chosen() -> str:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(place) if named else "")
+        storage.keep_programs_private()
+        return os.environ["TORCHINDUCTOR_CACHE_DIR"]
+
+    old = os.umask(0)
+    try:
+        assert chosen() == chosen() == str(place) and place.stat().st_mode & 0o777 == 0o700 and not caplog.text
+    finally:
+        os.umask(old)
+    for mode in (0o720, 0o702, 0o777):
+        place.chmod(mode)
+        other = chosen()
+        assert other != str(place) and os.stat(other).st_mode & 0o777 == 0o700 and str(place) in caplog.text
+        os.rmdir(other)
+        caplog.clear()
+    place.chmod(0o755)
+    assert chosen() == str(place)
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)  # the folder is another user's
+    os.rmdir(chosen())
+    assert place.exists() and str(place) in caplog.text

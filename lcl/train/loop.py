@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lcl import storage
 from lcl.config import LclError, Profile, Progress, TrainConfig, require
 from lcl.data.base import PairDataset, Samples
 from lcl.eval.metrics import embed_candidates
@@ -171,6 +172,7 @@ class Training:
         if profile.training.compile:
             compilers = ("c++", "g++", "clang++", "cl")
             require(any(map(shutil.which, compilers)), "to compile, a C++ compiler is needed; install one, or leave out compile.")
+            storage.keep_programs_private()
             self.model.vision.compile()  # captions differ in length, and each length would be compiled anew
         self.optimizer = make_optimizer(self.learner, profile.training)
         self.step = 0  # steps done; iterating goes on from there

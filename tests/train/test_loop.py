@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from statistics import median
@@ -652,6 +653,15 @@ def test_a_compiled_tower_gives_the_same_gradients(small_world, monkeypatch):
     assert again == pytest.approx(loss, rel=1e-5) and gradients.keys() == compiled.keys()  # names of parameters stay
     for name, gradient in gradients.items():
         torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_compiled_programs_are_not_kept_where_others_may_have_put_some(small_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.shutil, "which", lambda name: name)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "shared"))
+    (tmp_path / "shared").mkdir(mode=0o700)
+    (tmp_path / "shared").chmod(0o777)
+    Training(vit(compile=True), small_world, device="cpu")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] != str(tmp_path / "shared")
 
 
 def test_without_a_compiler_compiling_is_refused_at_once(small_world, monkeypatch):
