@@ -105,13 +105,13 @@ def build_bank(
     """
     folder = Path(folder or bank_folder(rows, encoder))
     require(len(rows) >= 1, "a data set without rows has no bank.")
-    if (folder / "bank.json").exists() and not storage.can_write(folder):
-        with contextlib.suppress(LclError):
+    if (folder / "bank.json").exists():
+        with contextlib.suppress(LclError):  # a finished one is read without a lock, for which a file would be written
             bank = open_bank(folder, rows, encoder)
             if progress:
                 progress(len(rows))
             return bank
-        folder = storage.cache_folder("banks", folder.name)
+        folder = folder if storage.can_write(folder) else storage.cache_folder("banks", folder.name)
     with storage.locked(folder):  # a second process waits, and finds the bank finished
         return _fill(folder, rows, encoder, progress)
 
@@ -195,7 +195,7 @@ def _read_manifest(
     found = storage.read_json(folder / "bank.json")
     shards = found.get("shards") if isinstance(found, dict) else None
     ours = isinstance(shards, dict) and found.get("format") == FORMAT and isinstance(found.get("rows"), dict)
-    numbers = ours and all(isinstance(number, int) for number in (found["rows"].get("rows"), found.get("shard_rows")))
+    numbers = ours and all(type(n) is int and n > 0 for n in (found["rows"].get("rows"), found.get("shard_rows")))
     require(numbers, f"{folder / 'bank.json'} describes no bank of this library; remove that folder, or name another.")
     require(
         list(shards) == [f"features-{number:05d}.safetensors" for number in range(len(shards))],

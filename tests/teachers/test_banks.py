@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PixelEncoder, WordEncoder, forks, killed_at
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lcl import storage
@@ -249,6 +249,7 @@ def test_a_bank_that_is_missing_or_not_finished_is_refused_with_the_remedy(rows,
 BASIC = {"format": banks.FORMAT, "code": banks.CODE, "shard_rows": 10, "rows": {"rows": 1}, "shards": {}}
 NONE = ["", "{", "[]", "null", {"a": 1}, *(BASIC | change for change in ({"format": 3}, {"rows": 3}, {"shards": 3}))]
 NAMES = [["../x"], ["/x"], ["bank.json"], SHARDS[::-1], SHARDS[1:], [*SHARDS, "features-3.safetensors"]]
+NONE += [BASIC | {"shard_rows": number} for number in (0, -1, True)]
 FOREIGN = [BASIC | {"shards": dict.fromkeys(names, "0")} for names in NAMES]
 
 
@@ -262,8 +263,8 @@ def test_a_manifest_that_is_none_or_names_other_files_is_refused(rows, tmp_path,
     assert list(contents(tmp_path)) == ["bank.json"]
 
 
-def flip(data: bytes, place: int) -> bytes:
-    return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+def flip(data: bytes, place: int, bit: int = 4) -> bytes:
+    return data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :]
 
 
 DAMAGE = {
@@ -271,6 +272,21 @@ DAMAGE = {
     "in the size": lambda data: flip(data, 0), "in the header": lambda data: flip(data, 12),
     "in a number": lambda data: flip(data, len(data) - 3), "longer": lambda data: data + b"\0",
 }  # fmt: skip
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(["bank.json", *SHARDS]), place=st.floats(0, 0.99), bit=st.integers(0, 8))
+def test_wherever_a_bank_is_cut_or_flipped_it_gives_the_same_features_or_one_sentence(rows, tmp_path, unbroken, name, place, bit):
+    path, data = tmp_path / "unbroken" / name, unbroken[name]
+    at = int(place * len(data))
+    path.unlink()
+    path.write_bytes(data[:at] if bit == 8 else flip(data, at, 1 << bit))
+    try:
+        assert len(open_bank(path.parent, rows, Fake())) == COUNT and name == "bank.json"
+    except LclError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_bytes(data)
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -342,6 +358,14 @@ def test_a_full_disk_costs_a_warning_and_not_the_bank(rows, tmp_path, monkeypatc
     monkeypatch.setattr(banks, "SHARD_ROWS", STEP)
     encoder = Fake()
     assert torch.equal(build_bank(rows, encoder, tmp_path / "full")[:], whole[:]) and encoder.seen == COUNT - STEP
+
+
+def test_a_finished_bank_is_read_without_a_lock_or_any_other_file(rows, tmp_path):
+    whole = build_bank(rows, Fake(), tmp_path)
+    (tmp_path / ".lock").unlink()
+    again = build_bank(rows, Fake(last=0), tmp_path)
+    assert torch.equal(again[:], whole[:]) and again.fingerprint == whole.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank.json", *SHARDS]
 
 
 def test_a_bank_in_a_read_only_folder_is_read_and_an_unfinished_one_made_elsewhere(rows, tmp_path, monkeypatch):
