@@ -130,10 +130,16 @@ def _state(path: Path) -> list[int]:
 def _read_cache(path: Path) -> dict[str, _Cached]:
     """The cached embeddings of a folder, by name; empty if the file is missing or damaged."""
     try:
-        files, v = json.loads(storage.read_metadata(path)["files"]), storage.read_tensors(path)["v"]
+        about, v = storage.read_metadata(path), storage.read_tensors(path)["v"]
+        files, checksum = json.loads(about["files"]), _checksum(v, about["files"])
+        require(about.get("checksum", checksum) == checksum, f"{path} is damaged.")  # older caches have none
         return {name: _Cached(*about, row) for (name, about), row in zip(files.items(), v, strict=True)}
     except (LclError, KeyError, ValueError, AttributeError, TypeError):
         return {}
+
+
+def _checksum(v: torch.Tensor, files: str) -> str:
+    return storage.sha256(v.numpy().tobytes() + files.encode())
 
 
 def _read_contents(folder: Path, of_model: str) -> dict[str, torch.Tensor]:
@@ -145,7 +151,8 @@ def _read_contents(folder: Path, of_model: str) -> dict[str, torch.Tensor]:
 def _write_cache(path: Path, v: torch.Tensor, files: dict) -> tuple[str, ...]:
     """Write a cache; returns a warning if that is not possible."""
     try:
-        storage.write_tensors(path, {"v": v}, {"files": json.dumps(files)})
+        text = json.dumps(files)
+        storage.write_tensors(path, {"v": v}, {"files": text, "checksum": _checksum(v, text)})
         return ()
     except LclError as error:
         reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error

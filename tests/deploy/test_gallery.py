@@ -2,15 +2,20 @@
 
 import dataclasses
 import io
+import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, untrained
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from lcl import storage
 from lcl.config import LclError, get_profile
 from lcl.data.photos import decode_image
 from lcl.deploy import gallery as searching
@@ -147,6 +152,40 @@ def test_a_changed_picture_is_embedded_again(photos, model, few_world, change):
     again = open_gallery(photos, model)
     assert again.fresh == 1 and not torch.equal(by_name(again)["01.png"], first["01.png"])
     assert all(torch.equal(row, first[name]) for name, row in by_name(again).items() if name != "01.png")
+
+
+def cache_of() -> Path:
+    (place,) = (searching.data_folder() / "cache" / "search").iterdir()
+    return place
+
+
+@pytest.mark.parametrize("part", [None, "size", "time of the content", "time of the change"])
+def test_each_part_of_a_files_state_decides_whether_its_cached_embedding_is_used(photos, model, part):
+    """The cache holds another embedding, and one part of the state that is not the file's."""
+    first, place = by_name(open_gallery(photos, model)), cache_of()
+    files, v = json.loads(storage.read_metadata(place)["files"]), storage.read_tensors(place)["v"]
+    row = list(files).index("01.png")
+    v[row] = -v[row]
+    files["01.png"][1] = "another content"
+    if part:
+        files["01.png"][0][["size", "time of the content", "time of the change"].index(part)] -= 1
+    storage.write_tensors(place, {"v": v}, {"files": json.dumps(files)})
+    again = open_gallery(photos, model)
+    torch.testing.assert_close(by_name(again)["01.png"], first["01.png"] if part else -first["01.png"])
+    assert again.fresh == bool(part)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 8))
+def test_whatever_is_cut_or_flipped_in_a_cache_the_search_answers(photos, model, place, bit):
+    first = open_gallery(photos, model)
+    data, path = cache_of().read_bytes(), cache_of()
+    at = int(place * len(data))
+    path.unlink()
+    path.write_bytes(data[:at] if bit == 8 else data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+    again = open_gallery(photos, model)
+    assert again.names == first.names
+    torch.testing.assert_close(again.v, first.v)
 
 
 def test_the_cache_belongs_to_a_model_its_config_and_the_code(photos, monkeypatch):
