@@ -1,5 +1,6 @@
-"""What a word is, in any script."""
+"""What a word is, in any script; captions and names as plain text."""
 
+import re
 from collections.abc import Iterable
 
 from tokenizers import Regex, pre_tokenizers
@@ -16,6 +17,15 @@ CONTROL = dict.fromkeys([*range(1, 32), *range(127, 160)], " ")  # NUL is refuse
 def clean(caption: str) -> str:
     """A caption with a space in the place of every control character, so that places in it stay the same."""
     return caption if caption.isprintable() else caption.translate(CONTROL)
+
+
+UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys or what reorders a line: control characters, line ends, marks of direction, halves of characters."""
+
+
+def printable(text: str) -> str:
+    """A text from outside on one line of a terminal: what it would obey is written as an escape, such as \\n or \\x1b."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def splitters(captions: Iterable[str]) -> list:

@@ -118,6 +118,59 @@ def test_axes_that_show_numbers_say_of_what(figure):
     assert [axes for axes in shown if unnamed(axes.xaxis) or unnamed(axes.yaxis)] == []
 
 
+DOLLARS = ["costs $5 and $10", "$$", r"a $\frac{1}$", "$x$"]  # two of them are no formulas, and stop matplotlib
+NAMED = {  # every place where a figure shows a text of its data: titles, labels of axes and ticks, legends, annotations
+    "grid": lambda image, t: plots.grid(image[None], [t]),
+    "similarity_matrix": lambda image, t: plots.similarity_matrix(torch.eye(2), t, [t, t], t, t, what=t),
+    "retrieved_images": lambda image, t: plots.retrieved_images([t], [0], torch.ones(1, 1), image[None]),
+    "cost_matrix": lambda image, t: plots.cost_matrix(torch.eye(2), torch.eye(2), [t, t], t),
+    "word_lines": lambda image, t: plots.word_lines(image, [t, t], [0, -1], 4, [(), ((1, 1, 5, 5),)], t),
+    "word_guesses": lambda image, t: plots.word_guesses([image], [t], [([t], torch.ones(1))], t),
+    "embedding_map": lambda image, t: plots.embedding_map({t: torch.eye(2)}, [t], torch.zeros(2), t),
+    "runs_together": lambda image, t: plots.runs_together({t: {1: 1.0}}, t),
+    "lines": lambda image, t: plots.lines({t: {1: 1.0, 2: 3.0}}, t, t, (t, 1.0), log=True),
+    "bars": lambda image, t: plots.bars({t: {t: 1.0, "b": 2.0}}, t),
+    "dots": lambda image, t: plots.dots({t: [[1.0]]}, [t], t),
+    "gains": lambda image, t: plots.gains({t: {t: GAINS["up"]}}, t),
+    "gain_by_cost": lambda image, t: plots.gain_by_cost({t: (1.0, GAINS["up"])}, t, t),
+    "two_runs": lambda image, t: plots.two_runs({t: HALFWAY}, {t: {t: 1.0}}, t),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_no_text_of_data_is_a_formula(name):
+    """A picture is the one that matplotlib draws where it is told, for all that it makes, that there are no formulas."""
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    for text in DOLLARS:
+        with matplotlib.rc_context({"text.parse_math": False}):
+            plain = plots.to_png(NAMED[name](image, text), dpi=30)
+        assert plots.to_png(NAMED[name](image, text), dpi=30) == plain
+
+
+def test_the_powers_of_a_logarithmic_axis_are_formulas_as_before():
+    figure = plots.bars({"$5 and $": {"ours": 1.0}, "b": {"ours": 300.0}}, "s", log=True)
+    plots.to_png(figure, dpi=30)
+    names, powers = (axis.get_ticklabels() for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis))
+    assert not any(label.get_parse_math() for label in names) and all(label.get_parse_math() for label in powers)
+    assert any("mathdefault" in label.get_text() for label in powers)
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
+    legends = [
+        plots.lines({"_a": {1: 1.0}}, "x", "y", ("_b", 1.0)).axes[0].get_legend(),
+        plots.runs_together({"_a": {1: 1.0}, "_b": {1: 1.0}}, "y").axes[0].get_legend(),
+        plots.two_runs({"_a": HALFWAY, "_b": CURVE}, {"_a": {"recall": 1.0}, "_b": {}}, "x").axes[0].get_legend(),
+        plots.bars({"x": {"_a": 1.0, "_b": 2.0}}, "s").legends[0],
+        plots.embedding_map({"PCA": torch.eye(2)}, ["_a", "_b"], torch.arange(2), "kind").legends[0],
+    ]
+    for legend in legends:
+        assert sorted(text.get_text().strip()[:2] for text in legend.texts) == ["_a", "_b"]
+
+
+def test_words_for_a_figure_hold_nothing_that_a_terminal_obeys():
+    assert plots.Chart(1, 1, "a\x1b[31m \u202eb\n").alt == "a\\x1b[31m \\u202eb\\n"
+
+
 def test_nothing_is_left_behind_in_pyplot(figure):
     plots.to_png(figure, dpi=40)
     assert matplotlib.pyplot.get_fignums() == []

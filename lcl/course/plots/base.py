@@ -10,7 +10,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
+
+from lcl.words import printable
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#666666",
@@ -29,7 +34,17 @@ class Chart(Figure):
 
     def __init__(self, width: float, height: float, alt: str):
         super().__init__(figsize=(width, height), layout="constrained")
-        self.alt = alt
+        self.alt = printable(alt)
+
+    def draw(self, renderer) -> None:
+        """Draw every text as it is: a `$` of a caption begins no formula. Only the powers of logarithmic axes are formulas."""
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        for axis in self.findobj(Axis):
+            if isinstance(axis.get_major_formatter(), LogFormatter):
+                for power in axis.get_ticklabels(which="both"):
+                    power.set_parse_math(True)
+        super().draw(renderer)
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         return {"text/plain": self.alt}, {"image/png": {"alt": self.alt}}
@@ -61,6 +76,11 @@ def show_image(axes: Axes, image: torch.Tensor, title: str = "", frame: str | No
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=frame is not None, color=frame, lw=3)
     axes.set_title(title, fontsize=size)
+
+
+def legend_label(name: str) -> str:
+    """A name for a legend, with a space before a leading underscore, which would hide it there."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def in_words(groups: Mapping[str, Mapping[str, object]], form: str = "") -> str:

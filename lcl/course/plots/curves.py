@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, SKY, Chart
+from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, SKY, Chart, legend_label
 from lcl.train.loop import Event, Step, Validation, in_one_line
 
 SMOOTH = 49  # steps
@@ -60,7 +60,7 @@ def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Cha
         style = {"color": GREY, "lw": 3, "alpha": 0.5} if number == 0 else {
             "color": CYCLE[number % len(CYCLE)], "marker": "osD^v"[number % 5], "ms": 4, "ls": "none"
         }  # fmt: skip
-        axes.plot(list(values), list(values.values()), label=name, **style)
+        axes.plot(list(values), list(values.values()), label=legend_label(name), **style)
     axes.set(xlabel="step", ylabel=ylabel, ylim=(0, None))
     axes.legend(frameon=False)
     return figure
@@ -86,11 +86,11 @@ def lines(
     figure = Chart(6, 3, f"{ylabel} by {xlabel}: {ends}{f'; {reference[0]}: {reference[1]:.2f}' if reference else ''}.")
     axes = figure.add_subplot()
     for colour, marker, (name, row) in zip(CYCLE, MARKERS, curves.items(), strict=False):
-        axes.plot(list(row), list(means[name].values()), color=colour, marker=marker, ms=4, label=name)
+        axes.plot(list(row), list(means[name].values()), color=colour, marker=marker, ms=4, label=legend_label(name))
         low, high = ([float(end(seeds)) for seeds in row.values()] for end in (np.min, np.max))
         axes.fill_between(list(row), low, high, color=colour, alpha=0.2, lw=0)
     if reference:
-        axes.axhline(reference[1], color=GREY, ls="--", lw=1, label=f"{reference[0]}: {reference[1]:.2f}")
+        axes.axhline(reference[1], color=GREY, ls="--", lw=1, label=legend_label(f"{reference[0]}: {reference[1]:.2f}"))
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
     if log:
         axes.set_xticks(list(row), [f"{x:g}" for x in row])

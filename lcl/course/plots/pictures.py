@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from lcl.course.plots.base import BLUE, CYCLE, GREEN, GREY, RED, Chart, as_pixels, show_image
+from lcl.course.plots.base import BLUE, CYCLE, GREEN, GREY, RED, Chart, as_pixels, legend_label, show_image
 from lcl.data.drawn.captions import Box
 from lcl.data.scenes import Pairs
 
@@ -235,7 +235,7 @@ def word_guesses(
     best = "; ".join(f"{title}: {words[0]} {shares[0]:.0%}" for title, (words, shares) in zip(titles, guesses, strict=True))
     figure = Chart(9, 3.4, f"Predictions of the masked word of {text!r}. {best}.")
     figure.suptitle(textwrap.fill(text, 100), fontsize=10)
-    rows = figure.subplots(2, len(images), height_ratios=[1.2, 1])
+    rows = figure.subplots(2, len(images), squeeze=False, height_ratios=[1.2, 1])
     for picture, axes, image, title, (words, shares) in zip(*rows, images, titles, guesses, strict=True):
         if image is not None:
             show_image(picture, image)
@@ -269,7 +269,7 @@ def embedding_map(
             rare = (group == number).double().mean() < 0.02
             for marker, which, size in (("o", first, 24 if rare else 6), ("s", ~first, 16 if rare else 4)):
                 x, y = points[(group == number) & which].T
-                label = names[number] if marker == "o" else None
+                label = legend_label(names[number]) if marker == "o" else None
                 axes.scatter(x, -y, s=size, color=CYCLE[number % len(CYCLE)], marker=marker, label=label, linewidths=0, alpha=0.7)
         axes.set(title=way, xticks=[], yticks=[], aspect="equal")
     title = what if images is None else f"{what} (images round, captions square)"

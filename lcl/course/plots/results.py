@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, Chart, in_words
+from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, Chart, in_words, legend_label
 from lcl.course.study import Gain
 from lcl.train.loop import Event, Step, Validation
 
@@ -18,7 +18,7 @@ def bars(values: Mapping[str, Mapping[str, float]], ylabel: str, log: bool = Fal
     for number, name in enumerate(names):
         places = [position + (number - (len(names) - 1) / 2) * width for position in range(len(values))]
         heights = [group[name] for group in values.values()]
-        drawn = axes.bar(places, heights, width, label=name, color=CYCLE[number % len(CYCLE)])
+        drawn = axes.bar(places, heights, width, label=legend_label(name), color=CYCLE[number % len(CYCLE)])
         axes.bar_label(drawn, fmt="%.3g", fontsize=7)
     axes.set_xticks(range(len(values)), list(values), fontsize=8)
     axes.set(ylabel=ylabel, yscale="log" if log else "linear")
@@ -129,7 +129,7 @@ def two_runs(curves: Mapping[str, Sequence[Event]], metrics: Mapping[str, Mappin
         validations = [event for event in curve if isinstance(event, Validation)]
         recall = [50 * (event.image_to_text + event.text_to_image) for event in validations]
         done = [100 * event.step / planned_steps(curve) for event in validations]
-        left.plot(done, recall, color=colour, ls=style, label=name)
+        left.plot(done, recall, color=colour, ls=style, label=legend_label(name))
     left.set(xlabel="percent of the training", ylabel="recall@1, mean of both ways (%)", xlim=(0, 102), ylim=(0, 100))
     left.set_title("during training, validation pairs", fontsize=9)
     left.legend(frameon=False, fontsize=8, loc="lower right")
