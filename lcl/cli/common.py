@@ -1,11 +1,14 @@
-"""What the commands share: options, progress bars, opening a data set."""
+"""What the commands share: options, messages, progress bars, opening a data set."""
 
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lcl.config import PROFILES, Profile
+from lcl.words import printable
 
 ProfileOption = Annotated[str, typer.Option(help=f"Size of model and data: {', '.join(PROFILES)}.", envvar="LCL_PROFILE")]
 PicturesOption = Annotated[Path | None, typer.Option(help="A folder of your own drawings with a names.csv.")]
@@ -15,6 +18,18 @@ ImageEncoderOption = Annotated[str, typer.Option(help="The frozen image encoder:
 TextEncoderOption = Annotated[str, typer.Option(help="The frozen text encoder: any sentence-transformers model, or a folder.")]
 ImageSizeOption = Annotated[int, typer.Option(help="Input size of the frozen image encoder, in pixels.")]
 PrecisionOption = Annotated[str, typer.Option(help="Of the frozen encoders: float32, or bfloat16 (faster, less exact).")]
+
+
+def say(message: object, error: bool = False) -> None:
+    """Print a message on one line, whatever the names and captions in it hold. error: on standard error."""
+    print(printable(str(message)), file=sys.stderr if error else sys.stdout)
+
+
+class OneLine(logging.Formatter):
+    """Log messages without their level, each on one line, whatever the names in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(record.message)
 
 
 def bar(what: str, unit: str, total: int | None = None, **options):

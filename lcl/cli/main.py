@@ -1,5 +1,5 @@
-"""The command line, also as `python -m lcl`: `data`, `banks`, `neighbours`, `train`, `evaluate`, `search`, `embed`,
-`export`, `diagnose`."""
+"""The command line, also as `python -m lcl`: `data`, `banks`, `neighbours`, `train`, `evaluate`, `report`, `search`,
+`embed`, `export`, `diagnose`."""
 
 import contextlib
 import logging
@@ -17,6 +17,7 @@ from lcl.cli.common import (
     DataOption,
     ImageEncoderOption,
     ImageSizeOption,
+    OneLine,
     PicturesOption,
     PrecisionOption,
     ProfileOption,
@@ -24,6 +25,7 @@ from lcl.cli.common import (
     TextEncoderOption,
     bar,
     open_pairs,
+    say,
 )
 from lcl.cli.data import data_app
 from lcl.cli.search import embed, search
@@ -181,7 +183,7 @@ def _transfer(saved, data: Path) -> dict | None:
         try:
             trained = open_shards(Path(saved.shards_folder))
         except LclError as reason:
-            print(f"pictures that were trained on are not left out: {reason}", file=sys.stderr)
+            say(f"pictures that were trained on are not left out: {reason}", error=True)
     view, left_out = transfer_view(shards, saved.profile.model.vision.image_size, TEST_PAIRS, trained)
     if left_out:
         print(f"{left_out:,} pairs are left out: the run was trained on their picture", file=sys.stderr)
@@ -201,6 +203,16 @@ def _data_of(saved, pictures: Path | None, data: Path | None):
         raise LclError(f"{error}{moved}") from None
     check_data(saved.folder, saved.tokenizer.data, source)
     return source
+
+
+@app.command()
+def report(run: RunArgument, pictures: PicturesOption = None, data: DataOption = None) -> None:
+    """Write the report.html of a finished run again."""
+    from lcl.course.report import write_report
+    from lcl.train.runs import load_run
+
+    saved = load_run(run)
+    print(f"wrote {write_report(saved, _data_of(saved, pictures, data))}")
 
 
 app.command()(search)
@@ -265,7 +277,9 @@ def diagnose(run: RunArgument, pictures: PicturesOption = None, data: DataOption
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A user's mistake prints one sentence and exits with code 2, ^C with 130."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     with contextlib.suppress(ValueError):  # in a thread of another program
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes end and files are closed
     for noisy in ("httpx", "fontTools", "matplotlib", "faiss"):
@@ -276,7 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except LclError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from lcl import storage
-from lcl.cli.common import DataOption, PicturesOption, ProfileOption, bar, open_pairs
+from lcl.cli.common import DataOption, PicturesOption, ProfileOption, bar, open_pairs, say
 from lcl.cli.follow import MINUTES, follow
 from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
@@ -191,6 +191,8 @@ def _begin_with(folder: Path, profile: Profile) -> tuple[Profile, dict]:
 def _leave(folder: Path, is_new: bool, steps: int) -> None:
     """Leave a run that stopped: free the name of one that learned nothing, and say how to go on if the user stopped it.
 
+    What is saved already stays as it is; only its report is missing then.
+
     Args:
         folder: of the run.
         is_new: it was not resumed.
@@ -199,6 +201,8 @@ def _leave(folder: Path, is_new: bool, steps: int) -> None:
     from lcl.train.checkpoints import checkpoints
     from lcl.train.runs import LOG, PLAN, START
 
+    if (folder / "metrics.json").exists():
+        return _tell_that_the_report_is_missing(folder, "stopped before its end")
     whole = checkpoints(folder / "checkpoints")
     if is_new and not whole:
         for name in (LOG, PLAN):
@@ -268,9 +272,13 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     print(table_text(metrics))
     steps = [event.loss for event in curve if hasattr(event, "losses")]
     loss = f"loss {steps[0]:.3f} → {steps[-1]:.3f} in {len(steps):,} steps"
-    print(f"{loss}, {seconds['training'] / 60:.1f} minutes of training; see {_report(folder, source)}")
+    missing = _report(folder, source)
+    see = folder if missing else folder / "report.html"
+    print(f"{loss}, {seconds['training'] / 60:.1f} minutes of training; see {see}")
     if len(steps) < FEW_STEPS:
         print(f"{len(steps)} steps are few to learn from; raise --epochs until there are some hundred.", file=sys.stderr)
+    if missing:
+        _tell_that_the_report_is_missing(folder, missing)
 
 
 def _tell_what_is_left_out(training) -> None:
@@ -284,15 +292,22 @@ def _tell_what_is_left_out(training) -> None:
         print(f"{left_out:,} training pairs are left out: validation or test has their picture.", file=sys.stderr)
 
 
-def _report(folder: Path, source) -> Path:
-    """Write a run's report and return its path; without the extra `course`, say so and return the run's folder."""
+def _report(folder: Path, source) -> str:
+    """Write a run's report; returns why that failed, or nothing."""
     try:
         need("matplotlib", "course")
-    except LclError as error:  # the run is complete without its report
-        print(f"there is no report.html: {error}")
-        return folder
 
-    from lcl.course.report import write_report
-    from lcl.train.runs import load_run
+        from lcl.course.report import write_report
+        from lcl.train.runs import load_run
 
-    return write_report(load_run(folder), source)
+        write_report(load_run(folder), source)
+        return ""
+    except LclError as error:
+        return str(error)
+    except Exception as error:  # whatever it is, the run is complete without its report
+        return f"{type(error).__name__}: {error}"
+
+
+def _tell_that_the_report_is_missing(folder: Path, reason: str) -> None:
+    how = f"go on with: lcl report {shlex.quote(str(folder))}"
+    say(f"the run is saved, but its report could not be written ({reason.strip().rstrip('.')}); {how}", error=True)

@@ -24,8 +24,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcl import __version__
-from lcl.cli import follow
+from lcl.cli import follow, train
 from lcl.config import LclError, get_profile
+from lcl.course import report
 from lcl.course.study import table, table_text
 from lcl.data import photos, scenes
 from lcl.deploy.onnx import open_towers
@@ -53,10 +54,17 @@ def elsewhere(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two small trainings with one seed: the folder of the runs, and what the commands printed."""
+    """Two small trainings with one seed, the second with a report that fails: the runs, and what the commands printed."""
     runs = tmp_path_factory.mktemp("work") / "runs"
     common = ("train", "--profile", "smoke", "--epochs", 1, "--seed", 5, "--runs", runs)
-    return runs, [lcl(*common, "--name", name) for name in ("first", "second")]
+    first = lcl(*common, "--name", "first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report.plots, "similarity_matrix", fail)
+        return runs, [first, lcl(*common, "--name", "second")]
+
+
+def fail(*arguments, **options):
+    raise ValueError("$$\n^\nbad \x1b[2J")
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
@@ -73,7 +81,7 @@ def is_one_sentence(text: str) -> bool:
     return text.startswith("error: ") and text.count("\n") == 1 and len(text) < 600
 
 
-COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "search", "embed", "export", "diagnose"]
+COMMANDS = ["data", "banks", "neighbours", "train", "evaluate", "report", "search", "embed", "export", "diagnose"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
@@ -172,7 +180,7 @@ def test_training_prints_the_table_and_where_the_report_is(trained):
     for name, result in zip(("first", "second"), results, strict=True):
         assert result.code == 0 and "Traceback" not in result.err
         assert table_text(metrics_of(runs / name)["metrics"]) in result.out
-        assert str(runs / name / "report.html") in result.out
+    assert str(runs / "first" / "report.html") in results[0].out
 
 
 def test_a_run_says_what_was_measured_and_with_what(trained):
@@ -233,6 +241,22 @@ def test_evaluating_a_run_again_gives_the_same_figures(trained):
     assert table_text(metrics_of(trained[0] / "first")["metrics"]) in result.out
     assert "equal to metrics.json" in result.out
     assert contents(trained[0] / "first") == before
+
+
+def test_a_report_that_fails_leaves_the_run_whole_and_is_written_by_its_own_command(trained):
+    run, result = trained[0] / "second", trained[1][1]
+    last = result.err.splitlines()[-1]
+    assert rf"its report could not be written (ValueError: $$\n^\nbad \x1b[2J); go on with: lcl report {run}" in last
+    assert load_run(run).metrics and contents(run).keys() | {"report.html"} == contents(trained[0] / "first").keys()
+    assert f"see {run}\n" in result.out and not (run / "report.html").exists()
+    assert lcl("report", last.rpartition(" ")[2]).code == 0 and (run / "report.html").exists()
+
+
+def test_a_stop_during_the_report_leaves_the_run_whole(trained, tmp_path, capsys):
+    run = shutil.copytree(trained[0] / "first", tmp_path / "run")
+    before = contents(run)
+    train._leave(run, is_new=True, steps=32)
+    assert contents(run) == before and "the run is saved" in capsys.readouterr().err
 
 
 def test_evaluating_says_when_the_figures_differ(trained, tmp_path):
