@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lcl.cli.common import PicturesOption, ProfileOption, bar
+from lcl.cli.common import PicturesOption, ProfileOption, bar, say
 from lcl.config import get_profile, require
 
 data_app = typer.Typer(invoke_without_command=True)
@@ -35,7 +35,7 @@ def data(
     dictionary = scenes.pictures
     print(f"{len(dictionary.concepts)} concepts in {len(dictionary.styles)} drawing styles, fingerprint {dictionary.fingerprint}")
     for style in dictionary.styles:
-        print(f"  {style.name}: {style.credit}; {style.licence}")
+        say(f"  {style.name}: {style.credit}; {style.licence}")
     print(f"{len(scenes.known)} known and {len(scenes.unseen)} unseen concepts, data set {scenes.fingerprint}")
     for split, meaning in SPLITS.items():
         if scenes.concepts(split):
@@ -84,7 +84,7 @@ def from_folder(
 
     if captions is None:
         rows, what = rows_of_folder(folder)
-        print(f"took {what}")
+        say(f"took {what}")
     else:
         rows, what = read_table(captions, TableOptions(image_column, caption_column, delimiter, encoding)), str(captions)
     with storage.fresh_folder(out) as fresh:
@@ -94,13 +94,13 @@ def from_folder(
         with bar("writing", "image", len(pairs.pictures)) as progress:
             tars = write_shards(fresh, samples(pairs, max_bad, progress=progress.update), source)
         check_share(pairs, max_bad)
-        print(describe(open_shards(fresh)))
+        say(describe(open_shards(fresh)))
         write_rejected(fresh / "rejected.csv", pairs.rejected)
     good, images = pairs.count - len(pairs.rejected), sum(tar["rows"] for tar in tars.values())
     repeated = f" ({pairs.repeated:,} of them repeated)" if pairs.repeated else ""
     print(f"{_number(good, 'pair')}{repeated} of {_number(images, 'image')} in {_number(len(tars), 'tar')} in {out}")
     if pairs.rejected:
-        print(f"left out: {tell(pairs.faults)}; the first: {first_rejected(pairs)}; all are in {out / 'rejected.csv'}")
+        say(f"left out: {tell(pairs.faults)}; the first: {first_rejected(pairs)}; all are in {out / 'rejected.csv'}")
 
 
 def _number(count: int, what: str) -> str:
@@ -145,7 +145,7 @@ def cc3m(
 
     with bar("downloading", "B", unit_scale=True) as progress:
         arrived = fetch_tars(out, limit, progress=progress.update)
-    print(arrived)
+    say(arrived)
     require(arrived.there > 0, f"nothing arrived in {out}; try again when the servers answer.")
     found = _verify(out, accept=arrived.tars)  # new tars only; the others must match the manifest
     print(f"that is {len(found) / PAIRS:.1%} of CC3M's {PAIRS:,} pairs")
@@ -168,7 +168,7 @@ def verify(
         from lcl.data.manifest import group_near_duplicates
         from lcl.data.shards import describe_near_duplicates
 
-        print(describe_near_duplicates(found))
+        say(describe_near_duplicates(found))
         group_near_duplicates(folder)
 
 
@@ -178,5 +178,5 @@ def _verify(folder: Path, accept: bool | tuple[str, ...]):
 
     with bar("scanning", "tar", len(list(folder.glob("*.tar")))) as progress:
         found = scan_shards(folder, progress=progress.update, accept=accept)
-    print(describe(found))
+    say(describe(found))
     return found

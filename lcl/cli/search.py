@@ -1,14 +1,13 @@
 """The commands `search` and `embed`: what a trained model says of a folder of pictures."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lcl.cli.common import bar
+from lcl.cli.common import bar, say
 from lcl.config import require
 
 RunOption = Annotated[Path, typer.Option(help="The folder of a finished run, or of exported towers.")]
@@ -70,13 +69,13 @@ def search(
         }, indent=2))  # fmt: skip
         return
     for name, cosine in found:
-        print(f"{cosine:6.3f}  {name}")
+        say(f"{cosine:6.3f}  {name}")
     number = f"{len(gallery.names):,} pictures, {gallery.fresh:,} of them new"
-    print("; ".join([number, f"searched in {1000 * took:.0f} ms", *left_out]))
+    say("; ".join([number, f"searched in {1000 * took:.0f} ms", *left_out]))
     if check:
         print(check)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", error=True)
     if save:
         print(f"wrote {save}")
 
@@ -142,5 +141,5 @@ def embed(
             notes += [*gallery.warnings, *([f"left out: {tell(gallery.faults)}."] if gallery.faults else [])]
     write_embeddings(out, names, v.numpy(), "text" if texts else "path")
     for note in notes:
-        print(f"warning: {note}", file=sys.stderr)
+        say(f"warning: {note}", error=True)
     print(f"wrote {len(v):,} embeddings of {v.shape[1]} numbers to {' and '.join(str(file) for file in files_of(out)[::-1])}")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +46,20 @@ def test_a_search_says_how_far_the_best_stands_above_random_words_and_what_it_do
     assert "of 200 texts of 3 random words in this folder (z = " in done.out
     assert "warning: the model may not know these words: qwzx" in done.err
     assert "may not know" not in lcl("search", "a red", photos, "--run", run).err  # control
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows allows no such name")
+def test_a_name_of_a_picture_is_one_line_whatever_it_holds(run, photos):
+    names = ["1\x1b[2J\x1b]0;mine\x07.png", "2\n 0.999  forged.png", "3\u202egnp.exe", "4 [red]$$ 100%s.png"]
+    for number, name in enumerate(names[:2] + names[3:]):
+        (photos / f"{number}.png").rename(photos / name)
+    (photos / "3.png").rename(photos / f"{names[2]}.png")
+    done = lcl("search", "a red", photos, "--run", run, "-k", 6)
+    hits = [line.split("  ", 1)[1] for line in done.out.splitlines()[:6]]
+    shown = [r"1\x1b[2J\x1b]0;mine\x07.png", r"2\n 0.999  forged.png", r"3\u202egnp.exe.png", names[3], "4.png", "5.png"]
+    assert done.code == 0 and sorted(hits) == shown and "\x1b" not in done.err
+    found = json.loads(lcl("search", "a red", photos, "--run", run, "-k", 6, "--json").out)["results"]
+    assert set(names[:2] + names[3:]) <= {hit["path"] for hit in found}  # for programs, the names as they are
 
 
 def test_json_is_all_that_is_printed_and_says_the_same(run, photos):
