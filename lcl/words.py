@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def spreadsheet_cell(text: str) -> str:
+    """A text from outside as a cell of a CSV: an apostrophe before what a spreadsheet would compute as a formula."""
+    return f"'{text}" if text.startswith(tuple("=+-@\t\r")) else text
+
+
 def splitters(captions: Iterable[str]) -> list:
     """What splits captions into words and punctuation marks; equal for equal scripts.
 

@@ -25,6 +25,7 @@ from lcl.data.tables import LINES, OBJECTS, TEXTS, Row, encoding_of
 from lcl.data.tars import SCANNED
 from lcl.data.writing import Sample
 from lcl.machine import processors
+from lcl.words import spreadsheet_cell
 
 SPELLINGS = {"jfif": "jpg", "jpe": "jpg"}  # other endings of files that are images, and the one that is written
 FEWEST_BAD = 3  # pairs; fewer are left out, whatever their share
@@ -296,9 +297,8 @@ def _sorted(rejected: list[Rejected]) -> list[Rejected]:
 def write_rejected(path: Path, rejected: list[Rejected]) -> None:
     """Write the pairs that are left out as a CSV with the columns line, path and reason. Raises LclError if that fails."""
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(Rejected._fields)
-    writer.writerows(one._replace(line="" if one.line is None else one.line) for one in _sorted(rejected))
+    rows = ((one.line or "", spreadsheet_cell(one.path), one.reason) for one in _sorted(rejected))
+    csv.writer(file, lineterminator="\n").writerows([Rejected._fields, *rows])
     storage.write_bytes(path, file.getvalue().encode("utf-8", "replace"))
 
 

@@ -122,6 +122,14 @@ def test_what_cannot_be_used_is_left_out_with_its_line(pictures, tmp_path):
     assert lines[0] == ["3", "../secret.jpg", "image: outside the folder"] and ["15", "cut.jpg", "image: not whole"] in lines
 
 
+def test_no_path_is_a_formula_in_the_table_of_what_is_left_out(pictures, tmp_path):
+    names = ['=HYPERLINK("http://x.test","y")', "+1", "-1.png", "@a", "\t=1", "a=1"]
+    write_rejected(tmp_path / "rejected.csv", gathered(pictures, [(name, "x") for name in names]).rejected)
+    with (tmp_path / "rejected.csv").open(newline="", encoding="utf-8") as file:
+        _, *lines = csv.reader(file)
+    assert [path for _, path, _ in lines] == [f"'{name}" for name in names[:5]] + ["a=1"]
+
+
 def test_a_bad_caption_does_not_cost_the_others_of_its_image(pictures):
     pairs = gathered(pictures, [("000.jpg", "one"), ("000.jpg", ""), ("000.jpg", "two")])
     assert of(pairs) == [("000.jpg", ("one", "two"))] and [one.line for one in pairs.rejected] == [3]
