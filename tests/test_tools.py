@@ -2,6 +2,7 @@
 the study trains what it says, once, and a cell made again is the kept one to the bit."""
 
 import dataclasses
+import html
 import json
 import re
 from pathlib import Path
@@ -36,11 +37,25 @@ def test_a_chapter_becomes_slides_that_need_no_network(path):
     pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
     assert page.count("<img ") == pictures and page.count('<img alt=""') == 0
     assert not re.search(r"(?:src|href)=\"https?://[^\"]*\.(?:js|css|png)", page) and "<script src" not in page
-    assert "MATH0MATH" not in page and "$$" not in page
+    assert "$$" not in page
 
 
 def test_equations_become_mathml():
     assert "<math" in slides.to_html(r"with $e^\tau$ and") and 'display="block"' in slides.to_html(r"$$L = \sum_i x_i$$")
+
+
+NO_FORMULAS = ["MATH0MATH", "$^$", r"$\frac$", r"$\href{javascript:hurt()}{x}$", '$\\class{a" onclick="hurt()}{x}$']
+
+
+@pytest.mark.parametrize("text", NO_FORMULAS)
+def test_what_is_no_formula_is_shown_as_it_is(text):
+    page = slides.to_html(text)
+    assert html.unescape(page) == f"<p>{text}</p>\n" and "onclick=\"" not in page
+
+
+def test_no_formula_brings_elements_into_the_page_and_code_holds_none():
+    assert "<script" not in slides.to_html(r"$\text{<script>hurt()</script>}$ and $a < b$")
+    assert slides.to_html("`costs $5 and $10`") == "<p><code>costs $5 and $10</code></p>\n"
 
 
 def test_minutes_and_memory_are_those_that_were_measured():

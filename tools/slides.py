@@ -5,6 +5,7 @@ it, the equations and the figures; the rest are notes, shown by the key N. Left 
 and down scroll.
 """
 
+import contextlib
 import html
 import re
 import sys
@@ -20,7 +21,7 @@ TARGET = ROOT / "build" / "slides"
 
 PAGE = Template(
     """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title | e }}</title>
 <style>
 html { scroll-snap-type: y mandatory; } body { margin: 0; font: 1.5vw/1.45 sans-serif; color: #222; }
 section { min-height: 100vh; box-sizing: border-box; padding: 4vh 6vw; scroll-snap-align: start; display: flex;
@@ -35,7 +36,7 @@ math[display=block] { margin: .6em 0; font-size: 1.2em; }
 </style></head><body>
 {% for slide in slides %}<section id="{{ loop.index }}">{{ slide.shown }}{% if slide.notes %}
 <aside class="notes">{{ slide.notes }}</aside>{% endif %}
-<footer>{{ title }} · {{ loop.index }} / {{ slides | length }} · drawings: OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0)
+<footer>{{ title | e }} · {{ loop.index }} / {{ slides | length }} · drawings: OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0)
 </footer></section>
 {% endfor %}
 <script>
@@ -55,22 +56,35 @@ addEventListener("keydown", (event) => {
 )
 
 
+FORMULA = r"\$\$[\s\S]+?\$\$|\$[^$\n]+?\$"
+COPIED = re.compile(r'"|\\(?:href|style|class)\b')  # what the converter writes into attributes as it is
+
+
+def to_mathml(source: str) -> str:
+    """$LaTeX$ or $$LaTeX$$ as MathML; as text if it cannot be read, or would bring attributes of its own into the page."""
+    formula, display = source.strip("$").strip(), "block" if source.startswith("$$") else "inline"
+    with contextlib.suppress(Exception):  # the converter has no error of its own
+        if not COPIED.search(formula):
+            safe = formula.replace("<", r"\lt ").replace(">", r"\gt ")  # the converter copies those in \text
+            return latex2mathml.converter.convert(safe, display=display)
+    return html.escape(source)
+
+
+def formulas(markdown: mistune.Markdown) -> None:
+    """A plugin of mistune: formulas, except in code."""
+
+    def parse(_, match: re.Match, state: mistune.InlineState) -> int:
+        state.append_token({"type": "formula", "raw": match[0]})
+        return match.end()
+
+    markdown.inline.register("formula", FORMULA, parse, before="link")
+    markdown.renderer.register("formula", lambda _, source: to_mathml(source))
+
+
 def to_html(text: str) -> str:
     """Markdown with LaTeX to HTML with MathML."""
-    found: list[str] = []
-
-    def put_aside(display: str):
-        def replace(match: re.Match) -> str:
-            found.append(latex2mathml.converter.convert(match[1].strip(), display=display))
-            return f"MATH{len(found) - 1}MATH"
-
-        return replace
-
-    text = re.sub(r"\$\$(.+?)\$\$", put_aside("block"), text, flags=re.S)
-    text = re.sub(r"\$([^$\n]+?)\$", put_aside("inline"), text)
     text = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.html)", text)  # a chapter's slides lie beside it
-    page = mistune.create_markdown(plugins=["table"])(text)
-    return re.sub(r"MATH(\d+)MATH", lambda match: found[int(match[1])], page)
+    return mistune.create_markdown(plugins=["table", formulas])(text)
 
 
 def split(text: str) -> tuple[str, str]:
