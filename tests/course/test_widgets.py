@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import ipywidgets
 import pytest
 import torch
 from conftest import untrained
@@ -53,6 +54,14 @@ def test_an_error_is_seen_and_goes_away():
     assert "division by zero" in shown.problem.value
     height.value = 3
     assert shown.problem.value == ""
+
+
+def test_an_error_is_shown_as_it_is():
+    """Escaped, in a widget that sets no mathematics, as a Label does."""
+    height, shown = explorer()
+    shown._draw = lambda height: {}["<b>$5 and $10</b>"]
+    height.value = 2
+    assert "&lt;b&gt;$5 and $10" in shown.problem.value and type(shown.problem) is ipywidgets.HTML
 
 
 def test_the_picture_has_words_for_those_who_do_not_see_it_and_they_follow():

@@ -29,7 +29,7 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, draw: Callable[..., Chart], **controls: ipywidgets.Widget):
         self._draw, self._controls, self._still = draw, controls, Chart(4, 1, "Nothing could be drawn.")
-        self.picture, self.problem = ipywidgets.HTML(), ipywidgets.Label()
+        self.picture, self.problem = ipywidgets.HTML(), ipywidgets.HTML()  # a Label would read $ as mathematics
         super().__init__([*controls.values(), self.problem, self.picture])
         for control in controls.values():
             control.observe(self._redraw, "value")
@@ -39,7 +39,7 @@ class Explorer(ipywidgets.VBox):
         try:
             chart = self._draw(**{name: control.value for name, control in self._controls.items()})
         except Exception as error:  # the reader should see any error, not an unchanged picture
-            self.problem.value = f"This setting does not work: {error}"
+            self.problem.value = f"This setting does not work: {html.escape(str(error))}"
             return
         self.problem.value = ""
         self.picture.value = f'<img alt="{html.escape(chart.alt)}" src="{to_data_url(chart)}" style="max-width: 100%">'
