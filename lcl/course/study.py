@@ -16,6 +16,7 @@ FOLDER = CHECKOUT / "results"
 MANIFEST = "study.json"
 RECALL = ("image_to_text_recall@1", "text_to_image_recall@1")
 AGAIN = "`make results` trains what is missing"
+FOILS, NO_IMAGE = ("relation", "count", "colour", "background", "object"), (("", ""), ("_no_image", ", no image"))
 COLUMNS = {
     "image_to_text_recall@1": "image→text R@1",
     "image_to_text_recall@5": "image→text R@5",
@@ -31,6 +32,7 @@ COLUMNS = {
     "probe_concept": "linear probe, concept",
     "probe_category": "linear probe, category",
     "alignment": "alignment",
+    **{f"foil_{kind}{tail}": f"foil, {kind}{words}" for kind in FOILS for tail, words in NO_IMAGE},
     "masked_word_true_image": "masked word, true image",
     "masked_word_no_image": "masked word, no image",
     "masked_word_wrong_image": "masked word, wrong image",

@@ -33,6 +33,7 @@ from lcl.data.drawn.drawing import (
     shrink,
     sizes,
 )  # fmt: skip
+from lcl.data.drawn.foils import Facts, Foil, foils
 from lcl.data.drawn.pictures import Pictures, load_pictures
 from lcl.storage import fingerprint
 
@@ -224,19 +225,33 @@ class SceneDataset:
         while split == "unseen_pairs" and not single and not set(chosen[:2]) <= {obj["concept"] for obj in placed}:
             placed = self._place(rng, split, chosen)  # the pair is what this split is for: both must find room
         background = self._background(rng, placed)
-        order = list(dict.fromkeys(obj["concept"] for obj in placed))
-        groups = [[obj for obj in placed if obj["concept"] == concept] for concept in order]
-        mentions = [
-            Mention(
-                self.pictures.concepts[concept],
-                tuple(obj["box"] for obj in group),
-                tuple(self.pictures.concepts[concept].colours[obj["style"]] for obj in group),
-            )
-            for concept, group in zip(order, groups, strict=True)
-        ]
-        caption, spans = captions.compose(rng, mentions, background.kind, background.colour, self.config.size)
-        objects = tuple(SceneObject(**obj, span=spans[order.index(obj["concept"])]) for obj in placed)
+        mentions = self._mentions(placed)
+        caption, spans = captions.compose(rng, list(mentions.values()), background.kind, background.colour, self.config.size)
+        span_of = dict(zip(mentions, spans, strict=True))
+        objects = tuple(SceneObject(**obj, span=span_of[obj["concept"]]) for obj in placed)
         return Scene(split, index, background, objects, caption)
+
+    def _mentions(self, objects: Sequence[dict]) -> dict[int, Mention]:
+        """The objects of every class together, by class, in the order in which classes first appear."""
+        groups: dict[int, list[dict]] = {}
+        for obj in objects:
+            groups.setdefault(obj["concept"], []).append(obj)
+        return {
+            number: Mention(
+                concept := self.pictures.concepts[number],
+                tuple(obj["box"] for obj in group),
+                tuple(concept.colours[obj["style"]] for obj in group),
+            )
+            for number, group in groups.items()
+        }
+
+    def foils(self, scene: Scene) -> dict[str, Foil]:
+        """Sentences of which one is true and one differs in a fact, by kind; see `foils.foils`. The next scene has that fact."""
+        ours, theirs = (
+            Facts(list(self._mentions([vars(obj) for obj in each.objects]).values()), each.background.colour)
+            for each in (scene, self.scene(scene.split, scene.index + 1))
+        )
+        return foils(random.Random(f"{self.config.seed}/foils/{scene.split}/{scene.index}"), ours, theirs)
 
     def _draw_concepts(self, rng: random.Random, split: str, concepts: Sequence[int], cumulative: list) -> list[int]:
         """One to four classes that may appear together; a class twice or three times means as many objects."""

@@ -15,6 +15,7 @@ from lcl.data.base import DatasetView, PairDataset, Samples
 from lcl.data.drawn.captions import one
 from lcl.data.drawn.pictures import Concept
 from lcl.data.scenes import SPLITS, Pairs, Scene, SceneDataset
+from lcl.eval.foils import foil_accuracy
 from lcl.eval.grounding import Metric, alignment, masked_words
 from lcl.eval.probes import linear_probe
 from lcl.eval.retrieval import Candidates, candidates, check_finite, retrieval
@@ -206,6 +207,7 @@ def evaluate(
         if split != "unseen_pairs":  # pictures of one thing, known as in new_scenes
             metrics[split] |= linear_probe(model, world, split, config.views)
         metrics[split]["alignment"] = alignment(model, tokenizer, pairs)
+        metrics[split] |= foil_accuracy(world, pairs.scenes, v[found.picture], lambda texts: embed_texts(model, tokenizer, texts))
         if extra is not None and "masked_language" in extra:
             metrics[split] |= masked_words(model, extra["masked_language"], tokenizer, world, pairs)
     return metrics

@@ -17,6 +17,7 @@ from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
 from lcl.config import EvalConfig, LclError
 from lcl.data.drawn.captions import one
+from lcl.data.drawn.foils import KINDS
 from lcl.data.drawn.pictures import Concept
 from lcl.data.scenes import SPLITS, Pairs
 from lcl.eval import probes
@@ -174,7 +175,9 @@ def test_every_split_but_train_is_measured_with_value_and_chance(measured):
         assert list(figures) == [split for split in SPLITS if split != "train"]
         for split, found in figures.items():
             probes = {"probe_concept", "probe_category"}
-            assert {name for name in found if name not in {"category_top1", "alignment", *probes}} == {
+            foils = {f"foil_{kind}{tail}" for kind in KINDS for tail in ("", "_no_image")}
+            assert {"foil_object", "foil_background"} <= found.keys()  # of 64 scenes, some kinds may have none
+            assert {name for name in found if name not in {"category_top1", "alignment", *probes, *foils}} == {
                 *(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
                 "image_to_text_ndcg@10", "text_to_image_ndcg@10", "zero_shot_top1", "zero_shot_top5",
             }  # fmt: skip
@@ -192,7 +195,8 @@ def test_an_untrained_model_does_about_as_well_as_chance(measured):
                 continue  # a probe learns, and untrained features tell a red thing from a blue one
             values = [figures[split][name]["value"] for figures in measured]
             chance = measured[0][split][name]["chance"]
-            room = 0.35 if name == "category_top1" else 0.15  # few things, and an untrained model likes the same few
+            few = name == "category_top1" or name.startswith("foil_")  # few things, and an untrained model likes the same few
+            room = 0.35 if few else 0.15
             assert sum(values) / len(values) == pytest.approx(chance, abs=room), (split, name)
 
 
