@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import ipywidgets
+import numpy as np
 import pytest
 import torch
 from conftest import untrained
@@ -156,8 +157,49 @@ def test_a_script_asks_for_nothing_from_outside(path):
     assert path.stem == "common" or f'export default exhibit("{path.stem}"' in script
 
 
+needs_node = pytest.mark.skipif(
+    shutil.which("node") is None, reason="node, which runs scripts without a browser, is not installed"
+)
+
+
+@needs_node
+def test_live_curves_draw_each_curve_by_its_own_values(tmp_path):
+    """The pure functions of the script, called in node."""
+    steps, values, weights = [1, 2, 5, 9, 10], np.random.default_rng(0).uniform(0.1, 9, (2, 5)), (0, 0.3, 0.98)
+    losses = {"info_nce": values[0].tolist(), "soft": values[1].tolist()}
+    data = {"steps": steps, "losses": losses, "validations": [[5, 2.5, 0.1, 0.7], [10, 1.5, 0.2, 0.9]]}
+    code = f"""
+        const data = {json.dumps(data)}, before = {{ ...data, validations: [] }}, [first, second] = recallLines(data);
+        const found = {{
+          losses: {list(weights)}.map((weight) => lossLines(data, weight)), first, second,
+          before: [lossLines(before, 0).length, recallLines(before).length],
+          drawn: points(second, (step) => 2 * step, (value) => 100 - value),
+          ticks: [[0, 10, false], [0, 0.47, false], [3, 1000, false], [0.004, 30, true]].map((range) => ticks(...range)),
+        }};
+        console.log(JSON.stringify(found));"""
+    (tmp_path / "curves.mjs").write_text(script("curves") + code, encoding="utf-8")
+    done = subprocess.run(["node", str(tmp_path / "curves.mjs")], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    for weight, (*lines, validation) in zip(weights, found["losses"], strict=True):
+        for line, (name, row) in zip(lines, losses.items(), strict=True):
+            assert (line["name"], line["steps"]) == (name, steps) and line["values"] == pytest.approx(smoothed(row, weight))
+        assert validation == {"name": "validation", "steps": [5, 10], "values": [2.5, 1.5], "marks": True}  # never smoothed
+    assert found["first"] == {"name": "image to text", "steps": [5, 10], "values": [10, 20], "marks": True}
+    assert found["second"] == {"name": "text to image", "steps": [5, 10], "values": [70, 90], "marks": True}
+    assert found["before"] == [2, 0] and found["drawn"] == "10,30 20,10"
+    assert found["ticks"][:3] == [[0, 2, 4, 6, 8, 10], pytest.approx([0, 0.1, 0.2, 0.3, 0.4]), [200, 400, 600, 800, 1000]]
+    assert found["ticks"][3] == pytest.approx([0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20])
+
+
+def smoothed(values: list[float], weight: float) -> np.ndarray:
+    """The exponential mean by its definition, a sum; the first value counts as if it had always been there."""
+    powers = weight ** np.arange(len(values), dtype=float)
+    sums = np.convolve(values, (1 - weight) * powers)[: len(values)]
+    return sums + values[0] * weight * powers
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.skipif(shutil.which("node") is None, reason="node, which reads scripts without a browser, is not installed")
+@needs_node
 def test_a_script_is_read_without_an_error(kind, tmp_path):
     path = tmp_path / f"{kind}.mjs"
     path.write_text(script(kind), encoding="utf-8")
