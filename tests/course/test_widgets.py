@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import ipywidgets
+import matplotlib.path
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from lcl.config import LclError, get_profile
 from lcl.course import plots, views, widgets
 from lcl.course.widgets import Explorer, dropdown, slider, stops
 from lcl.course.widgets.base import atlas, script
+from lcl.losses.contrastive import soft_targets
 from lcl.losses.masked_lm import FusedMlm
 from lcl.teachers.search import nearest_neighbours
 from lcl.train.loop import Step, Training, Validation
@@ -162,6 +164,35 @@ needs_node = pytest.mark.skipif(
 )
 
 
+def in_node(folder: Path, kind: str, code: str):
+    """What `found` is after some code that follows an exhibit's script."""
+    (folder / "code.mjs").write_text(f"{script(kind)};{code};console.log(JSON.stringify(found));", encoding="utf-8")
+    return json.loads(subprocess.run(["node", str(folder / "code.mjs")], capture_output=True, text=True, check=True).stdout)
+
+
+@needs_node
+def test_the_scrubber_softens_labels_as_the_loss_does(tmp_path):
+    cosines = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = in_node(tmp_path, "labels", f"const found = targets({cosines.tolist()}, 0.3, 0.07)")
+    torch.testing.assert_close(torch.tensor(found), soft_targets(cosines, 0.3, 0.07), rtol=1e-4, atol=1e-6)
+
+
+@needs_node
+def test_the_lasso_gathers_what_lies_inside_it(tmp_path):
+    corners, asked = np.random.default_rng(0).uniform(0, 9, (9, 2)), np.random.default_rng(1).uniform(0, 9, (400, 2))
+    corners = corners[np.argsort(np.arctan2(*(corners - corners.mean(0)).T))]  # around their middle, so no side crosses another
+    code = f"const found = {asked.tolist()}.map(([x, y]) => inside(x, y, {corners.tolist()}))"
+    within = matplotlib.path.Path(corners).contains_points(asked)
+    assert 0.1 < within.mean() < 0.9 and in_node(tmp_path, "map", code) == within.tolist()
+
+
+@needs_node
+def test_colours_are_those_of_viridis(tmp_path):
+    found = in_node(tmp_path, "labels", "const found = [0, 0.13, 0.5, 0.77, 1, 2].map(viridis)")
+    right = [matplotlib.colormaps["viridis"](share, bytes=True)[:3] for share in (0, 0.13, 0.5, 0.77, 1.0, 1.0)]
+    np.testing.assert_allclose(found, np.array(right, int), atol=4)  # its ten stops, and straight lines between them
+
+
 @needs_node
 def test_live_curves_draw_each_curve_by_its_own_values(tmp_path):
     """The pure functions of the script, called in node."""
@@ -176,10 +207,8 @@ def test_live_curves_draw_each_curve_by_its_own_values(tmp_path):
           drawn: points(second, (step) => 2 * step, (value) => 100 - value),
           ticks: [[0, 10, false], [0, 0.47, false], [3, 1000, false], [0.004, 30, true]].map((range) => ticks(...range)),
         }};
-        console.log(JSON.stringify(found));"""
-    (tmp_path / "curves.mjs").write_text(script("curves") + code, encoding="utf-8")
-    done = subprocess.run(["node", str(tmp_path / "curves.mjs")], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+        """
+    found = in_node(tmp_path, "curves", code)
     for weight, (*lines, validation) in zip(weights, found["losses"], strict=True):
         for line, (name, row) in zip(lines, losses.items(), strict=True):
             assert (line["name"], line["steps"]) == (name, steps) and line["values"] == pytest.approx(smoothed(row, weight))

@@ -1,5 +1,13 @@
 // The label scrubber: the targets of a batch at every saved step, computed here from its cosines.
 
+function targets(cosines, alpha, temperature) { // LightCLIP's softened labels, our reading: (1 - α)[i = j] + α softmax over the others of s / T
+  return cosines.map((row, i) => {
+    const top = Math.max(...row.filter((_, j) => j !== i)), weights = row.map((s, j) => (j === i ? 0 : Math.exp((s - top) / temperature)));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    return weights.map((weight, j) => (j === i ? 1 - alpha : alpha * weight / total));
+  });
+}
+
 export default exhibit("labels", ({ data, body, say, guard }) => {
   const N = data.captions.length, SIZE = 336, cell = SIZE / N, LOW = Math.log(1e-3);
   const state = { at: data.steps.length - 1, own: true, alpha: 0, temperature: data.temperature, row: 0, column: Math.min(1, N - 1) };
@@ -8,15 +16,6 @@ export default exhibit("labels", ({ data, body, say, guard }) => {
   const detail = h("div", { class: "lcl-row" });
 
   function alphaNow() { return state.own ? data.alphas[state.at] : state.alpha; }
-
-  function targets() { // LightCLIP's softened labels, our reading: (1 - α)[i = j] + α softmax over the others of s / T
-    const alpha = alphaNow();
-    return data.cosines[state.at].map((row, i) => {
-      const top = Math.max(...row.filter((_, j) => j !== i)), weights = row.map((s, j) => (j === i ? 0 : Math.exp((s - top) / state.temperature)));
-      const total = weights.reduce((sum, weight) => sum + weight, 0);
-      return weights.map((weight, j) => (j === i ? 1 - alpha : alpha * weight / total));
-    });
-  }
 
   function paint(target, colour) {
     const context = target.getContext("2d");
@@ -30,7 +29,7 @@ export default exhibit("labels", ({ data, body, say, guard }) => {
   }
 
   const draw = guard(() => {
-    const y = targets(), most = Math.max(1, ...data.shared.flat()), { row: i, column: j } = state;
+    const y = targets(data.cosines[state.at], alphaNow(), state.temperature), most = Math.max(1, ...data.shared.flat()), { row: i, column: j } = state;
     paint(labels, (a, b) => viridis((Math.log(Math.max(y[a][b], 1e-3)) - LOW) / -LOW));
     paint(truth, (a, b) => viridis(data.shared[a][b] / most));
     let landed = 0, given = 0;

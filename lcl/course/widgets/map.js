@@ -1,5 +1,14 @@
 // The embedding map: thousands of points; hover or arrow keys show one, a lasso or Enter gathers them into a gallery.
 
+function inside(x, y, polygon) {
+  let within = false;
+  for (let a = 0, b = polygon.length - 1; a < polygon.length; b = a++) {
+    const [xa, ya] = polygon[a], [xb, yb] = polygon[b];
+    if (ya > y !== yb > y && x < (xb - xa) * (y - ya) / (yb - ya) + xa) within = !within;
+  }
+  return within;
+}
+
 export default exhibit("map", ({ data, body, say, guard, model }) => {
   const W = 620, H = 460, MARGIN = 12, N = data.captions.length, MOST = 60;
   const state = { way: 0, colour: 0, at: null, chosen: [], zoom: 1, centre: [0.5, 0.5], drag: null };
@@ -88,15 +97,6 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
       if (far < least && allowed(a - x, b - y, number)) [best, least] = [number, far];
     }
     return best;
-  }
-
-  function inside(x, y, polygon) {
-    let within = false;
-    for (let a = 0, b = polygon.length - 1; a < polygon.length; b = a++) {
-      const [xa, ya] = polygon[a], [xb, yb] = polygon[b];
-      if (ya > y !== yb > y && x < (xb - xa) * (y - ya) / (yb - ya) + xa) within = !within;
-    }
-    return within;
   }
 
   const at = (event) => { const box = over.getBoundingClientRect(); return [(event.clientX - box.left) * W / box.width, (event.clientY - box.top) * H / box.height]; };
