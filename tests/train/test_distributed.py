@@ -1,24 +1,29 @@
 """A batch in micro_batches and a batch among processes learn what one forward pass would: real processes, all recipes."""
 
+import contextlib
 import dataclasses
+import os
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing
 import torch.nn.functional as F
-from conftest import TINY, PixelEncoder
+from conftest import TINY, PixelEncoder, WordEncoder
 
-from lcl.config import LclError, ModelConfig, VisionConfig
+from lcl.config import LclError, ModelConfig, VisionConfig, get_profile
+from lcl.data.scenes import open_scenes
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
-from lcl.teachers.banks import Bank
+from lcl.teachers.banks import Bank, build_bank
 from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import BankTeacher, LiveTeacher
 from lcl.train.distributed import MicroBatch, Ranks, cached_backward, join
+from lcl.train.loop import Step, Training
 from lcl.train.objectives import PAIRWISE, StepContext
-from lcl.train.recipes import RECIPES, Recipe, get_recipe
+from lcl.train.recipes import RECIPES, PingConfig, Recipe, get_recipe
 
 THINGS = ("cat", "dog", "car", "owl")
 CAPTIONS = [f"a {how} {obj} on {background}" for how in ("red", "big") for obj in THINGS for background in ("grass", "snow")]
@@ -74,14 +79,25 @@ def learn(name: str, ranks: Ranks, size: int, steps: int, config: ModelConfig = 
     return first | {"weights": {n: p.detach().clone() for n, p in learner.state_dict().items()}}
 
 
-def one_of_two(rank: int, port: int, folder: str) -> None:
-    """A process of a group of two: as `torchrun` would start it."""
-    import os
-
+@contextlib.contextmanager
+def joined(rank: int, port: int) -> Iterator[Ranks]:
+    """Join a group of two, as `torchrun` would start it."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with join("cpu") as ranks:
+        yield ranks
+
+
+def start_two(process: Callable[[int, int, str], None], folder: Path, start_method: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(process, (port, str(folder)), nprocs=2, start_method=start_method)
+
+
+def one_of_two(rank: int, port: int, folder: str) -> None:
+    with joined(rank, port) as ranks:
         assert (ranks.rank, ranks.world_size, ranks.is_main) == (rank, 2, rank == 0)
         mine = torch.full((2, 3), float(rank))
         assert ranks.gather(mine)[:, 0].tolist() == [0, 0, 1, 1] and ranks.add(mine.clone())[0, 0] == 1
@@ -98,10 +114,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
 def two(tmp_path_factory, start_method) -> list[dict]:
     """What each of two processes learned, recipe by recipe."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(one_of_two, (port, str(folder)), nprocs=2, start_method=start_method)
+    start_two(one_of_two, folder, start_method)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -154,6 +167,48 @@ def test_one_piece_of_one_process_is_the_plain_loss_and_its_gradient(name):
     plain = {n: p.grad for n, p in torch.nn.ModuleList([model, extra]).named_parameters()}
     close(found["gradients"], plain, 1e-6)
     close(found["buffers"], dict(model.named_buffers()), 1e-6)
+
+
+SMOKE = get_profile("smoke")
+SHORT = dataclasses.replace(
+    SMOKE, model=TINY, training=dataclasses.replace(SMOKE.training, pairs=32, epochs=1, batch_size=16)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched(Recipe):
+    """Notes the seeds of the random generators that it is given."""
+
+    seeds: list[int] = dataclasses.field(default_factory=list)
+
+    def loss(self, context, *names):
+        if context.generator:
+            self.seeds.append(context.generator.initial_seed())
+        return super().loss(context, *names)
+
+
+def train_at_random(ranks: Ranks, folder: Path, micro_batch: int | None = None) -> tuple[list, list]:
+    """Two steps with random masks and views: the parts of the loss, and the seeds of all generators."""
+    profile = dataclasses.replace(SHORT, training=dataclasses.replace(SHORT.training, micro_batch=micro_batch))
+    source, recipe = open_scenes(profile.scenes), Watched(**vars(RECIPES["lightclip-ping"]) | {"ping": PingConfig(live=True)})
+    captions = ranks.main_first(lambda: build_bank(source.train(32), WordEncoder(), folder / "bank"))
+    teacher = LiveTeacher(PixelEncoder(), captions, 24)
+    training = Training(profile, source, 0, recipe=recipe, teacher=teacher, ranks=ranks)
+    return [event.losses for event in training if isinstance(event, Step)], recipe.seeds
+
+
+def one_of_two_at_random(rank: int, port: int, folder: str) -> None:
+    with joined(rank, port) as ranks:
+        torch.save(train_at_random(ranks, Path(folder)), f"{folder}/{rank}.pt")
+
+
+def test_two_processes_draw_the_masks_and_views_of_one_and_no_two_the_same(tmp_path, start_method):
+    start_two(one_of_two_at_random, tmp_path, start_method)
+    (losses, first), (same, second) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    of_one, seeds = train_at_random(Ranks(), tmp_path, micro_batch=8)
+    assert losses == same and len(set(seeds)) == 4 and sorted(first + second) == sorted(seeds)
+    for step, whole in zip(losses, of_one, strict=True):
+        assert step == pytest.approx(whole, rel=1e-4)
 
 
 def test_what_batch_norms_keep_is_the_mean_over_pieces():
