@@ -1,7 +1,7 @@
 # lab: open the course · run: train and report · test: everything · unit: what is quick · bench: speed beside peers
 # results: the study that the course reports · slides: for a class
 # Each does its own set-up, once. Another Python: make lab PYTHON=python3.12
-# On a machine without a screen: make lab JUPYTER_ARGS="--no-browser --ip=0.0.0.0"
+# On a machine without a screen: make lab JUPYTER_ARGS=--no-browser, and ssh -L 8888:localhost:8888 MACHINE on your own
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
