@@ -61,7 +61,7 @@ def train(
     checkpoint_every: Annotated[
         int | None, typer.Option(help=f"Steps between checkpoints; by default one every {MINUTES} minutes.", min=1)
     ] = None,
-    keep: Annotated[int, typer.Option(help="How many checkpoints to keep, besides the best.", min=1)] = 2,
+    keep: Annotated[int, typer.Option(help="Checkpoints to keep, besides the best; 1 leaves none to fall back on.", min=1)] = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write a TensorBoard log.")] = False,
     resume: Annotated[Path | None, typer.Option(help="The folder of a stopped run, to continue it.")] = None,
 ) -> None:
