@@ -10,6 +10,8 @@ import importlib.resources
 import io
 import logging
 import re
+import stat
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,7 @@ from PIL import Image
 from lcl import storage
 from lcl.config import LclError, data_folder, need, require
 from lcl.data.drawn.colours import main_colour
+from lcl.data.drawn.svg import BadDrawing, Painter
 
 log = logging.getLogger("lcl")
 
@@ -199,13 +202,13 @@ def _plain(name: str) -> str:
 def _keep_unambiguous(concepts: list[dict]) -> None:
     """Drop synonyms that two things share, so that every name has one meaning."""
     names = {concept["name"] for concept in concepts}
-    shared = [synonym for concept in concepts for synonym in concept["synonyms"]]
+    shared = Counter(synonym for concept in concepts for synonym in concept["synonyms"])
     for concept in concepts:
         concept["synonyms"] = tuple(
             synonym
             for synonym in concept["synonyms"]
             if synonym not in names
-            and shared.count(synonym) == 1
+            and shared[synonym] == 1
             and synonym.replace(" ", "") != concept["name"].replace("-", "").replace(" ", "")
         )
 
@@ -220,7 +223,8 @@ def _fit(image: Image.Image, size: int) -> np.ndarray:
     """Crop to what is drawn, shrink to fit a square and centre it there: (4, size, size) uint8."""
     image = image.convert("RGBA")
     box = image.getchannel("A").point(lambda opacity: 255 if opacity > 127 else 0).getbbox()
-    require(box is not None, "a drawing is wholly transparent; remove it.")
+    if box is None:
+        raise BadDrawing("is wholly transparent; remove it.")
     image = image.crop(box)
     scale = size / max(image.size)
     fitted = image.resize(
@@ -234,6 +238,7 @@ def _fit(image: Image.Image, size: int) -> np.ndarray:
 
 MAX_DRAWING_BYTES = 10_000_000
 MAX_DRAWING_SIDE = 8192
+MAX_DRAWINGS = 20_000
 
 
 def read_folder(folder: Path, size: int) -> Pictures:
@@ -241,15 +246,15 @@ def read_folder(folder: Path, size: int) -> Pictures:
 
     names.csv has a header and the columns `file` and `name`, and, if you like, `category`, `style`,
     `synonyms` (separated by ;), `licence` and `credit` of the style. Every style must draw every name, once.
-    Raises LclError with the line of names.csv that is wrong.
+    A file that cannot be used is warned of, and its name is left out. Raises LclError with the line of names.csv that is wrong.
     """
     try:
-        text = (folder / "names.csv").read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = _read_bytes(folder / "names.csv").decode("utf-8-sig")
+    except (OSError, BadDrawing, UnicodeDecodeError) as error:
         raise LclError(
             f"{folder} has no readable names.csv ({error}); it needs one with the columns file and name."
         ) from None
-    concepts, styles, drawn = {}, {}, {}
+    concepts, styles, files = {}, {}, {}
     reader = csv.DictReader(io.StringIO(text))
     try:
         rows = [(reader.line_num, row) for row in reader]
@@ -266,7 +271,7 @@ def read_folder(folder: Path, size: int) -> Pictures:
         name, style = row["name"].lower(), row.get("style") or "drawings"
         readable = all(len(word) <= 80 and word.isprintable() for word in (name, *row.get("synonyms", "").split(";")))
         require(readable, f"{where}: a name or synonym is longer than 80 letters or not readable.")
-        require((style, name) not in drawn, f"{where}: {style} draws {name!r} a second time; keep one of them.")
+        require((style, name) not in files, f"{where}: {style} draws {name!r} a second time; keep one of them.")
         concepts.setdefault(name, {
             "name": name,
             "synonyms": tuple(filter(None, (synonym.strip().lower() for synonym in row.get("synonyms", "").split(";")))),
@@ -274,27 +279,50 @@ def read_folder(folder: Path, size: int) -> Pictures:
             "counted": True,
         })  # fmt: skip
         styles.setdefault(style, Style(style, row.get("licence") or "unknown", row.get("credit") or "unknown"))
-        drawn[style, name] = _read_drawing(folder, row["file"], size, where)
+        files[style, name] = row["file"], where
+        require(len(files) <= MAX_DRAWINGS, f"{where}: there are more than {MAX_DRAWINGS:,} drawings; remove some.")
     require(len(concepts) > 0, f"{folder / 'names.csv'} names no drawing; add a line a drawing.")
     for style in styles:
         for name in concepts:
-            require((style, name) in drawn, f"{folder / 'names.csv'}: {style} has no drawing of {name!r}; add one.")
+            require((style, name) in files, f"{folder / 'names.csv'}: {style} has no drawing of {name!r}; add one.")
+    drawn, faults = {}, []
+    with Painter(2 * size) as painter:
+        for (style, name), (file, where) in files.items():
+            try:
+                drawn[style, name] = _read_drawing(folder, file, size, painter)
+            except BadDrawing as error:
+                faults.append(f"{where}: {file} {error}")
+                log.warning("%s %r is left out.", faults[-1], name)
+                concepts.pop(name, None)
+    require(len(concepts) > 0, f"no drawing can be used; the first is {', '.join(faults[:1])}")
     _keep_unambiguous(list(concepts.values()))
     stacked = np.array([[drawn[style, name] for name in concepts] for style in styles])
     return _finish(list(concepts.values()), list(styles.values()), torch.from_numpy(stacked))
 
 
-def _read_drawing(folder: Path, name: str, size: int, where: str) -> np.ndarray:
+def _read_drawing(folder: Path, name: str, size: int, painter: Painter) -> np.ndarray:
+    """(4, size, size) uint8. Raises BadDrawing."""
     try:
         path = (folder / name).resolve()
-        require(path.is_relative_to(folder.resolve()), f"{where}: {name} lies outside the folder; move it inside.")
-        require(path.stat().st_size <= MAX_DRAWING_BYTES, f"{where}: {name} is larger than 10 MB.")
+        if not path.is_relative_to(folder.resolve()):
+            raise BadDrawing("lies outside the folder; move it inside.")
+        data = _read_bytes(path)
         if path.suffix.lower() == ".svg":
-            return _render_svg(path.read_text(encoding="utf-8"), size)
-        with Image.open(path, formats=["PNG"]) as image:
-            require(max(image.size) <= MAX_DRAWING_SIDE, f"{where}: {name} is larger than {MAX_DRAWING_SIDE} pixels.")
+            data = painter.draw(data)
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if max(image.size) > MAX_DRAWING_SIDE:
+                raise BadDrawing(f"is larger than {MAX_DRAWING_SIDE} pixels.")
             return _fit(image, size)
-    except LclError as error:
-        raise error if str(error).startswith(where) else LclError(f"{where}: {error}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LclError(f"{where}: {name} is not a readable PNG or SVG drawing ({error}).") from None
+    except LclError:
+        raise
+    except Exception as error:  # a file from outside can make a decoder fail in any way
+        raise BadDrawing(f"is not a readable PNG or SVG drawing ({error}).") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for, a device never ends
+        raise BadDrawing("is no file.")
+    if about.st_size > MAX_DRAWING_BYTES:
+        raise BadDrawing("is larger than 10 MB.")
+    return path.read_bytes()
