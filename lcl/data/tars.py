@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 
 from lcl import storage
+from lcl.config import require
 from lcl.data.duplicates import caption_key, hash64, perceptual_hash, pixel_hash
 from lcl.data.photos import EXTENSIONS, MAX_BYTES, MAX_CAPTION_BYTES, BadSample, decode_image, read_caption
 
@@ -23,6 +24,13 @@ BLOCK = tarfile.BLOCKSIZE
 SCANNED = 64  # pixels at which a scan decodes and compares pictures
 NAMES = ("image", "url")  # of JSON: what names a picture; the second is img2dataset's
 MAX_JSON_BYTES = 64 * MAX_CAPTION_BYTES
+MAX_NAME = 4096  # characters
+MAX_HEADER_BYTES = 2**20  # of a long name or a PAX header
+MAX_HEADERS = 16  # of these before one member; a usual tar has at most three
+MAX_MARKS = 250_000  # of headers that are none: each is looked at
+CHUNK = 2**20  # bytes that are searched at once
+LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 
 
 class Place(NamedTuple):
@@ -75,8 +83,10 @@ class Contents:
 def scan_tar(path: Path) -> Contents:
     """Read a tar to its end, decode every picture and caption, and report what is there and what is wrong.
 
-    Nothing is unpacked. After bytes that are no header, reading continues at the next header.
+    Nothing is unpacked. After bytes that are no header, reading continues at the next header. Headers that take more time or
+    memory than any tar needs end the scan of this tar, and are counted. Raises LclError if `path` is no regular file.
     """
+    require(path.is_file(), f"{path} is no file; remove it.")  # a pipe would be waited for, a device never ends
     with path.open("rb") as file:
         return scan(file, path.stat().st_size, storage.file_sha256(path))
 
@@ -103,15 +113,16 @@ def scan(file: BinaryIO, size: int, sha256: str, pictures: Mapping[str, torch.Te
 
 
 class _Faults(collections.Counter):
-    """Counts faults, and remembers where each was first seen."""
+    """Counts faults, and remembers where each was first seen. marks: how often `_find` found the mark of a header."""
 
     def __init__(self):
         super().__init__()
         self.first: dict[str, str] = {}
+        self.marks = 0
 
     def count(self, reason: str, where: str = "") -> None:
         self[reason] += 1
-        self.first.setdefault(reason, where)
+        self.first.setdefault(reason, where[:200])
 
 
 def _samples(file: BinaryIO, size: int, faults: _Faults) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
@@ -121,11 +132,11 @@ def _samples(file: BinaryIO, size: int, faults: _Faults) -> Iterator[tuple[str, 
     for member in _members(file, size, faults):
         match = NAME.fullmatch(member.name)
         parts = re.split(r"[/\\]", member.name)
-        if member.name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+        if len(member.name) > MAX_NAME or member.name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
             faults.count("tar: unsafe name", member.name)
         elif member.isdir():
             continue
-        elif not member.isreg() or member.issparse():
+        elif not member.isreg() or member.type == tarfile.GNUTYPE_SPARSE:
             faults.count("tar: link or device", member.name)
         elif match:
             key, extension = match[1], match[2].lower()
@@ -141,53 +152,97 @@ def _samples(file: BinaryIO, size: int, faults: _Faults) -> Iterator[tuple[str, 
 
 def _members(file: BinaryIO, size: int, faults: _Faults) -> Iterator[tarfile.TarInfo]:
     """The members of a tar that are there from the first byte to the last, also those after bytes that belong to none."""
-    start = end = 0  # where members are looked for; where the last one ended
+    start = end = 0  # where a member is looked for; where the last one ended
     counted = -1  # the end after which garbage was counted: once, however often a header seems to begin in it
-    while start < size:
-        for member in _run_of_members(file, start):
-            start = end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isreg() else 0)
-            if member.offset_data + member.size > size:
-                faults.count("tar: cut")
-                return
-            yield member
-        start = _find(file, start + 1, size)  # at `start` itself there was none
-        if end == counted:
-            continue
-        if _anything(file, end, start):
-            counted = end
-            begun = end and start == size and size - end < BLOCK  # a header
-            faults.count("tar: cut" if begun else "tar: garbage" if end or start < size else "tar: no tar")
-        elif start == size and size - end < 2 * BLOCK:  # a whole tar ends in two blocks of zeros
-            faults.count("tar: cut")
-    if end == 0 and counted < 0:
-        faults.count("tar: empty")
-
-
-def _run_of_members(file: BinaryIO, start: int) -> Iterator[tarfile.TarInfo]:
-    """Members from one on, up to the first bytes that are no header."""
-    file.seek(start)
     try:
-        with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
-            while (member := tar.next()) is not None:
-                if member.size < 0 or tar.offset <= member.offset:  # such a header leads backwards, for ever
-                    return
-                tar.members = []  # it would keep them all
-                here = file.tell()
+        while start < size:
+            member, start = _member(file, start, size)
+            if member:
+                end = start
                 yield member
-                file.seek(here)
-    except (tarfile.TarError, ValueError, OverflowError):  # no header, or one that says nonsense
-        return
+                if start < size:
+                    continue
+            start = _find(file, start, size, faults)
+            if end == counted:
+                continue
+            if _anything(file, end, start):
+                counted = end
+                begun = end and start == size and size - end < BLOCK  # a header
+                faults.count("tar: cut" if begun else "tar: garbage" if end or start < size else "tar: no tar")
+            elif start == size and size - end < 2 * BLOCK:  # a whole tar ends in two blocks of zeros
+                faults.count("tar: cut")
+        if end == 0 and counted < 0:
+            faults.count("tar: empty")
+    except BadSample as reason:  # nothing after it can be trusted
+        faults.count(str(reason), f"byte {start:,}")
 
 
-def _find(file: BinaryIO, start: int, size: int) -> int:
+def _member(file: BinaryIO, start: int, size: int) -> tuple[tarfile.TarInfo | None, int]:
+    """The member that begins at `start`, if there is one, and where the next can begin.
+
+    Long names and PAX headers are read here and not by `tarfile`, which reads whatever length they claim, parses them in
+    quadratic time, and calls itself for each. Raises BadSample for those that no tar needs, and for a member that is cut off.
+    """
+    said, at = {}, start
+    for _ in range(MAX_HEADERS + 1):
+        file.seek(at)
+        try:
+            member = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
+        except (tarfile.TarError, ValueError):  # no header, or one that says nonsense
+            return None, max(at, start + 1)
+        long = member.type in LONG + PAX
+        member.name, member.size = said.get("path", member.name), member.size if long else said.get("size", member.size)
+        member.offset_data = after = at + BLOCK
+        if member.size < 0:  # it would lead backwards, for ever
+            return None, max(at, start + 1)
+        if long and member.size > MAX_HEADER_BYTES:
+            raise BadSample("tar: header too long")
+        if long or member.isreg() or member.type not in tarfile.SUPPORTED_TYPES:
+            if after + member.size > size:
+                raise BadSample("tar: cut")
+            after += -(-member.size // BLOCK) * BLOCK
+        if not long:
+            member.type = tarfile.GNUTYPE_SPARSE if "sparse" in said else member.type
+            return member, after
+        said = _said(member.type, file.read(member.size)) | said
+        at = after
+    raise BadSample("tar: too many headers")
+
+
+def _said(kind: bytes, header: bytes) -> dict[str, str | int]:
+    """The path and the size of the next member, and whether it is sparse, as a long name or a PAX header has them, if it has."""
+    if kind in LONG:
+        return {"path": tarfile.nts(header, "utf-8", "surrogateescape")} if kind == tarfile.GNUTYPE_LONGNAME else {}
+    said, at = {}, 0
+    while kind != tarfile.XGLTYPE and at < len(header):  # records such as b"13 path=a.jpg\n"; a global one is of no file
+        digits, _, _ = header[at : at + 8].partition(b" ")
+        if not digits.isdigit() or int(digits) <= len(digits):
+            break
+        key, _, value = header[at + len(digits) + 1 : at + int(digits) - 1].partition(b"=")
+        if key == b"path":
+            said["path"] = value.decode("utf-8", "surrogateescape")
+        elif key == b"size" and value.isdigit():
+            said["size"] = int(value[:30])  # an absurd one stays absurd
+        elif key.startswith(b"GNU.sparse."):
+            said["sparse"] = True
+        at += int(digits)
+    return said
+
+
+def _find(file: BinaryIO, start: int, size: int, faults: _Faults) -> int:
     """Where the next header begins: 257 bytes before its mark, and with a checksum that is right. `size` if there is none."""
-    for offset in range(start, size, 2**20):
-        file.seek(offset)
-        data, found = file.read(2**20 + BLOCK), -1
+    step = min(8 * BLOCK, CHUNK)  # small at first: many headers that lead nowhere may stand close to each other
+    while start < size:
+        file.seek(start)
+        data, found = file.read(step + BLOCK), -1
         while (found := data.find(b"ustar", max(found + 1, 257))) >= 0:
+            faults.marks += 1
+            if faults.marks > MAX_MARKS:
+                raise BadSample("tar: too many headers")
             header = data[found - 257 : found - 257 + BLOCK]
             if len(header) == BLOCK and _checksum_is_right(header):
-                return offset + found - 257
+                return start + found - 257
+        start, step = start + step, min(2 * step, CHUNK)
     return size
 
 
@@ -200,9 +255,9 @@ def _checksum_is_right(header: bytes) -> bool:
 
 def _anything(file: BinaryIO, start: int, end: int) -> bool:
     """Are there bytes other than zero?"""
-    for offset in range(start, end, 2**20):
+    for offset in range(start, end, CHUNK):
         file.seek(offset)
-        if file.read(min(2**20, end - offset)).strip(b"\0"):
+        if file.read(min(CHUNK, end - offset)).strip(b"\0"):
             return True
     return False
 
