@@ -17,7 +17,6 @@ from lcl.cli.common import DataOption, PicturesOption, ProfileOption, bar, open_
 from lcl.cli.follow import MINUTES, follow
 from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
-COUNTED = 20_000  # captions, at most, whose tokens are counted before a training
 FEW_STEPS = 100  # of a training; below, a warning
 
 
@@ -257,7 +256,7 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
         training = Training(profile, source, plan.seed, teacher=teacher, ranks=ranks, workers=workers, start=begun)
         resume(folder / "checkpoints", training)
     if ranks.is_main:
-        _tell_what_is_left_out(training)
+        _print_what_is_left_out(training)
     with _timed(seconds, "training"):
         curve = follow(training, folder, plan.checkpoint_every, plan.keep, plan.tensorboard)
     if not ranks.is_main:
@@ -281,12 +280,14 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
         _tell_that_the_report_is_missing(folder, missing)
 
 
-def _tell_what_is_left_out(training) -> None:
+def _print_what_is_left_out(training) -> None:
     """Say on standard error how many captions are cut, and how many pictures are of another split."""
+    from lcl.train.diagnosis import count_cut
+
     rows, context = training.source.train(training.profile.training.pairs), training.profile.model.language.context_length
-    captions = rows.captions(range(0, len(rows), -(-len(rows) // COUNTED)))  # spread evenly
-    if cut := training.tokenizer.count_cut(captions, context):
-        of = f"{cut:,} of {len(captions):,} training captions have more than {context} tokens and are cut"
+    cut, counted = count_cut(rows, training.tokenizer, context)
+    if cut:
+        of = f"{cut:,} of {counted:,} training captions have more than {context} tokens and are cut"
         print(f"{of}; --context-length {2 * context} keeps more of them.", file=sys.stderr)
     if left_out := getattr(training.source, "left_out", 0):
         print(f"{left_out:,} training pairs are left out: validation or test has their picture.", file=sys.stderr)

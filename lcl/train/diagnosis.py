@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from lcl.config import require
-from lcl.data.base import PairDataset, Samples
+from lcl.config import LclError, require
+from lcl.data.base import DatasetView, PairDataset, Samples
 from lcl.data.collection import open_dataset
 from lcl.eval.metrics import embed
 from lcl.losses.contrastive import both_ways, own_column
@@ -25,6 +25,8 @@ from lcl.train.recipes import Recipe, StepContext
 from lcl.train.runs import Run, load_run
 
 PAIRS = 256  # training pairs that are measured
+COUNTED = 20_000  # captions, at most, whose tokens are counted
+MANY_CUT = 0.05  # share of the captions that are cut, from which the context is too short (our choice)
 COLLAPSED = 0.9  # mean cosine of two images, or two captions; in healthy trainings 0.01 to 0.16, in a collapsed one 1.00
 
 
@@ -35,39 +37,51 @@ class Evidence:
     Attributes:
         lengths: smallest and largest norm of an embedding.
         alike: mean cosine of two images, and of two captions.
-        company: smallest cosine between a caption's embedding alone and in a batch.
+        padding_cosine: smallest cosine between a caption's embedding alone and in a batch.
         words: number of words that the model counts in some captions, and the true number.
-        quiz: of one batch, the contrastive loss of the recipe, and cross-entropy along the rows and along the columns.
+        info_nce: of one batch, the recipe's contrastive loss, and the cross-entropies along the rows and along the columns.
         losses: the contrastive part of the loss, by step; from_start: is the first step among these?
         scales: logit_scale, by step.
-        watched: the last validation loss; recall: validation recall@1, mean of both directions, with its `chance`.
-        own: share of the rows that are their own neighbour.
-        kin: standard errors by which captions of similar images are more similar than any two, by frozen encoders.
+        validation_loss: the last one; recall: validation recall@1, mean of both directions, with its `chance`.
+        self_neighbours: share of the rows that are their own neighbour.
+        pairing_z: standard errors by which captions of similar images are more similar than any two, by frozen encoders; or why
+            this was not measured.
+        cut: how many training captions have more tokens than `context_length`, and how many were counted.
     """
 
     batch_size: int
     lengths: tuple[float, float]
     alike: tuple[float, float]
-    company: float
+    padding_cosine: float
     words: tuple[int, int]
-    quiz: tuple[float, float, float] | None
+    info_nce: tuple[float, float, float] | None
     losses: tuple[float, ...]
     from_start: bool
     scales: tuple[float, ...]
-    watched: float | None
+    validation_loss: float | None
     recall: float | None
     chance: float
-    own: float | None
-    kin: float | None
+    self_neighbours: float | None
+    pairing_z: float | str | None
+    cut: tuple[int, int]
+    context_length: int
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A check and its verdict. measured: the value in words; fix: what to do, "" if nothing is wrong."""
+    """A check and its verdict.
+
+    Attributes:
+        check: its name.
+        measured: the value in words, or why the check was left out.
+        fix: what to do, "" if nothing is wrong.
+        left_out: whether it was left out.
+    """
 
     check: str
     measured: str
     fix: str = ""
+    left_out: bool = False
 
     @property
     def ok(self) -> bool:
@@ -91,13 +105,12 @@ class Diagnosis(tuple):
         if not self:
             return "✓ no problem was found"
         wide = max(len(finding.check) for finding in self)
-        lines = [f"{'✓' if f.ok else '✗'} {f.check:{wide}s}  {f.measured}" + (f" → {f.fix}" if f.fix else "") for f in self]
-        return "\n".join(lines)
+        marks = ("–" if finding.left_out else "✓" if finding.ok else "✗" for finding in self)
+        ends = (f" → {finding.fix}" if finding.fix else "" for finding in self)
+        return "\n".join(f"{mark} {f.check:{wide}s}  {f.measured}{end}" for mark, f, end in zip(marks, self, ends, strict=True))
 
 
-def diagnose(
-    run: Path | str | Run | Training, curve: Sequence[Event] = (), source: PairDataset | None = None
-) -> Diagnosis:
+def diagnose(run: Path | str | Run | Training, curve: Sequence[Event] = (), source: PairDataset | None = None) -> Diagnosis:
     """Check a run's folder, or a training and its events, for the usual faults; takes some seconds.
 
     Args:
@@ -116,9 +129,7 @@ def judge(evidence: Evidence) -> Diagnosis:
     return Diagnosis(finding for check in CHECKS if (finding := check(evidence)) is not None)
 
 
-def gather(
-    run: Path | str | Run | Training, curve: Sequence[Event] = (), source: PairDataset | None = None
-) -> Evidence:
+def gather(run: Path | str | Run | Training, curve: Sequence[Event] = (), source: PairDataset | None = None) -> Evidence:
     """Measure what the checks need; arguments as in `diagnose`."""
     if isinstance(run, Training):
         require(any(isinstance(event, Step) for event in curve), "a training is judged by its events; pass them as `curve`.")
@@ -146,38 +157,40 @@ def measure(
     few = sorted(pairs.captions[:64], key=len)[:8]  # short ones have the most padding in a batch
     together = tokenizer.encode([*few, max(pairs.captions[:64], key=len)], context).to(device)
     alone = torch.cat([model.encode_text(tokenizer.encode([caption], context).to(device)) for caption in few])
-    company = F.cosine_similarity(alone, model.encode_text(together)[: len(few)]).min().item()
+    padding_cosine = F.cosine_similarity(alone, model.encode_text(together)[: len(few)]).min().item()
     _, real = model.embed_words(model.language(together), together)
 
     steps = [event for event in curve if isinstance(event, Step)]
     require(bool(steps), "a training is judged by its steps, but the curve has none.")
-    look = next((event for event in reversed(curve) if isinstance(event, Validation)), None)
-    part = next((name for name in ("info_nce", "soft_info_nce") if steps and name in steps[0].losses), None)
+    validation = next((event for event in reversed(curve) if isinstance(event, Validation)), None)
+    contrastive = next((name for name in ("info_nce", "soft_info_nce") if name in steps[0].losses), None)
     return Evidence(
         config.batch_size,
         (lengths.min().item(), lengths.max().item()),
-        (_alike(v), _alike(t)),
-        company,
+        (_mean_cosine(v), _mean_cosine(t)),
+        padding_cosine,
         (int(real.sum()), sum(len(spans) for spans in together.spans)),
-        _quiz(model, tokenizer, pairs, config.batch_size, recipe, extra, teacher),
-        tuple(event.losses[part] if part else event.loss for event in steps),
+        _info_nce(model, tokenizer, pairs, config.batch_size, recipe, extra, teacher),
+        tuple(event.losses[contrastive] if contrastive else event.loss for event in steps),
         steps[0].step == 1,
         tuple(event.logit_scale for event in steps),
-        look and look.loss,
-        look and (look.image_to_text + look.text_to_image) / 2,
+        validation and validation.loss,
+        validation and (validation.image_to_text + validation.text_to_image) / 2,
         1 / max(1, len(source.validation(max(VALIDATION_PAIRS, config.batch_size)))),
-        _own(teacher),
-        _kin(pairs),
+        _self_neighbours(teacher),
+        _pairing_z(pairs),
+        count_cut(source.train(config.pairs), tokenizer, context),
+        context,
     )
 
 
-def _alike(x: torch.Tensor) -> float:
+def _mean_cosine(x: torch.Tensor) -> float:
     """Mean cosine of two different rows."""
     x = F.normalize(x, dim=1)
     return ((x.sum(0).square().sum() - len(x)) / (len(x) * (len(x) - 1))).item()
 
 
-def _quiz(
+def _info_nce(
     model: Clip, tokenizer: Tokenizer, pairs: Samples, size: int, recipe: Recipe, extra, teacher: Teacher | None
 ) -> tuple[float, float, float] | None:
     if "info_nce" not in recipe.weights or recipe.ping.live:
@@ -194,16 +207,25 @@ def _quiz(
     return (parts["info_nce"].item(), rows, columns) if "info_nce" in parts else None
 
 
-def _own(teacher: Teacher | None) -> float | None:
+def _self_neighbours(teacher: Teacher | None) -> float | None:
     if not isinstance(teacher, BankTeacher):
         return None
     rows = torch.arange(len(teacher.a))
     return max((teacher.a == rows).float().mean().item(), (teacher.b == rows).float().mean().item())
 
 
-def _kin(pairs: Samples) -> float | None:
+def count_cut(rows: DatasetView, tokenizer: Tokenizer, context_length: int) -> tuple[int, int]:
+    """How many captions have more than `context_length` tokens, and how many were counted: COUNTED at most, evenly spread."""
+    captions = rows.captions(range(0, len(rows), -(-len(rows) // COUNTED)))
+    return tokenizer.count_cut(captions, context_length), len(captions)
+
+
+def _pairing_z(pairs: Samples) -> float | str | None:
     """How much more similar are captions of similar images than any two, by frozen encoders? In standard errors."""
-    u, z = ImageEncoder()(pairs.images), TextEncoder()(pairs.captions)
+    try:
+        u, z = ImageEncoder()(pairs.images), TextEncoder()(pairs.captions)
+    except LclError as reason:  # their packages or weights are missing, which no other check needs
+        return str(reason)
     similarity = z @ z.T  # (N, N)
     near = similarity[torch.arange(len(z)), nearest_neighbours(u, 1).indices[:, 0]]
     usual = (similarity.sum(1) - similarity.diagonal()) / (len(z) - 1)
@@ -221,9 +243,9 @@ def length_one(e: Evidence) -> Finding:
 
 def both_quizzes(e: Evidence) -> Finding | None:
     """Cross-entropy along the rows and along the columns."""
-    if e.quiz is None:
+    if e.info_nce is None:
         return None
-    said, rows, columns = e.quiz
+    said, rows, columns = e.info_nce
     one_way = abs(rows - columns) > 1e-3 and min(abs(said - rows), abs(said - columns)) < 1e-4
     fix = "the softmax runs along one axis only: let images choose captions, and captions images" if one_way else ""
     return Finding("both quizzes", f"loss {said:.3f}; along the rows {rows:.3f}, along the columns {columns:.3f}", fix)
@@ -252,9 +274,9 @@ def enough_negatives(e: Evidence) -> Finding:
 
 def no_peeking(e: Evidence) -> Finding | None:
     """A training loss that follows from the embeddings; undecided if they collapsed."""
-    if e.quiz is None or max(e.alike) > COLLAPSED:
+    if e.info_nce is None or max(e.alike) > COLLAPSED:
         return None
-    said, rows, columns = e.quiz
+    said, rows, columns = e.info_nce
     honest, guess = (rows + columns) / 2, math.log(max(e.batch_size, 2))
     leaks = said < honest - 0.25 * guess and max(map(abs, e.losses)) > 1e-6
     fix = "the objective leaks its answer: a caption's embedding must not depend on its image" if leaks else ""
@@ -271,45 +293,58 @@ def not_collapsed(e: Evidence) -> Finding:
 def padding_is_nothing(e: Evidence) -> Finding:
     """Padding that is neither attended to nor counted as a word."""
     counted, there = e.words
-    said = f"a caption alone and in a batch: cosine {e.company:.4f}; {counted} words counted of {there}"
+    said = f"a caption alone and in a batch: cosine {e.padding_cosine:.4f}; {counted} words counted of {there}"
     if counted != there:
         return Finding("padding", said, "padding counts as words: mask it")
-    return Finding("padding", said, "a caption depends on the batch it is in: mask the padding" if e.company < 0.999 else "")
+    fix = "a caption depends on the batch it is in: mask the padding" if e.padding_cosine < 0.999 else ""
+    return Finding("padding", said, fix)
 
 
 def others_as_neighbours(e: Evidence) -> Finding | None:
     """Neighbours other than the row itself."""
-    if e.own is None:
+    share = e.self_neighbours
+    if share is None:
         return None
-    fix = "exclude the diagonal from the search: a row that is its own neighbour teaches nothing" if e.own > 0.01 else ""
-    return Finding("neighbours", f"{e.own:.0%} of the rows are their own neighbour", fix)
+    fix = "exclude the diagonal from the search: a row that is its own neighbour teaches nothing" if share > 0.01 else ""
+    return Finding("neighbours", f"{share:.0%} of the rows are their own neighbour", fix)
 
 
 def captions_belong(e: Evidence) -> Finding | None:
     """Captions that match their images."""
-    if e.kin is None:
+    if e.pairing_z is None:
         return None
-    fix = "captions do not match their images: look at a dozen pairs" if e.kin < 3 else ""
-    return Finding("pairing", f"captions of similar images are {e.kin:.1f} standard errors more alike than any two", fix)
+    if isinstance(e.pairing_z, str):
+        return Finding("pairing", f"left out, since it compares the pairs with frozen encoders: {e.pairing_z}", left_out=True)
+    fix = "captions do not match their images: look at a dozen pairs" if e.pairing_z < 3 else ""
+    return Finding("pairing", f"captions of similar images are {e.pairing_z:.1f} standard errors more alike than any two", fix)
+
+
+def captions_fit(e: Evidence) -> Finding:
+    """Captions that are rarely cut at the context length."""
+    cut, counted = e.cut
+    longer = f"train with a longer context: --context-length {2 * e.context_length}" if cut > MANY_CUT * counted else ""
+    said = f"{cut:,} of {counted:,} training captions have more than {e.context_length} tokens and are cut"
+    return Finding("caption length", said, longer)
 
 
 def learns(e: Evidence) -> Finding | None:
     """What was learned holds for new pairs: more hits than chance explains, or a validation loss below chance level."""
-    if e.watched is None or e.recall is None or e.chance > 0.1:  # among ten pairs or fewer, chance decides
+    if e.validation_loss is None or e.recall is None or e.chance > 0.1:  # among ten pairs or fewer, chance decides
         return None
     from scipy.stats import poisson  # takes a second
 
     queries = 2 / e.chance  # both directions
     by_chance = poisson.sf(e.recall * queries - 1, e.chance * queries)  # probability of so many hits without learning
     last = sum(e.losses[-10:]) / len(e.losses[-10:])
-    said = f"loss {last:.2f} in training, {e.watched:.2f} on new pairs; recall@1 there {e.recall:.1%} (chance {e.chance:.1%})"
-    nothing = by_chance > 0.1 and e.watched > 0.97 * math.log(max(e.batch_size, 2))
+    losses = f"loss {last:.2f} in training, {e.validation_loss:.2f} on new pairs"
+    said = f"{losses}; recall@1 there {e.recall:.1%} (chance {e.chance:.1%})"
+    nothing = by_chance > 0.1 and e.validation_loss > 0.97 * math.log(max(e.batch_size, 2))
     fix = "nothing is learned that holds for new pairs: see the other lines, the learning rate, the number of steps"
     return Finding("learning", said, fix if nothing else "")
 
 
 CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     length_one, both_quizzes, temperature_moves, enough_negatives, no_peeking, not_collapsed, padding_is_nothing,
-    others_as_neighbours, captions_belong, learns,
+    others_as_neighbours, captions_belong, captions_fit, learns,
 )  # fmt: skip
 """All checks, in order."""

@@ -2,37 +2,40 @@
 
 import dataclasses
 import math
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from commands import lcl
-from conftest import PixelEncoder, WordEncoder
+from conftest import TINY, PixelEncoder, WordEncoder
 
 import lcl as package
 from lcl.config import LclError, get_profile
+from lcl.models.clip import Clip
 from lcl.teachers.banks import build_bank
 from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import BankTeacher
-from lcl.train.diagnosis import CHECKS, Evidence, diagnose, gather, judge
-from lcl.train.loop import Training
+from lcl.train.diagnosis import CHECKS, Evidence, diagnose, gather, judge, measure
+from lcl.train.loop import Step, Training
 from lcl.train.recipes import Recipe, get_recipe
 
 HEALTHY = Evidence(
     128, (1.0, 1.0), (0.12, 0.16), 1.0, (56, 56), (0.11, 0.09, 0.13), (4.88, *[2.0] * 20, 0.1), True, (3.0, *[20.0] * 20, 60.0),
-    0.3, 0.8, 1 / 256, 0.0, 7.0,
+    0.3, 0.8, 1 / 256, 0.0, 7.0, (2, 256), 48,
 )  # fmt: skip
 ILL = {
     "embeddings of length one": {"lengths": (5.0, 11.0)},
-    "both quizzes": {"quiz": (0.09, 0.09, 0.13)},
+    "both quizzes": {"info_nce": (0.09, 0.09, 0.13)},
     "temperature": {"scales": (3.0,) * 30},
     "negatives": {"losses": (math.log(16), *[1.0] * 20)},
-    "no peeking": {"quiz": (0.01, 4.3, 4.4)},
+    "no peeking": {"info_nce": (0.01, 4.3, 4.4)},
     "spread": {"alike": (0.2, 0.97)},
-    "padding": {"company": 0.98},
-    "neighbours": {"own": 0.5},
-    "pairing": {"kin": 1.2},
-    "learning": {"recall": 0.004, "watched": 5.1},
+    "padding": {"padding_cosine": 0.98},
+    "neighbours": {"self_neighbours": 0.5},
+    "pairing": {"pairing_z": 1.2},
+    "caption length": {"cut": (20, 256)},
+    "learning": {"recall": 0.004, "validation_loss": 5.1},
 }
 
 
@@ -49,7 +52,7 @@ def test_every_check_can_fail():
     assert len(ILL) == len(CHECKS)
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 1}, {"losses": (0.0,) * 30, "quiz": (0.0, 4.0, 4.1)}])
+@pytest.mark.parametrize("change", [{"batch_size": 1}, {"losses": (0.0,) * 30, "info_nce": (0.0, 4.0, 4.1)}])
 def test_a_batch_of_one_is_named(change):
     found = [finding for finding in judge(dataclasses.replace(HEALTHY, **change)) if finding.check == "negatives"]
     assert "a batch of one has no negatives" in found[0].fix
@@ -59,14 +62,14 @@ def test_a_resumed_training_is_not_blamed_for_its_low_first_loss():
     assert judge(dataclasses.replace(HEALTHY, losses=(1.0,) * 20, from_start=False)).failed == []
 
 
-@pytest.mark.parametrize(("recall", "watched", "ill"), [(0.012, 4.9, False), (0.006, 4.9, True), (0.006, 4.5, False)])
-def test_few_hits_are_blamed_only_if_chance_explains_them_and_the_loss_says_so_too(recall, watched, ill):
+@pytest.mark.parametrize(("recall", "loss", "ill"), [(0.012, 4.9, False), (0.006, 4.9, True), (0.006, 4.5, False)])
+def test_few_hits_are_blamed_only_if_chance_explains_them_and_the_loss_says_so_too(recall, loss, ill):
     """Among 256 pairs 2 of 512 queries are right by chance: 6 are more than that, 3 are not."""
-    found = judge(dataclasses.replace(HEALTHY, recall=recall, watched=watched))
+    found = judge(dataclasses.replace(HEALTHY, recall=recall, validation_loss=loss))
     assert found.failed == (["learning"] if ill else [])
 
 
-def test_among_a_handful_of_watched_pairs_luck_is_not_learning():
+def test_among_a_handful_of_validation_pairs_luck_is_not_learning():
     assert "learning" not in {finding.check for finding in judge(dataclasses.replace(HEALTHY, recall=0.2, chance=0.2))}
 
 
@@ -75,12 +78,15 @@ def test_words_that_are_padding_are_named():
 
 
 def test_columns_alone_are_named_as_rows_alone_are():
-    assert judge(dataclasses.replace(HEALTHY, quiz=(0.13, 0.09, 0.13))).failed == ["both quizzes"]
+    assert judge(dataclasses.replace(HEALTHY, info_nce=(0.13, 0.09, 0.13))).failed == ["both quizzes"]
 
 
 def test_what_was_not_measured_is_not_judged():
-    unknown = dataclasses.replace(HEALTHY, quiz=None, watched=None, recall=None, own=None, kin=None, scales=())
-    assert {finding.check for finding in judge(unknown)} == {"embeddings of length one", "negatives", "spread", "padding"}
+    missing = dict.fromkeys(("info_nce", "validation_loss", "recall", "self_neighbours", "pairing_z"))
+    unknown = dataclasses.replace(HEALTHY, **missing, scales=())
+    assert {finding.check for finding in judge(unknown)} == {
+        "embeddings of length one", "negatives", "spread", "padding", "caption length"
+    }
 
 
 def test_a_line_for_every_check_and_a_mend_for_what_is_ill():
@@ -119,6 +125,22 @@ def test_a_run_is_diagnosed_by_its_folder_and_on_the_command_line(tmp_path, smal
     assert done.code == 0 and done.out.count("✓") >= 9
     training = Training(PROFILE, small_world, device="cpu", recipe=OneAxis("clip", {"info_nce": 1.0}, "broken"))
     assert diagnose(training, list(training)).failed == ["both quizzes"]
+
+
+def test_cut_captions_are_counted_and_the_check_that_needs_the_extra_teachers_says_so(small_world, tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # not installed
+    context = 12
+    model = Clip(dataclasses.replace(TINY, language=dataclasses.replace(TINY.language, context_length=context)))
+    steps = [Step(number, 29, 4.8, {"info_nce": 4.8}, 1e-3, 1.0, 14.0, 100.0, 1.0) for number in range(1, 30)]
+    config = dataclasses.replace(PROFILE.training, pairs=100)
+    found = judge(measure(model, tokenizer, small_world, config, steps, get_recipe("clip"), torch.nn.ModuleDict(), None))
+    lines = {finding.check: finding for finding in found}
+    captions = small_world.train(100).captions(range(100))
+    cut = sum(tokenizer.encode([caption], 10_000).ids.shape[1] > context for caption in captions)
+    assert 5 < cut and lines["caption length"].measured.startswith(f"{cut} of 100 training captions have more than 12 tokens")
+    assert "--context-length 24" in lines["caption length"].fix
+    assert "timm is not installed" in lines["pairing"].measured and "lcl[teachers]" in lines["pairing"].measured
+    assert "pairing" not in found.failed and "\n– pairing" in repr(found) and len(found) >= 8
 
 
 def test_without_events_or_a_run_there_is_nothing_to_judge(small_world, tmp_path):
