@@ -19,6 +19,8 @@ TextEncoderOption = Annotated[str, typer.Option(help="The frozen text encoder: a
 ImageSizeOption = Annotated[int, typer.Option(help="Input size of the frozen image encoder, in pixels.")]
 PrecisionOption = Annotated[str, typer.Option(help="Of the frozen encoders: float32, or bfloat16 (faster, less exact).")]
 
+SECONDS = 30  # between two lines of progress in a file or a pipe
+
 
 def say(message: object, error: bool = False) -> None:
     """Print a message on one line, whatever the names and captions in it hold. error: on standard error."""
@@ -33,10 +35,20 @@ class OneLine(logging.Formatter):
 
 
 def bar(what: str, unit: str, total: int | None = None, **options):
-    """A progress bar with an estimate of the time left; without a terminal there is none, unless options say disable=False."""
+    """A progress bar with an estimate of the time left; in a file or a pipe a plain line every SECONDS instead."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=unit, desc=what, dynamic_ncols=True, **{"disable": None} | options)
+    class Lines(tqdm):
+        write = staticmethod(print)
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            if msg is None:  # else this is to erase what was displayed
+                print(self, file=self.fp, flush=True)
+
+    line = f"{{desc}}: {{n_fmt}}/{{total_fmt}} {unit}, {{elapsed}} so far, {{remaining}} left{{postfix}}"
+    plain = {"bar_format": line, "mininterval": SECONDS, "miniters": 1, "leave": False, "delay": 1e-9}  # delay: no line of 0 %
+    kind, own = (tqdm, {"dynamic_ncols": True}) if sys.stderr.isatty() else (Lines, plain)
+    return kind(total=total, unit=unit, desc=what, **own | options)
 
 
 def open_pairs(profile: Profile, pictures: Path | str | None, data: Path | str | None, **splits: Path | str | None):

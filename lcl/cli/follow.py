@@ -17,7 +17,7 @@ log = logging.getLogger("lcl")
 
 
 def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, tensorboard: bool = False) -> list:
-    """Train to the end with a progress bar; returns all events, including those before a run was resumed.
+    """Train to the end and show progress; returns all events, including those before a run was resumed.
 
     A signal to stop (SIGINT, SIGTERM) is heeded after the step, when a checkpoint has been written.
 
@@ -75,6 +75,7 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
                     log.warning("the training goes on without this checkpoint: %s", error)
             if stop:
                 raise SystemExit(143) if signal.SIGTERM in signals else KeyboardInterrupt
+        progress.refresh()
     return curve
 
 

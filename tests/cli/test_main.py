@@ -180,6 +180,8 @@ def test_training_prints_the_table_and_where_the_report_is(trained):
     for name, result in zip(("first", "second"), results, strict=True):
         assert result.code == 0 and "Traceback" not in result.err
         assert table_text(metrics_of(runs / name)["metrics"]) in result.out
+        assert re.search(r"^training: (\d+)/\1 step, .* so far, 00:00 left, loss .* GiB", result.err, re.M)
+        assert "\r" not in result.err
     assert str(runs / "first" / "report.html") in results[0].out
 
 
