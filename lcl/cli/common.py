@@ -1,4 +1,4 @@
-"""What the commands share: options, messages, progress bars, opening a data set."""
+"""What the commands share: their list in the help, options, messages, progress, opening a data set."""
 
 import logging
 import sys
@@ -6,18 +6,39 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from lcl.config import PROFILES, Profile
 from lcl.words import printable
 
 ProfileOption = Annotated[str, typer.Option(help=f"Size of model and data: {', '.join(PROFILES)}.", envvar="LCL_PROFILE")]
-PicturesOption = Annotated[Path | None, typer.Option(help="A folder of your own drawings with a names.csv.")]
-DataOption = Annotated[Path | None, typer.Option(help="A folder of shards, made by `lcl data`, instead of scenes.")]
-RunArgument = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
-ImageEncoderOption = Annotated[str, typer.Option(help="The frozen image encoder: any timm model.")]
-TextEncoderOption = Annotated[str, typer.Option(help="The frozen text encoder: any sentence-transformers model, or a folder.")]
-ImageSizeOption = Annotated[int, typer.Option(help="Input size of the frozen image encoder, in pixels.")]
-PrecisionOption = Annotated[str, typer.Option(help="Of the frozen encoders: float32, or bfloat16 (faster, less exact).")]
+PicturesOption = Annotated[
+    Path | None, typer.Option(help="Draw the scenes from your own drawings: a folder with pictures and a names.csv.")
+]
+DataOption = Annotated[
+    Path | None, typer.Option(help="Use your own pairs instead of scenes: a folder of shards that `lcl data` made.")
+]
+MovedPicturesOption = Annotated[Path | None, typer.Option(help="The folder of the run's drawings, if it has moved.")]
+MovedDataOption = Annotated[Path | None, typer.Option(help="The folder of the run's shards, if it has moved.")]
+RunArgument = Annotated[Path, typer.Argument(help="The folder of a finished run, such as runs/first.")]
+ImageEncoderOption = Annotated[str, typer.Option(help="The frozen image encoder: the name of a timm model.")]
+TextEncoderOption = Annotated[
+    str, typer.Option(help="The frozen text encoder: the name of a sentence-transformers model, or its folder.")
+]
+ImageSizeOption = Annotated[int, typer.Option(help="The frozen image encoder gets images of this size, in pixels.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="Number format in which the frozen encoders compute: float32, or bfloat16 (less exact, often faster).")
+]
+
+
+class Commands(TyperGroup):
+    """Commands whose descriptions are shown whole in the help; by default they are cut to one line."""
+
+    def format_commands(self, ctx, formatter) -> None:
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(limit=1000)) for name, command in commands])
+
 
 SECONDS = 30  # between two lines of progress in a file or a pipe
 

@@ -14,9 +14,12 @@ import typer
 
 import lcl
 from lcl.cli.common import (
+    Commands,
     DataOption,
     ImageEncoderOption,
     ImageSizeOption,
+    MovedDataOption,
+    MovedPicturesOption,
     OneLine,
     PicturesOption,
     PrecisionOption,
@@ -34,13 +37,14 @@ from lcl.config import LclError, get_profile, require
 
 app = typer.Typer(
     name="lcl",
-    help="Lightweight CLIP Lab: make image-caption pairs, train on them, see what was learned.",
+    cls=Commands,
+    help="Lightweight CLIP Lab: make pairs of images and captions, train a model on them, and measure what it learned.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", cls=Commands)
 
 
 def _print_version(asked: bool) -> None:
@@ -67,9 +71,10 @@ def banks(
     pictures: PicturesOption = None,
     data: DataOption = None,
 ) -> None:
-    """Encode all training pairs of a profile with two frozen encoders, and keep the features.
+    """Encode all training pairs with two frozen encoders, and store the features.
 
-    If stopped, call it again to continue.
+    Recipes with a teacher, such as clip-ping, use these banks of features. `lcl train` builds those that are missing. If this
+    command was stopped, run it again: it continues.
     """
     for bank in _banks(_training_pairs(profile, pictures, data), image_encoder, text_encoder, image_size, precision):
         print(f"{len(bank)} rows of {bank.width} numbers in {bank.folder}, fingerprint {bank.fingerprint}")
@@ -78,9 +83,13 @@ def banks(
 @app.command()
 def neighbours(
     profile: ProfileOption = "laptop",
-    k: Annotated[int, typer.Option("--k", "-k", help="Neighbours per row.", min=1)] = 8,
-    approximate: Annotated[bool, typer.Option(help="Search FAISS's inverted lists, and report the recall.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Write images.safetensors and captions.safetensors to this folder.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="How many neighbours to find for each pair.", min=1)] = 8,
+    approximate: Annotated[
+        bool, typer.Option(help="Search faster with FAISS, miss some neighbours, and report how many were found.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the neighbours to this folder, as images.safetensors and captions.safetensors.")
+    ] = None,
     image_encoder: ImageEncoderOption = "tf_efficientnet_lite0",
     text_encoder: TextEncoderOption = "all-MiniLM-L6-v2",
     image_size: ImageSizeOption = 128,
@@ -88,9 +97,9 @@ def neighbours(
     pictures: PicturesOption = None,
     data: DataOption = None,
 ) -> None:
-    """Find every pair's nearest neighbours, among the images and among the captions.
+    """Find the nearest neighbours of every training pair, among the images and among the captions.
 
-    Missing banks are built first.
+    The features of the frozen encoders (`lcl banks`) are computed first, if they are missing.
     """
     rows = _training_pairs(profile, pictures, data)
     built = _banks(rows, image_encoder, text_encoder, image_size, precision)
@@ -142,10 +151,15 @@ app.command()(train)
 
 
 @app.command()
-def evaluate(run: RunArgument, pictures: PicturesOption = None, data: DataOption = None) -> None:
-    """Evaluate a finished run again, on every split, and compare with its metrics.json.
+def evaluate(
+    run: RunArgument,
+    pictures: MovedPicturesOption = None,
+    data: Annotated[Path | None, typer.Option(help="Other shards, or the run's own if they have moved.")] = None,
+) -> None:
+    """Evaluate a finished run again, on every split, and compare the result with its metrics.json.
 
-    With --data and another data set than the run's, evaluate zero-shot transfer to it: retrieval among up to 5,000 of its pairs.
+    With --data and shards that the run was not trained on, measure zero-shot transfer to them: retrieval among up to 5,000 of
+    their pairs.
     """
     from lcl.course.study import table_text
     from lcl.eval.metrics import evaluate as measure
@@ -222,15 +236,19 @@ app.command()(embed)
 @app.command()
 def export(
     run: RunArgument,
-    folder: Annotated[Path, typer.Argument(help="Where to write the two towers; must not exist.")],
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX files for any runtime, compared with torch.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="With --onnx: quantise to 8-bit integers.")] = False,
-    pictures: PicturesOption = None,
-    data: DataOption = None,
+    folder: Annotated[Path, typer.Argument(help="The new folder to write to; it must not exist yet.")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write ONNX files, which need no PyTorch, and check that the embeddings are equal.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="With --onnx: compute with 8-bit integers. The files are smaller and less exact.")
+    ] = False,
+    pictures: MovedPicturesOption = None,
+    data: MovedDataOption = None,
 ) -> None:
-    """Write what inference needs of a run: the two towers and the tokenizer.
+    """Write the parts of a run that you need to use the model elsewhere: the two towers and the tokenizer.
 
-    Modules that only training used (fusion blocks, vocabulary head, projections) are left out.
+    Modules that only the training used (fusion blocks, vocabulary head, projections) are left out.
     """
     require(onnx or not int8, "--int8 is for ONNX files; say --onnx, too.")
 
@@ -264,8 +282,11 @@ def _export_onnx(folder: Path, saved, source, int8: bool) -> None:
 
 
 @app.command()
-def diagnose(run: RunArgument, pictures: PicturesOption = None, data: DataOption = None) -> None:
-    """Check a finished run for common failures: one line per check, with what to fix."""
+def diagnose(run: RunArgument, pictures: MovedPicturesOption = None, data: MovedDataOption = None) -> None:
+    """Check a finished run for common failures: one line for each check, and how to fix what failed.
+
+    The exit code is 1 if a check failed.
+    """
     from lcl.train.diagnosis import diagnose as check
     from lcl.train.runs import load_run
 

@@ -10,25 +10,26 @@ import typer
 from lcl.cli.common import bar, say
 from lcl.config import require
 
-RunOption = Annotated[Path, typer.Option(help="The folder of a finished run, or of exported towers.")]
+RunOption = Annotated[Path, typer.Option(help="The folder of a finished run, or one that `lcl export` made.")]
 
 
 def search(
     run: RunOption,
-    words: Annotated[str | None, typer.Argument(help="What to look for; leave it out with --image.")] = None,
-    folder: Annotated[str | None, typer.Argument(help="Where the pictures are.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Look for pictures like this one, instead of words.")] = None,
-    k: Annotated[int, typer.Option("--k", "-k", help="How many pictures.", min=1)] = 5,
-    save: Annotated[Path | None, typer.Option(help="Write the pictures found to this PNG.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON: results, scores and warnings.")] = False,
+    words: Annotated[str | None, typer.Argument(help="What to look for. Leave this out with --image.")] = None,
+    folder: Annotated[str | None, typer.Argument(help="The folder of the pictures.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for pictures that are similar to this one.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="How many pictures to list.", min=1)] = 5,
+    save: Annotated[Path | None, typer.Option(help="Write the pictures that were found to this PNG file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON: the results, scores and warnings.")] = False,
 ) -> None:
-    """Find the pictures of a folder that match some words, or a picture, best.
+    """Find the pictures of a folder that are most similar to some words, or to another picture.
 
-    The first search embeds every picture; later ones embed only pictures with new content, even if the folder has moved.
+    The first search computes the embedding of every picture. Later searches do so only for new pictures, even if the folder has
+    moved.
 
-    A cosine says little by itself, since every query has a nearest picture. So the best one is compared with the best
-    cosines of 200 random texts with as many words: a query that means something to the model exceeds most of them. Words that
-    the model's training captions lacked are named.
+    Every query has a nearest picture, so a cosine alone says little. Therefore the best cosine is compared with the best cosines
+    of 200 random texts with as many words: a query that means something to the model exceeds most of them. Words that were not
+    in the training captions are listed.
     """
     if image is not None:
         require(folder is None, "say what to look for in words or with --image, not both.")
@@ -101,13 +102,14 @@ def _save(path: Path, gallery, found: list[tuple[str, float]], pixels: int) -> N
 
 def embed(
     run: RunOption,
-    out: Annotated[Path, typer.Option(help="FILE.npy, with the names in FILE.names.json, or FILE.parquet; must not exist.")],
-    folder: Annotated[Path | None, typer.Argument(help="Embed all pictures of this folder.")] = None,
-    texts: Annotated[Path | None, typer.Option(help="Embed the lines of this text file, instead of pictures.")] = None,
+    out: Annotated[Path, typer.Option(help="The new file: FILE.npy (the names go to FILE.names.json), or FILE.parquet.")],
+    folder: Annotated[Path | None, typer.Argument(help="The folder of the pictures.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="Embed texts instead of pictures: each line of this UTF-8 file.")] = None,
 ) -> None:
-    """Write the embeddings of a folder's pictures, or of texts, to a file: N rows of d numbers (float32, L2-normalised).
+    """Compute the embeddings of a folder's pictures, or of texts, and write them to a file.
 
-    Pictures that `lcl search` or `lcl embed` has embedded before are not embedded again.
+    The file holds N rows of d numbers (float32, L2-normalised). Pictures that `lcl search` or `lcl embed` has embedded before are
+    not embedded again.
     """
     require((folder is None) != (texts is None), "name either a folder of pictures or --texts FILE, one of them.")
 

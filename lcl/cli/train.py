@@ -17,58 +17,84 @@ from lcl.cli.common import DataOption, PicturesOption, ProfileOption, bar, open_
 from lcl.cli.follow import MINUTES, follow
 from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
+METHODS = "clip, clip+soft, clip+match, clip+mlm, lightclip, clip+nn, clip+xnn, clip-ping, a-clip-ping, lightclip-ping"
 FEW_STEPS = 100  # of a training; below, a warning
 
 
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Option(help="The method: its objectives and their weights.")] = "clip",
+    recipe: Annotated[str, typer.Option(help=f"Training method: {METHODS}.")] = "clip",
     profile: ProfileOption = "laptop",
-    name: Annotated[str | None, typer.Option(help="Name of the run; by default RECIPE-PROFILE.")] = None,
-    seed: Annotated[int, typer.Option(help="Random seed.", min=0)] = 0,
-    runs: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Name of the run. Default: RECIPE-PROFILE.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed. Another seed gives another run.", min=0)] = 0,
+    runs: Annotated[Path, typer.Option(help="The folder for all runs.")] = Path("runs"),
     pictures: PicturesOption = None,
     data: DataOption = None,
-    validation: Annotated[Path | None, typer.Option(help="Shards for validation, instead of held-out pairs of --data.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Shards for the test, likewise.")] = None,
-    start: Annotated[
-        Path | None,
-        typer.Option("--from", help="Begin with the weights of a finished run, or of exported towers; see above."),
+    validation: Annotated[
+        Path | None, typer.Option(help="A folder of shards for validation. Default: a part of --data is held out.")
     ] = None,
-    tower: Annotated[str | None, typer.Option(help="Image tower: conv, vit, or timm:NAME.")] = None,
-    tower_width: Annotated[int | None, typer.Option(help="Width of the image tower.")] = None,
-    tower_depth: Annotated[int | None, typer.Option(help="Layers of the image tower.")] = None,
-    tower_heads: Annotated[int | None, typer.Option(help="Attention heads of the vit tower.")] = None,
-    patch_size: Annotated[int | None, typer.Option(help="Patch size of the vit tower, in pixels.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the images, in pixels.")] = None,
-    text_tower: Annotated[str | None, typer.Option(help="Text tower: transformer, or hf:NAME.")] = None,
-    text_depth: Annotated[int | None, typer.Option(help="Layers of the text tower.")] = None,
-    context_length: Annotated[int | None, typer.Option(help="Tokens of a caption, at most.")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Begin timm: and hf: towers with their weights.")] = False,
-    pairs: Annotated[int | None, typer.Option(help="Training pairs; of shards, by default all, up to the profile's.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training pairs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Pairs per forward pass (gradient caching), to save memory.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Of the towers: float32, or bfloat16 (faster on a GPU).")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="A folder of shards for the test. Default: a part of --data is held out.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Begin with the weights of a finished run, or of exported towers; see above.")
+    ] = None,
+    tower: Annotated[str | None, typer.Option(help="Image tower: conv, vit, or timm:NAME (a model of timm).")] = None,
+    tower_width: Annotated[int | None, typer.Option(help="Width of the image tower, in channels.")] = None,
+    tower_depth: Annotated[int | None, typer.Option(help="Number of layers of the image tower.")] = None,
+    tower_heads: Annotated[int | None, typer.Option(help="Number of attention heads of a vit tower.")] = None,
+    patch_size: Annotated[int | None, typer.Option(help="Side of the patches of a vit tower, in pixels.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the images that the image tower gets, in pixels.")] = None,
+    text_tower: Annotated[str | None, typer.Option(help="Text tower: transformer, or hf:NAME (a model of Hugging Face).")] = None,
+    text_depth: Annotated[int | None, typer.Option(help="Number of layers of the text tower.")] = None,
+    context_length: Annotated[int | None, typer.Option(help="Most tokens of a caption. Longer captions are cut.")] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Begin timm: and hf: towers with their pre-trained weights.")
+    ] = False,
+    pairs: Annotated[
+        int | None,
+        typer.Option(help="How many pairs to train on. Default: the profile's number, or all of --data if it has fewer."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="How many times to go through the training pairs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="How many pairs a training step compares with each other.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate: after the warm-up.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Save memory: encode so many pairs of a batch at a time (gradient caching).")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Number format in which the towers compute: float32, or bfloat16 (less exact, faster on a GPU)."),
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the image tower with torch.compile.")] = False,
     activation_checkpointing: Annotated[
-        bool, typer.Option("--activation-checkpointing", "--recompute", help="Less memory, slower steps.")
+        bool,
+        typer.Option(
+            "--activation-checkpointing", "--recompute",
+            help="Save memory: compute activations again in the backward pass, which makes steps slower.",
+        ),
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, or mps; by default a CUDA GPU if there is one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that read shards; by default chosen for you.", min=0)] = None,
-    checkpoint_every: Annotated[
-        int | None, typer.Option(help=f"Steps between checkpoints; by default one every {MINUTES} minutes.", min=1)
+    device: Annotated[
+        str | None, typer.Option(help="Where to compute: cpu, cuda, or mps. Default: a CUDA GPU if there is one, else the CPU.")
     ] = None,
-    keep: Annotated[int, typer.Option(help="Checkpoints to keep, besides the best; 1 leaves none to fall back on.", min=1)] = 2,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write a TensorBoard log.")] = False,
-    resume: Annotated[Path | None, typer.Option(help="The folder of a stopped run, to continue it.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes that read shards. Default: chosen for this machine.", min=0)
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help=f"Number of steps between two checkpoints. Default: one every {MINUTES} minutes.", min=1)
+    ] = None,
+    keep: Annotated[
+        int, typer.Option(help="How many of the last checkpoints to keep, besides the best. 1 leaves none to fall back on.", min=1)
+    ] = 2,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write a TensorBoard log, too.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Continue the stopped run in this folder.")] = None,
 ) -> None:
-    """Train, evaluate, and write runs/NAME/.
+    """Train a model, evaluate it, and write the run to the folder runs/NAME.
 
-    The folder holds metrics.json, the model, and report.html. Options override the profile. Ctrl-C stops after a checkpoint:
-    `lcl train --resume runs/NAME` continues a stopped run, bitwise identical to an uninterrupted one; if its data moved, name
-    them with --data. A finished run removes its checkpoints, unless --checkpoint-every asked for them.
+    The folder holds metrics.json, the model, and report.html. The options below change single settings of the profile.
+
+    To stop early, press Ctrl-C: a checkpoint is written first. `lcl train --resume runs/NAME` continues a stopped run, bitwise
+    identical to an uninterrupted one. If its data moved, name the new folder with --data. The checkpoints of a finished run are
+    removed, unless you set --checkpoint-every.
 
     To train more epochs: `lcl train --from runs/NAME --epochs N` begins a new run with the weights, tokenizer, settings and data
     of a finished one. With --profile, or from exported towers, only the weights and the tokenizer are taken.

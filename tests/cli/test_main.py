@@ -19,12 +19,15 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import typer
 from commands import Result, lcl
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcl import __version__
 from lcl.cli import follow, train
+from lcl.cli.main import app
+from lcl.cli.train import METHODS
 from lcl.config import LclError, get_profile
 from lcl.course import report
 from lcl.course.study import table, table_text
@@ -90,6 +93,21 @@ def test_help_says_what_a_command_does(command):
     assert result.code == 0 and result.err == ""
     assert result.out.startswith("Usage: ") and "--help" in result.out
     assert all(name in result.out for name in command)
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_the_list_of_commands_shows_descriptions_whole(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    group = typer.main.get_command(app)
+    for names, commands in (([], group.commands), (["data"], group.commands["data"].commands)):
+        shown = " ".join(lcl(*names, "--help").out.split("Commands:")[1].split())
+        sentence = {name: " ".join(command.help.split("\n\n")[0].split()).rstrip(".") for name, command in commands.items()}
+        assert len(sentence) >= 4 and [name for name, said in sentence.items() if f"{name} {said}" not in shown] == []
+
+
+def test_the_help_names_all_recipes():
+    assert METHODS.split(", ") == list(RECIPES)
+
 
 
 def test_it_runs_as_a_module():
