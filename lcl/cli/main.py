@@ -274,7 +274,8 @@ def _export_onnx(folder: Path, saved, source, int8: bool) -> None:
     pairs = rows.take(range(len(rows)))
     with tempfile.TemporaryDirectory() as between:
         furthest = export_onnx(Path(between) if int8 else folder, saved.model, saved.tokenizer, pairs.images, pairs.captions)
-        print(f"ONNX and torch differ by {furthest:.1e} at most, on {len(pairs)} pairs" + (", before rounding" if int8 else ""))
+        compared = f"the embeddings of ONNX and torch differ by {furthest:.1e} at most, on {len(pairs)} pairs"
+        print(compared + ("; this was measured in float32, before the weights were rounded to 8-bit integers" if int8 else ""))
         if int8:
             rows = source.train(min(256, saved.profile.training.pairs))
             to_int8(Path(between), folder, rows.take(range(len(rows))).images)

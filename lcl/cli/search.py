@@ -42,9 +42,8 @@ def search(
     from lcl.deploy.gallery import search as find
     from lcl.deploy.load import nearest
     from lcl.deploy.query import check_query
-    from lcl.models.clip import load_model
 
-    model, tokenizer = load_model(run)
+    model, tokenizer = _open_model(run)
     query = None if image is None else _embed_picture(model, image)
     with bar("embedding", "picture", delay=1, disable=as_json) as progress:
         gallery = open_gallery(Path(folder), model, progress.update)
@@ -79,6 +78,20 @@ def search(
         say(f"warning: {warning}", error=True)
     if save:
         print(f"wrote {save}")
+
+
+def _open_model(folder: Path):
+    """The towers and the tokenizer of a run, or of any export."""
+    from lcl.deploy.load import DESCRIPTION
+
+    if (folder / DESCRIPTION).exists():
+        from lcl.deploy.onnx import load_onnx
+
+        return load_onnx(folder)
+
+    from lcl.models.clip import load_model
+
+    return load_model(folder)
 
 
 def _embed_picture(model, image: Path):
@@ -123,9 +136,8 @@ def embed(
     from lcl.data.shards import tell
     from lcl.deploy.gallery import open_gallery
     from lcl.eval.metrics import embed_texts
-    from lcl.models.clip import load_model
 
-    model, tokenizer = load_model(run)
+    model, tokenizer = _open_model(run)
     notes = []
     with bar("embedding", "text" if texts else "picture", len(names) or None, delay=1) as progress:
         if texts:

@@ -67,7 +67,7 @@ def open_gallery(folder: Path, model: Clip, progress: Progress | None = None) ->
 
     Args:
         folder: is read only.
-        model: embeds the pictures.
+        model: embeds the pictures; a `Clip`, or the `OnnxTowers` of `load_onnx`.
         progress: is given the number of pictures that are done.
 
     Returns:
@@ -77,7 +77,8 @@ def open_gallery(folder: Path, model: Clip, progress: Progress | None = None) ->
         LclError: for a folder that does not exist or holds no picture that can be read.
     """
     files, root = find_pictures(folder), Path(folder).resolve()
-    of_model = storage.fingerprint([CODE, weights_sha256(model), to_dict(model.config)])
+    weights = weights_sha256(model) if isinstance(model, Clip) else model.sha256
+    of_model = storage.fingerprint([CODE, weights, to_dict(model.config)])
     cache = data_folder() / "cache" / "search" / f"{of_model}-{storage.fingerprint(str(root))}.safetensors"
     cached, by_content = _read_cache(cache), None
     found: dict[str, _Cached] = {}

@@ -18,9 +18,19 @@ import torch
 from torch import nn
 
 from lcl import storage
-from lcl.config import LclError, need, require, to_dict
+from lcl.config import LclError, ModelConfig, from_dict, need, require, to_dict
 from lcl.data.base import DatasetView
-from lcl.deploy.load import DESCRIPTION, FORMAT, IMAGE, TEXT, TOKENIZER, make_engine, open_sessions, read_description
+from lcl.deploy.load import (
+    DESCRIPTION,
+    FORMAT,
+    IMAGE,
+    OLD_FORMAT,
+    TEXT,
+    TOKENIZER,
+    make_engine,
+    open_sessions,
+    read_description,
+)
 from lcl.eval.retrieval import candidates, ranks
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import PAD, SPECIAL, Tokenizer, Tokens
@@ -130,10 +140,21 @@ def _quiet() -> Iterator[None]:
 
 
 class OnnxTowers:
-    """The exported towers on tensors and tokens, to compare them with torch; `lcl.load` takes pictures and texts."""
+    """The exported towers on tensors and tokens, where a `Clip` that only embeds may stand; `lcl.load` takes pictures and texts.
+
+    Attributes:
+        config: of the model. sha256: of the files. Both are None until `load_onnx` sets them.
+    """
+
+    config = sha256 = None
+    tau = torch.zeros(())  # lies on the CPU, as all that ONNX Runtime takes
 
     def __init__(self, image, text):
         self.image, self.text = image, text  # onnxruntime.InferenceSession
+
+    def eval(self) -> OnnxTowers:
+        """Nothing to do: the graphs are those of evaluation mode."""
+        return self
 
     def encode_image(self, images: torch.Tensor | np.ndarray) -> torch.Tensor:
         """(B, 3, H, W) uint8 → (B, d), L2-normalised."""
@@ -152,6 +173,23 @@ def open_towers(folder: Path, threads: int = 1) -> OnnxTowers:
     """Open an ONNX folder. threads: cores that a call uses. Raises LclError if files are missing or damaged."""
     read_description(Path(folder))
     return OnnxTowers(*open_sessions(Path(folder), threads))
+
+
+def load_onnx(folder: Path) -> tuple[OnnxTowers, Tokenizer]:
+    """Open an ONNX folder as `load_model` opens a run, to search and to embed.
+
+    Raises:
+        LclError: for files that are missing or damaged.
+    """
+    folder = Path(folder)
+    about = read_description(folder)
+    towers = OnnxTowers(*open_sessions(folder))
+    towers.config, towers.sha256 = from_dict(ModelConfig, about.get("model")), storage.fingerprint(about["files"])
+    if about["format"] == OLD_FORMAT:
+        return towers, Tokenizer.from_dict(about.get("tokenizer"), str(folder / DESCRIPTION))
+    engine = make_engine((folder / TOKENIZER).read_text(encoding="utf-8"), towers.config.language.context_length)
+    engine.no_truncation(), engine.no_padding()  # `Tokenizer` does both
+    return towers, Tokenizer(engine, data="")
 
 
 def to_int8(source: Path, folder: Path, images: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from commands import lcl
 from conftest import untrained
 from PIL import Image
 
+from lcl.deploy.load import load
 from lcl.models.clip import save_model
+
+ONNX = Path(__file__).resolve().parents[1] / "fixtures" / "v01" / "onnx"  # of version 0.1
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +128,27 @@ def test_pictures_are_embedded_to_a_file(run, photos, tmp_path):
         dict(zip(names, (v @ v[3]).tolist(), strict=True)), abs=1e-5
     )
     assert "e.names.json exists already" in lcl("embed", photos, "--run", run, "--out", "e.npy").err
+
+
+def test_an_onnx_export_is_searched_and_embeds_as_lcl_load_does(photos, tmp_path):
+    onnx = tmp_path / "onnx"
+    shutil.copytree(ONNX, onnx)
+    (tmp_path / "t.txt").write_text("a cat\na qwzx boat\n")
+    model = load(onnx)
+    done = lcl("search", "a cat", photos, "--run", onnx, "-k", 6, "--json")
+    found = json.loads(done.out)
+    hits = {hit["path"]: hit["cosine"] for hit in found["results"]}
+    assert done.code == 0 and hits == pytest.approx(dict(model.search("a cat", photos, 6)), abs=1e-5)
+    assert 0 <= found["above_random_texts"] <= 1 and found["embedded"] == 6
+    like = json.loads(lcl("search", "--image", photos / "3.png", photos, "--run", onnx, "--json").out)
+    assert like["results"][0]["path"] == "3.png" and like["embedded"] == 0
+    assert lcl("embed", photos, "--run", onnx, "--out", "p.npy").code == 0
+    assert lcl("embed", "--texts", "t.txt", "--run", onnx, "--out", "t.npy").code == 0
+    v = model.encode_images([photos / f"{number}.png" for number in range(6)])
+    np.testing.assert_allclose(np.load("p.npy"), v, atol=1e-5)
+    np.testing.assert_allclose(np.load("t.npy"), model.encode_texts(["a cat", "a qwzx boat"]), atol=1e-5)
+    (onnx / "text.onnx").write_bytes(b"?")
+    assert "is not the file that towers.json describes" in lcl("search", "a cat", photos, "--run", onnx).refusal
 
 
 def test_texts_are_embedded_to_a_file_and_long_ones_are_counted(run, tmp_path):

@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import untrained
+from PIL import Image
 
 from lcl import storage
 from lcl.config import LclError
 from lcl.deploy import onnx
-from lcl.eval.metrics import embed
+from lcl.deploy.gallery import open_gallery
+from lcl.deploy.query import check_query
+from lcl.eval.metrics import embed, embed_texts
 from lcl.eval.retrieval import recall_at_k
 from lcl.models.tokenizer import Tokenizer
 
@@ -35,6 +38,24 @@ def test_onnx_answers_as_torch_does_for_any_batch_and_length(exported, small_wor
     with torch.no_grad():
         torch.testing.assert_close(v, model.encode_image(pairs.images), rtol=0, atol=1e-4)
         torch.testing.assert_close(t, model.encode_text(tokens), rtol=0, atol=1e-4)
+
+
+def test_an_export_takes_the_place_of_its_model_in_a_search(exported, small_world, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path / "data"))
+    for number, image in enumerate(small_world.pairs("new_scenes", range(5)).images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+    towers, own = onnx.load_onnx(exported[0])
+    texts = ["a cat", "a qwzx boat " * 20]
+    torch.testing.assert_close(
+        embed_texts(towers, own, texts), embed_texts(exported[1], tokenizer, texts), rtol=0, atol=1e-5
+    )
+    assert own.fingerprint == tokenizer.fingerprint and own.decode(range(300)) == tokenizer.decode(range(300))
+    gallery, expected = (open_gallery(tmp_path, model) for model in (towers, exported[1]))
+    assert gallery.fresh == expected.fresh == 5 and open_gallery(tmp_path, towers).fresh == 0
+    torch.testing.assert_close(gallery.v, expected.v, rtol=0, atol=1e-5)
+    found = check_query(gallery, towers, own, "a qwzx red")
+    wanted = check_query(expected, exported[1], Tokenizer.from_dict(tokenizer.to_dict()), "a qwzx red")
+    assert "qwzx" in found.unseen == wanted.unseen and found.above == pytest.approx(wanted.above, abs=0.01)
 
 
 def test_padding_changes_nothing(exported, tokenizer):
