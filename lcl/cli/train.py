@@ -83,7 +83,7 @@ def train(
         int | None, typer.Option(help=f"Number of steps between two checkpoints. Default: one every {MINUTES} minutes.", min=1)
     ] = None,
     keep: Annotated[
-        int, typer.Option(help="How many of the last checkpoints to keep, besides the best. 1 leaves none to fall back on.", min=1)
+        int, typer.Option(help="How many last checkpoints to keep, besides the best; 1 leaves none to fall back on.", min=1)
     ] = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write a TensorBoard log, too.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Continue the stopped run in this folder.")] = None,
