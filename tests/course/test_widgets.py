@@ -194,6 +194,13 @@ def test_colours_are_those_of_viridis(tmp_path):
 
 
 @needs_node
+def test_a_caption_does_not_reverse_the_sentence_that_it_stands_in(tmp_path):
+    marks = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+    found = in_node(tmp_path, "labels", f"const found = inOrder({json.dumps(''.join(map(chr, marks)) + ' שלום 👩‍🚒')})")
+    assert found == "".join(rf"\u{mark:x}" for mark in marks) + " שלום 👩‍🚒"
+
+
+@needs_node
 def test_live_curves_draw_each_curve_by_its_own_values(tmp_path):
     """The pure functions of the script, called in node."""
     steps, values, weights = [1, 2, 5, 9, 10], np.random.default_rng(0).uniform(0.1, 9, (2, 5)), (0, 0.3, 0.98)

@@ -51,6 +51,9 @@ function thumbnail(atlas, number, pixels, alt) {
   return h("span", { class: "lcl-thumbnail", role: "img", "aria-label": alt, style });
 }
 
+// A sentence with captions in it. Their overrides of direction are written as codes: they would reverse the rest of the sentence.
+function inOrder(text) { return text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16)}`); }
+
 // Is a key press meant for the browser, such as Ctrl and +?
 function modified(event) { return event.ctrlKey || event.metaKey || event.altKey; }
 
@@ -75,7 +78,7 @@ function exhibit(kind, draw) {
       if (model.get("data")?.atlas) root.style.setProperty("--atlas", `url("${model.get("data").atlas.src}")`);
       el.append(root);
       let end;
-      const begin = guard(() => { end = draw({ data: model.get("data"), body, say: (text) => { status.textContent = text; }, guard, model }); });
+      const begin = guard(() => { end = draw({ data: model.get("data"), body, say: (text) => { status.textContent = inOrder(text); }, guard, model }); });
       begin();
       return () => { if (typeof end === "function") end(); };
     },
