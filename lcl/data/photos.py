@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import re
+import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from lcl.models.tokenizer import MAX_WORDS
 from lcl.words import clean
@@ -22,12 +25,19 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")  # of these formats' files
 MAX_BYTES = 32 * 2**20  # of an image file
-MAX_PIXELS = 50 * 2**20  # of an image as it is decoded, at up to four bytes a pixel
+MAX_PIXELS = 50 * 2**20  # of an image as it is decoded, at four bytes a pixel
+MAX_DECODED = 8 * MAX_PIXELS  # bytes of an image as it is decoded, and again as RGB; of one byte a pixel there may be more pixels
 MAX_DRAFT_PIXELS = 2**28  # of a JPEG that is decoded at a reduced scale, which takes memory for the reduced pixels only
-MAX_PROGRESSIVE_PIXELS = 2**26  # of a progressive JPEG: libjpeg holds all its coefficients, at any scale
+MAX_PROGRESSIVE_PIXELS = 2**26  # of a JPEG of several scans: libjpeg holds all its coefficients, at any scale
+MAX_SCANS = 100  # of a JPEG; libtiff has the same limit
+MAX_SCANNED = 2**30  # pixels times scans: each scan goes over all pixels, with any number of bytes
+MAX_PIECES = 2**16  # segments, chunks, blocks or strips of a file: Pillow takes microseconds for each
+BAND = 512  # rows that are converted at once
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # of a JPEG's segment
 SIDES = (8, 16_384)  # pixels
 MAX_ASPECT = 16  # of a longer side to the shorter; cut to a square, less than a sixteenth would be left
 MAX_CAPTION_BYTES = 16_384
+NO_MEMORY = "image: not enough memory to decode it"
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -38,8 +48,11 @@ class BadSample(Exception):
 def read_file(path: Path) -> bytes:
     """The bytes of a picture's file. Raises BadSample if it is too large or cannot be read."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        about = path.stat()
+        if about.st_size > MAX_BYTES:
             raise BadSample("image: file too large")
+        if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for, a device never ends
+            raise BadSample("image: not a file")
         return path.read_bytes()
     except OSError:
         raise BadSample("image: not readable") from None
@@ -72,7 +85,45 @@ def decode_pixels(data: bytes, size: int) -> np.ndarray:
     """
     if len(data) > MAX_BYTES:
         raise BadSample("image: file too large")
-    return middle_square(_open(data), size)
+    scans = 0
+    for number, kind in enumerate(_pieces(data)):
+        scans += kind == b"\xda"
+        if number >= MAX_PIECES or scans > MAX_SCANS:
+            raise BadSample("image: too many parts")
+    if data[:2] == b"BM" and data[14:15] >= b"\x28" and data[30:31] in (b"\1", b"\2"):  # Pillow takes 17 s for 30 kB
+        raise BadSample("image: BMP with run lengths (save it as PNG)")
+    image = _open(data)
+    image.info["scans"] = scans
+    return middle_square(image, size)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """What Pillow takes one by one: a JPEG's markers, a PNG's chunks, a GIF's blocks before its first frame, a TIFF's strips."""
+    at = 0
+    if data[:2] == b"\xff\xd8":
+        while (found := MARKER.search(data, at + 2)) and found[1] != b"\xd9":  # the end; thumbnails lie within a segment
+            at = found.end() - 2 + int.from_bytes(data[found.end() : found.end() + 2], "big")
+            yield found[1]
+    elif data[:4] == b"\x89PNG":
+        while at + 8 < len(data):
+            yield data[at + 12 : at + 16]
+            at += 12 + int.from_bytes(data[at + 8 : at + 12], "big")
+    elif data[:4] == b"GIF8" and len(data) > 13:
+        at = 13 + (6 << data[10] % 8 if data[10] & 128 else 0)  # after the palette
+        while at < len(data) and data[at] != ord(","):
+            extension, at = data[at] == ord("!"), at + 1
+            yield b"!"
+            at += extension
+            while extension and at < len(data) and data[at]:
+                yield b"!"
+                at += 1 + data[at]
+    elif data[:4] in TiffImagePlugin.PREFIXES:
+        with contextlib.suppress(Exception):  # `_open` says what is wrong
+            directory = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
+            file = io.BytesIO(data)
+            file.seek(directory.next)
+            directory.load(file)
+            yield from (b"" for _ in directory.get(TiffImagePlugin.STRIPOFFSETS) or directory[TiffImagePlugin.TILEOFFSETS])
 
 
 def _open(data: bytes) -> Image.Image:
@@ -92,6 +143,8 @@ def _open(data: bytes) -> Image.Image:
                 return opener(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # Pillow's own way of saying that it is another format
+        except MemoryError:
+            raise BadSample(NO_MEMORY) from None
         except Exception:  # a file from outside can make a decoder fail in any way
             break
     if heif and "HEIF" not in Image.OPEN:
@@ -104,7 +157,9 @@ def middle_square(image: Image.Image, size: int) -> np.ndarray:
     width, height = image.size
     if min(width, height) < SIDES[0]:
         raise BadSample("image: too small")
-    if width * height > (MAX_PROGRESSIVE_PIXELS if image.info.get("progressive") else MAX_DRAFT_PIXELS):
+    scans = image.info.get("scans", 1)
+    most = MAX_PROGRESSIVE_PIXELS if scans > 1 or image.info.get("progressive") else MAX_DRAFT_PIXELS
+    if width * height > most or width * height * scans > MAX_SCANNED:
         raise BadSample("image: too large")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadSample("image: too long and thin")
@@ -112,7 +167,8 @@ def middle_square(image: Image.Image, size: int) -> np.ndarray:
         image.draft("RGB", (size, size))  # a JPEG at a half, a quarter or an eighth, never below `size`; nothing for others
     except Exception:
         raise BadSample("image: not whole") from None
-    if image.width * image.height > MAX_PIXELS or max(image.size) > SIDES[1]:
+    stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    if image.width * image.height * (stored + 4) > MAX_DECODED or max(image.size) > SIDES[1]:
         raise BadSample("image: too large")
     try:
         image.load()
@@ -124,6 +180,8 @@ def middle_square(image: Image.Image, size: int) -> np.ndarray:
             image = image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
     except BadSample:
         raise
+    except MemoryError:
+        raise BadSample(NO_MEMORY) from None
     except Exception:
         raise BadSample("image: not whole") from None
     return np.array(image)  # (H, W, 3)
@@ -136,16 +194,21 @@ def _turn_upright(image: Image.Image) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB, a band of rows at a time: of all rows at once, what lies between would take four times the memory."""
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # as older Pillows call it
-    if sixteen:  # Pillow's own conversion would cut the values off at 255
-        values = np.asarray(image, np.float64).clip(0, 65_535)
-        return Image.fromarray((values / 65_535 * 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode.startswith("I") or image.mode == "F":
+    if not sixteen and (image.mode.startswith("I") or image.mode == "F"):
         raise BadSample("image: 32-bit values without a range (save it with 8 or 16 bits)")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    found = Image.new("RGB", image.size)
+    for top in range(0, image.height, BAND):
+        rows = image.crop((0, top, image.width, min(top + BAND, image.height)))
+        if sixteen:  # Pillow's own conversion would cut the values off at 255
+            values = np.asarray(rows, np.float64).clip(0, 65_535)
+            rows = Image.fromarray((values / 65_535 * 255).round().astype(np.uint8))
+        elif rows.mode in ("RGBA", "LA", "PA") or "transparency" in rows.info:
+            rows = rows.convert("RGBA")
+            rows = Image.alpha_composite(Image.new("RGBA", rows.size, "white"), rows)
+        found.paste(rows.convert("RGB"), (0, top))
+    return found
 
 
 def read_caption(data: bytes | str | None) -> str:
