@@ -190,6 +190,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def write_checked(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` as JSON with one more key, `checksum`: the fingerprint of all others."""
+    write_json(path, value | {"checksum": fingerprint(value)})
+
+
 MAX_JSON_BYTES = 64_000_000
 
 

@@ -129,6 +129,7 @@ def train(name: str, options: list[str], study: Study, runs: Path, folder: Path)
     if other := differences(made, study):
         shutil.rmtree(run)
         raise LclError(f"{name} was trained while something changed ({', '.join(other)}), and is thrown away; call again.")
+    made.pop("checksum", None)  # of the file as it was
     storage.write_json(folder / f"{name}.json", made | {"told": options})
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
 

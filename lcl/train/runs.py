@@ -227,29 +227,31 @@ def save_run(
     written = curve_to_dict(curve)
     storage.write_json(folder / "curve.json", written)
     losses = written["steps"]
-    found = {
-        "format": FORMAT,
-        "seed": training.seed,
-        "steps": len(losses),
-        "first_loss": losses[0][1],
-        "last_loss": losses[-1][1],
-        "metrics": metrics,
-        "profile": to_dict(training.profile),
-        "recipe": to_dict(training.recipe),
-        "training_only": extra,
-        "curve": storage.file_sha256(folder / "curve.json"),
-        "teacher": training.teacher.description if training.teacher else None,
-        "data": training.source.fingerprint,
-        "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
-        "shards": str(Path(shards_folder).resolve()) if shards_folder else None,
-        "splits": getattr(training.source, "split_folders", {}),
-        "start": str(start) if start else None,
-        "seconds": {part: round(value, 1) for part, value in seconds.items()},
-        "step_ms": round(1000 * median(step.seconds for step in steps), 1),
-        "memory_gib": round(max(step.memory for step in steps), 3),
-        "provenance": provenance(),
-    }
-    storage.write_json(folder / "metrics.json", found | {"checksum": storage.fingerprint(found)})
+    storage.write_checked(
+        folder / "metrics.json",
+        {
+            "format": FORMAT,
+            "seed": training.seed,
+            "steps": len(losses),
+            "first_loss": losses[0][1],
+            "last_loss": losses[-1][1],
+            "metrics": metrics,
+            "profile": to_dict(training.profile),
+            "recipe": to_dict(training.recipe),
+            "training_only": extra,
+            "curve": storage.file_sha256(folder / "curve.json"),
+            "teacher": training.teacher.description if training.teacher else None,
+            "data": training.source.fingerprint,
+            "pictures": str(Path(pictures_folder).resolve()) if pictures_folder else None,
+            "shards": str(Path(shards_folder).resolve()) if shards_folder else None,
+            "splits": getattr(training.source, "split_folders", {}),
+            "start": str(start) if start else None,
+            "seconds": {part: round(value, 1) for part, value in seconds.items()},
+            "step_ms": round(1000 * median(step.seconds for step in steps), 1),
+            "memory_gib": round(max(step.memory for step in steps), 3),
+            "provenance": provenance(),
+        },
+    )
 
 
 def load_run(folder: Path) -> Run:
@@ -284,11 +286,12 @@ def load_run(folder: Path) -> Run:
             extra.load_state_dict(storage.read_tensors(folder / EXTRA))
             same = storage.file_sha256(folder / EXTRA) == found["training_only"]
             require(same, f"{folder / EXTRA} does not belong to the training that {folder / 'metrics.json'} describes.")
-        _tell_what_changed(folder, found)
-        return Run(
+        run = Run(
             folder, profile, found["seed"], *folders, found["metrics"], curve,
             found["provenance"] | {"seconds": found["seconds"]}, model, tokenizer, recipe, extra, splits,
         )  # fmt: skip
+        _tell_what_changed(folder, found)
+        return run
     except LclError as error:
         raise LclError(f"the run in {folder} cannot be read: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
