@@ -131,9 +131,9 @@ def _state(path: Path) -> list[int]:
 def _read_cache(path: Path) -> dict[str, _Cached]:
     """The cached embeddings of a folder, by name; empty if the file is missing or damaged."""
     try:
-        about, v = storage.read_metadata(path), storage.read_tensors(path)["v"]
-        files, checksum = json.loads(about["files"]), _checksum(v, about["files"])
-        require(about.get("checksum", checksum) == checksum, f"{path} is damaged.")  # older caches have none
+        metadata, v = storage.read_metadata(path), storage.read_tensors(path)["v"]
+        files, checksum = json.loads(metadata["files"]), _checksum(v, metadata["files"])
+        require(metadata.get("checksum", checksum) == checksum, f"{path} is damaged.")  # older caches have none
         return {name: _Cached(*about, row) for (name, about), row in zip(files.items(), v, strict=True)}
     except (LclError, KeyError, ValueError, AttributeError, TypeError):
         return {}
