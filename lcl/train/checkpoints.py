@@ -55,12 +55,13 @@ def save_checkpoint(folder: Path, training: Training, score: float | None = None
         LclError: if the disk is full; earlier checkpoints are then untouched.
     """
     place = Path(folder) / f"step-{training.step:08d}"
+    tensors = _tensors(training)  # on all ranks, for each has random numbers of its own
     try:
         if training.ranks.is_main:
-            storage.write_tensors(place / TENSORS, _tensors(training))
+            storage.write_tensors(place / TENSORS, tensors)
             state = {"format": FORMAT, "step": training.step, "score": score, "of": describe(training)}
             state["tensors"] = storage.file_sha256(place / TENSORS)
-            storage.write_json(place / STATE, state | {"checksum": storage.fingerprint(state)})
+            storage.write_checked(place / STATE, state)
             _remove_old(Path(folder), training.step, keep)
     finally:
         training.ranks.wait()  # also if it could not be written: the others must not wait for ever
@@ -72,8 +73,8 @@ def _remove_old(folder: Path, step: int, keep: int) -> None:
     scores = {}
     for path in checkpoints(folder):
         with contextlib.suppress(LclError):
-            state = _read_state(path)
-            scores |= {path: state.get("score")} if state["step"] <= step else {}
+            if (state := _read_state(path))["step"] <= step:
+                scores[path] = state.get("score")
     best = max((path for path in scores if scores[path] is not None), key=lambda path: scores[path], default=None)
     for path in folder.glob("step-*"):
         if path not in {*list(scores)[-keep:], best}:
@@ -88,7 +89,8 @@ def _read_state(path: Path) -> dict:
     checksum, form = state.pop("checksum", None), str(state.get("format"))
     require(form in (FORMAT, OLD_FORMAT), f"{path / STATE} is of no format that this library knows.")
     same = checksum == (storage.fingerprint(state) if form == FORMAT else None)
-    require(same and path.name == f"step-{state.get('step')!s:0>8}", f"{path / STATE} does not match its checksum.")
+    same = same and state.get("step") == int(path.name.removeprefix("step-"))
+    require(same, f"{path / STATE} does not match its checksum.")
     return state
 
 
@@ -151,9 +153,9 @@ def _tensors(training: Training) -> dict[str, torch.Tensor]:
     if isinstance(training.teacher, LiveTeacher):
         queue = training.teacher
         tensors |= {"queue.rows": queue.rows, "queue.u": queue.u, "queue.z": queue.z}
-    tensors["random.cpu"] = torch.get_rng_state()
+    tensors["random.cpu"] = training.ranks.gather(torch.get_rng_state()[None])  # (world_size, n)
     if training.device.startswith("cuda"):
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+        tensors["random.cuda"] = training.ranks.gather(torch.cuda.get_rng_state()[None])
     return tensors
 
 
@@ -171,8 +173,11 @@ def _restore(training: Training, tensors: dict[str, torch.Tensor]) -> None:
         if isinstance(training.teacher, LiveTeacher):
             queue = training.teacher
             queue.rows, queue.u, queue.z = (tensors[f"queue.{name}"] for name in ("rows", "u", "z"))
-        torch.set_rng_state(tensors["random.cpu"])
+        states = {name: torch.atleast_2d(tensors[name]) for name in tensors if name.startswith("random.")}
+        # Version 0.1 kept the main process's alone. A copy, since torch crashes on a view.
+        own = {name: rows[training.ranks.rank % len(rows)].clone() for name, rows in states.items()}
+        torch.set_rng_state(own["random.cpu"])
         if training.device.startswith("cuda"):
-            torch.cuda.set_rng_state(tensors["random.cuda"])
+            torch.cuda.set_rng_state(own["random.cuda"])
     except (KeyError, RuntimeError) as error:
         raise LclError(f"the checkpoint does not hold what this training needs ({error}); train anew.") from None

@@ -98,7 +98,7 @@ def test_the_optimizer_is_restored_where_its_parameters_are():
     trainings = []
     for learner in (here, there):
         optimizer = torch.optim.AdamW(learner.parameters())
-        trainings.append(types.SimpleNamespace(learner=learner, optimizer=optimizer, teacher=None, device="cpu"))
+        trainings.append(types.SimpleNamespace(learner=learner, optimizer=optimizer, teacher=None, device="cpu", ranks=Ranks()))
     here[0](torch.ones(1, 3)).sum().backward()
     trainings[0].optimizer.step()
     _restore(trainings[1], _tensors(trainings[0]))
@@ -242,7 +242,11 @@ def test_a_damaged_checkpoint_behind_a_whole_one_does_not_matter(two, caplog):
     assert resume(folder, training) == 2 and not caplog.text
 
 
-@pytest.mark.parametrize("state", ["[]", '{"format": "other"}', '{"format": ["lcl-checkpoint-1"]}', "{}", "1", '"\\ud800"'])
+FORMATS = ('"other"', '["lcl-checkpoint-1"]', '"lcl-checkpoint-2"')
+NONE = ("[]", "{}", "1", *(f'{{"format": {name}, "no character": "\\ud800"}}' for name in FORMATS))
+
+
+@pytest.mark.parametrize("state", NONE)
 def test_a_state_that_is_none_is_refused(start, tmp_path, state):
     (save_checkpoint(tmp_path, start()) / STATE).write_text(state)
     with pytest.raises(LclError, match="no checkpoint in .* is whole"):

@@ -20,6 +20,7 @@ from lcl.models.tokenizer import Tokenizer
 from lcl.teachers.banks import Bank, build_bank
 from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import BankTeacher, LiveTeacher
+from lcl.train.checkpoints import resume, save_checkpoint
 from lcl.train.distributed import MicroBatch, Ranks, cached_backward, join
 from lcl.train.loop import Step, Training
 from lcl.train.objectives import PAIRWISE, StepContext
@@ -209,6 +210,35 @@ def test_two_processes_draw_the_masks_and_views_of_one_and_no_two_the_same(tmp_p
     assert losses == same and len(set(seeds)) == 4 and sorted(first + second) == sorted(seeds)
     for step, whole in zip(losses, of_one, strict=True):
         assert step == pytest.approx(whole, rel=1e-4)
+
+
+def one_of_two_goes_on(rank: int, port: int, folder: str) -> None:
+    """Train in one go, and with a stop in between, with towers that draw random numbers: on each rank others."""
+
+    def begin(ranks: Ranks) -> Training:
+        training = Training(SHORT, open_scenes(SHORT.scenes), 0, ranks=ranks)
+
+        def drop(tower, _, seen):
+            torch.rand(ranks.rank)
+            return seen._replace(pooled=F.dropout(seen.pooled))
+
+        training.model.language.register_forward_hook(drop)
+        return training
+
+    with joined(rank, port) as ranks:
+        whole = [event.losses for event in begin(ranks) if isinstance(event, Step)]
+        first = next(iter(stopped := begin(ranks)))
+        save_checkpoint(Path(folder), stopped)
+        resume(Path(folder), again := begin(ranks))
+        torch.save((whole, [first.losses, next(iter(again)).losses]), f"{folder}/{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_their_own_random_numbers(tmp_path, start_method):
+    start_two(one_of_two_goes_on, tmp_path, start_method)
+    for rank in range(2):
+        whole, resumed = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert whole == resumed
 
 
 def test_what_batch_norms_keep_is_the_mean_over_pieces():
