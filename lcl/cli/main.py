@@ -248,11 +248,13 @@ def export(
 ) -> None:
     """Write the parts of a run that you need to use the model elsewhere: the two towers and the tokenizer.
 
-    Modules that only the training used (fusion blocks, vocabulary head, projections) are left out.
+    Modules that only the training used (fusion blocks, vocabulary head, projections) are left out. So is the list of the words of
+    the training captions, which may be private; without it `lcl search` can only guess which words are new to the model.
     """
     require(onnx or not int8, "--int8 is for ONNX files; say --onnx, too.")
 
     from lcl.models.clip import save_model
+    from lcl.models.tokenizer import Tokenizer
     from lcl.train.runs import load_run, new_run
 
     saved = load_run(run)
@@ -261,9 +263,10 @@ def export(
         if onnx:
             _export_onnx(made, saved, source, int8)
         else:
-            save_model(made, saved.model, saved.tokenizer)
+            save_model(made, saved.model, Tokenizer.from_dict(saved.tokenizer.to_dict()))  # without its training words
     used, dropped = (sum(p.numel() for p in module.parameters()) for module in (saved.model, saved.extra))
     print(f"wrote {folder}: {used:,} parameters; {dropped:,} that only the training needed were dropped")
+    print("the list of the words of the training captions was left out, so that you can share the folder without it")
 
 
 def _export_onnx(folder: Path, saved, source, int8: bool) -> None:

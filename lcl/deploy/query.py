@@ -45,9 +45,10 @@ class QueryCheck:
         """Sentences on what makes the results doubtful."""
         found = []
         if self.unseen:
-            how = "were not in the captions that its tokenizer was trained on" if self.certain else (
-                "were rare or missing in its training (each splits into several tokens)"
-            )  # fmt: skip
+            how = "were not in the captions that its tokenizer was trained on"
+            if not self.certain:
+                guess = "a guess from their tokens, since the model has no list of its training words; exports leave it out"
+                how = f"were rare or missing in its training ({guess})"
             found.append(f"the model may not know these words: {', '.join(self.unseen)}; they {how}.")
         if self.above < USUAL:
             found.append(

@@ -844,6 +844,21 @@ def test_int8_without_onnx_is_refused(trained, tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_an_export_leaves_out_the_words_of_the_training_captions_and_is_searched(trained, tmp_path, few_world, monkeypatch):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path / "data"))
+    run, towers = trained[0] / "first", tmp_path / "towers"
+    done = lcl("export", run, towers)
+    assert done.code == 0 and "list of the words of the training captions was left out" in done.out
+    words = load_run(run).tokenizer.training_words
+    (rare,) = [word for word in words if len(word) > 6][-1:]
+    assert len(words) > 100 and rare in (run / "model.json").read_text() and rare not in (towers / "model.json").read_text()
+    Image.fromarray(few_world.pairs("train", [0]).images[0].permute(1, 2, 0).numpy()).save(tmp_path / "0.png")
+    for folder, guessed in ((run, False), (towers, True)):
+        found = lcl("search", "a qwzx", tmp_path, "--run", folder)
+        assert found.code == 0 and "may not know these words: qwzx" in found.err
+        assert ("no list of its training words" in found.err) == guessed
+
+
 @pytest.mark.slow
 def test_the_exported_towers_give_the_same_bits_and_nothing_else_is_there(lightclip, small_world):
     runs, result = lightclip

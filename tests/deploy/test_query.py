@@ -59,6 +59,7 @@ def test_unknown_words_are_named_and_how_sure_that_is(model, tokenizer):
     assert len(found.warnings) == 1 and "qwzx; they were not in the captions" in found.warnings[0]
     old = check_query(gallery, model, Tokenizer.from_dict(tokenizer.to_dict()), "a qwzx red")
     assert "qwzx" in old.unseen and not old.certain and "rare or missing" in old.warnings[0]
+    assert "no list of its training words" in old.warnings[0] and "no list" not in found.warnings[0]
     assert dataclasses.replace(old, unseen=()).warnings == ()
 
 
