@@ -253,10 +253,10 @@ def _changed(config, **changes):
 
 
 @contextlib.contextmanager
-def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    seconds[part] = time.perf_counter() - started
+    seconds[stage] = time.perf_counter() - started
 
 
 def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:

@@ -239,7 +239,7 @@ class RecallDrop:
     margin: float
 
     def __str__(self) -> str:
-        change, low, high = (100 * (self.after - self.before + part) for part in (0, -self.margin, self.margin))
+        change, low, high = (100 * (self.after - self.before + offset) for offset in (0, -self.margin, self.margin))
         values = f"{self.before:.1%} in float32, {self.after:.1%} in int8"
         return f"recall@1 on {self.pairs:,} held-out pairs: {values} ({change:+.1f} points, 95 % CI {low:+.1f} to {high:+.1f})"
 
@@ -261,11 +261,11 @@ def recall_drop(source: Path, folder: Path, tokenizer: Tokenizer, rows: DatasetV
     ranked = candidates(pairs)
     right = ranked.right[ranked.picture][:, ranked.caption]  # (N, N)
     for towers in (open_towers(source), open_towers(folder)):
-        parts = [
+        batches = [
             towers.run(images, tokenizer.encode(pairs.captions[start : start + len(images)], length))
             for start, images in zip(range(0, len(pairs.captions), 64), pairs.images.split(64), strict=True)
         ]
-        v, t = (torch.cat(side) for side in zip(*parts, strict=True))  # (N, d) each
+        v, t = (torch.cat(side) for side in zip(*batches, strict=True))  # (N, d) each
         found.append(((ranks(v @ t.T, right) == 0).double() + (ranks(t @ v.T, right.T) == 0).double()) / 2)  # (N,)
     before, after = found
     margin = 1.96 * (after - before).std() / len(rows) ** 0.5

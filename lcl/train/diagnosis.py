@@ -203,8 +203,8 @@ def _info_nce(
                      (seen.logit_scale * half for half in both_ways(seen.v, seen.t)))  # fmt: skip
     near = extra["projections"](teacher(torch.arange(size), images)) if teacher is not None else None
     context = StepContext(model, extra, seen, tokens, 1.0, torch.Generator().manual_seed(0), near)
-    _, parts = recipe.loss(context, ["info_nce"])
-    return (parts["info_nce"].item(), rows, columns) if "info_nce" in parts else None
+    _, losses = recipe.loss(context, ["info_nce"])
+    return (losses["info_nce"].item(), rows, columns) if "info_nce" in losses else None
 
 
 def _self_neighbours(teacher: Teacher | None) -> float | None:
@@ -241,14 +241,14 @@ def length_one(e: Evidence) -> Finding:
     return Finding("embeddings of length one", f"lengths from {low:.2f} to {high:.2f}", fix)
 
 
-def both_quizzes(e: Evidence) -> Finding | None:
+def both_directions(e: Evidence) -> Finding | None:
     """Cross-entropy along the rows and along the columns."""
     if e.info_nce is None:
         return None
-    said, rows, columns = e.info_nce
-    one_way = abs(rows - columns) > 1e-3 and min(abs(said - rows), abs(said - columns)) < 1e-4
+    loss, rows, columns = e.info_nce
+    one_way = abs(rows - columns) > 1e-3 and min(abs(loss - rows), abs(loss - columns)) < 1e-4
     fix = "the softmax runs along one axis only: let images choose captions, and captions images" if one_way else ""
-    return Finding("both quizzes", f"loss {said:.3f}; along the rows {rows:.3f}, along the columns {columns:.3f}", fix)
+    return Finding("both quizzes", f"loss {loss:.3f}; along the rows {rows:.3f}, along the columns {columns:.3f}", fix)
 
 
 def temperature_moves(e: Evidence) -> Finding | None:
@@ -263,24 +263,24 @@ def temperature_moves(e: Evidence) -> Finding | None:
 
 def enough_negatives(e: Evidence) -> Finding:
     """A first loss of ln B: below it, pairs are compared with fewer than the batch."""
-    first, guess = e.losses[0], math.log(max(e.batch_size, 1))
-    said = f"first loss {first:.2f}, chance level among {e.batch_size} is {guess:.2f}"
+    first, chance = e.losses[0], math.log(max(e.batch_size, 1))
+    said = f"first loss {first:.2f}, chance level among {e.batch_size} is {chance:.2f}"
     if e.batch_size < 2 or max(map(abs, e.losses)) < 1e-6:
         return Finding("negatives", said, "a batch of one has no negatives, so the loss is 0: use larger batches")
-    fewer = e.from_start and first < 0.8 * guess
+    fewer = e.from_start and first < 0.8 * chance
     fix = f"this is the chance level among {math.exp(first):.0f}: contrast the whole batch" if fewer else ""
     return Finding("negatives", said, fix)
 
 
-def no_peeking(e: Evidence) -> Finding | None:
+def no_leakage(e: Evidence) -> Finding | None:
     """A training loss that follows from the embeddings; undecided if they collapsed."""
     if e.info_nce is None or max(e.alike) > COLLAPSED:
         return None
-    said, rows, columns = e.info_nce
-    honest, guess = (rows + columns) / 2, math.log(max(e.batch_size, 2))
-    leaks = said < honest - 0.25 * guess and max(map(abs, e.losses)) > 1e-6
+    loss, rows, columns = e.info_nce
+    expected, chance = (rows + columns) / 2, math.log(max(e.batch_size, 2))
+    leaks = loss < expected - 0.25 * chance and max(map(abs, e.losses)) > 1e-6
     fix = "the objective leaks its answer: a caption's embedding must not depend on its image" if leaks else ""
-    return Finding("no peeking", f"loss {said:.3f}, but {honest:.3f} from the embeddings alone", fix)
+    return Finding("no peeking", f"loss {loss:.3f}, but {expected:.3f} from the embeddings alone", fix)
 
 
 def not_collapsed(e: Evidence) -> Finding:
@@ -290,7 +290,7 @@ def not_collapsed(e: Evidence) -> Finding:
     return Finding("spread", f"cosine of two images {e.alike[0]:.2f}, of two captions {e.alike[1]:.2f}", fix)
 
 
-def padding_is_nothing(e: Evidence) -> Finding:
+def padding_is_masked(e: Evidence) -> Finding:
     """Padding that is neither attended to nor counted as a word."""
     counted, there = e.words
     said = f"a caption alone and in a batch: cosine {e.padding_cosine:.4f}; {counted} words counted of {there}"
@@ -302,11 +302,11 @@ def padding_is_nothing(e: Evidence) -> Finding:
 
 def others_as_neighbours(e: Evidence) -> Finding | None:
     """Neighbours other than the row itself."""
-    share = e.self_neighbours
-    if share is None:
+    fraction = e.self_neighbours
+    if fraction is None:
         return None
-    fix = "exclude the diagonal from the search: a row that is its own neighbour teaches nothing" if share > 0.01 else ""
-    return Finding("neighbours", f"{share:.0%} of the rows are their own neighbour", fix)
+    fix = "exclude the diagonal from the search: a row that is its own neighbour teaches nothing" if fraction > 0.01 else ""
+    return Finding("neighbours", f"{fraction:.0%} of the rows are their own neighbour", fix)
 
 
 def captions_belong(e: Evidence) -> Finding | None:
@@ -344,7 +344,7 @@ def learns(e: Evidence) -> Finding | None:
 
 
 CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
-    length_one, both_quizzes, temperature_moves, enough_negatives, no_peeking, not_collapsed, padding_is_nothing,
+    length_one, both_directions, temperature_moves, enough_negatives, no_leakage, not_collapsed, padding_is_masked,
     others_as_neighbours, captions_belong, captions_fit, learns,
 )  # fmt: skip
 """All checks, in order."""
