@@ -73,7 +73,7 @@ class Tokenizer:
     Attributes:
         data: fingerprint of the data set whose captions it was trained on.
         training_words: the words of these captions, lower case, the most frequent first, at most MAX_TRAINING_WORDS; None for
-            a tokenizer that was saved without them, as those of earlier versions are.
+            a tokenizer that was saved without them, as those of exports and of earlier versions are.
     """
 
     def __init__(self, engine: Engine, data: str, training_words: tuple[str, ...] | None = None):
