@@ -454,7 +454,7 @@ def test_ones_own_pictures_that_are_refused_leave_nothing_behind(tmp_path, mine,
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lcl.data.shards.scan_shards", stopped)
+    monkeypatch.setattr("lcl.data.shards.open_shards", stopped)
     assert lcl(*arguments, tmp_path / "none").code == 130
     monkeypatch.undo()
     (tmp_path / "mine" / "0.png").write_bytes((tmp_path / "mine" / "0.png").read_bytes()[:-30])
