@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lcl.config import LclError, require
-from lcl.data.photos import FORMATS, BadSample, decode_pixels, middle_square, read_file
+from lcl.data.photos import EXTENSIONS, FORMATS, BadSample, decode_pixels, middle_square, read_file
 from lcl.models.tokenizer import check_caption
 
 KINDS = "a path, a PIL image, a NumPy array (H, W, 3) or a torch tensor (3, H, W)"
@@ -92,10 +92,12 @@ def to_texts(texts: Any, what: str) -> list[str]:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder and below it, sorted; links out of it are left out. Raises LclError if there is none."""
+    """The pictures in a folder and below it, sorted; not hidden ones, nor links out of it. Raises LclError if there is none."""
     require(Path(folder).is_dir(), f"there is no folder {folder}.")
-    root, endings = Path(folder).resolve(), Image.registered_extensions()  # {".jpg": "JPEG", …}
-    files = sorted(path for path in root.rglob("*") if endings.get(path.suffix.lower()) in FORMATS and path.is_file())
+    root, known = Path(folder).resolve(), Image.registered_extensions()  # {".jpg": "JPEG", …}
+    endings = {ending for ending in known if known[ending] in FORMATS} | {f".{name}" for name in EXTENSIONS}  # HEIC, to name it
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
     files = [path for path in files if path.resolve().is_relative_to(root)]
     require(bool(files), f"there are no pictures in {folder} ({', '.join(FORMATS)}); name another folder.")
     return files

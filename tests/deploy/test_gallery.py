@@ -220,11 +220,16 @@ def test_what_is_kept_and_damaged_is_made_again(photos, model):
 
 def test_what_cannot_be_read_is_counted_and_links_out_of_the_folder_are_left_alone(photos, model, tmp_path):
     (photos / "bad.jpg").write_bytes(b"no picture")
+    (photos / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(12))
+    (photos / ".thumbnails").mkdir()
+    for hidden in ("._01.jpg", ".thumbnails/01.jpg", "Thumbs.db"):
+        (photos / hidden).write_bytes(b"what systems leave behind")
     (photos / "notes.txt").write_text("no picture either")
     (tmp_path / "outside.png").write_bytes((photos / "01.png").read_bytes())
     os.symlink(tmp_path / "outside.png", photos / "link.png")
     gallery = open_gallery(photos, model)
-    assert gallery.faults == {"image: not a picture": 1} and len(gallery.names) == 20
+    assert gallery.faults.pop("image: not a picture") == 1 and len(gallery.names) == 20
+    assert [(reason[:11], count) for reason, count in gallery.faults.items()] == [("image: HEIC", 1)]
 
 
 def test_mistakes_are_said_in_one_sentence(photos, model, tokenizer, tmp_path):
