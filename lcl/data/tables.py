@@ -97,6 +97,7 @@ def read_table(path: Path, options: TableOptions | None = None) -> Iterator[Row]
     """
     path, options = Path(path), options or TableOptions()
     kind = path.suffix.lower()
+    require(not path.is_dir(), f"{path} is a folder, not a table of captions; name the table.")
     require(path.is_file(), f"there is no table of captions {path}; check the path.")
     kinds = ", ".join(TEXTS + LINES + OBJECTS)
     require(kind in TEXTS + LINES + OBJECTS, f"{path} is not a table that can be read; save it as one of {kinds}.")

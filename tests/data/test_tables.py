@@ -147,6 +147,8 @@ def test_an_option_that_does_not_fit_is_refused(tmp_path, options, reason):
 def test_a_table_that_is_not_there_is_named(tmp_path):
     with pytest.raises(LclError, match="no table of captions .*gone.csv"):
         list(read_table(tmp_path / "gone.csv"))
+    with pytest.raises(LclError, match="is a folder, not a table"):
+        list(read_table(tmp_path))
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff"), max_size=20)
