@@ -49,6 +49,8 @@ def data(
         print(f"wrote {save}")
 
 
+IMAGES = "The column of image paths, if it is not called image, filename, path or the like; its number if there is no header."
+CAPTIONS = "The column of captions, if it is not called caption, title, text or the like; its number if there is no header."
 OutOption = Annotated[Path, typer.Option(help="The folder to write the shards to.")]
 
 
@@ -59,8 +61,8 @@ def from_folder(
     captions: Annotated[
         Path | None, typer.Option(help="A table of image paths and captions: .csv, .tsv, .txt, .jsonl, .ndjson, or .json (COCO).")
     ] = None,
-    image_column: Annotated[str | None, typer.Option(help="The column of image paths, if its name is not a usual one.")] = None,
-    caption_column: Annotated[str | None, typer.Option(help="The column of captions, likewise.")] = None,
+    image_column: Annotated[str | None, typer.Option(help=IMAGES)] = None,
+    caption_column: Annotated[str | None, typer.Option(help=CAPTIONS)] = None,
     delimiter: Annotated[str | None, typer.Option(help='What separates the columns: one character, or "tab".')] = None,
     encoding: Annotated[str | None, typer.Option(help="Of the table, if neither UTF-8 nor UTF-16 with a mark.")] = None,
     max_bad: Annotated[float, typer.Option(help="Share of the pairs that may be unusable.", min=0, max=1)] = 0.05,
@@ -77,6 +79,7 @@ def from_folder(
     JPEG counts as it is scaled down, and has at most 256 Mi pixels (progressive: 64 Mi). Captions: 1,000 words and 16 KiB.
     """
     from lcl import storage
+    from lcl.data.collection import FEWEST
     from lcl.data.folders import check_share, first_rejected, gather, rows_of_folder, samples, write_rejected
     from lcl.data.shards import describe, open_shards, tell
     from lcl.data.tables import TableOptions, read_table
@@ -101,6 +104,8 @@ def from_folder(
     print(f"{_number(good, 'pair')}{repeated} of {_number(images, 'image')} in {_number(len(tars), 'tar')} in {out}")
     if pairs.rejected:
         say(f"left out: {tell(pairs.faults)}; the first: {first_rejected(pairs)}; all are in {out / 'rejected.csv'}")
+    if images < FEWEST:
+        print(f"training needs {FEWEST} distinct pictures or more; fewer do for --validation, --test or `lcl evaluate --data`.")
 
 
 def _number(count: int, what: str) -> str:

@@ -426,6 +426,7 @@ def test_ones_own_pictures_become_shards(tmp_path, mine):
     table, arguments = mine
     made = lcl(*arguments, tmp_path / "out")
     assert "3 pairs of 3 images in 1 tar in" in made.out and "left out" not in made.out
+    assert "training needs 80 distinct pictures or more" in made.out
     assert made.err == ""  # no bar, as this is no terminal
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "index.safetensors", "manifest.json", "pairs-00000.tar", "rejected.csv",
