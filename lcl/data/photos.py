@@ -198,6 +198,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # as older Pillows call it
     if not sixteen and (image.mode.startswith("I") or image.mode == "F"):
         raise BadSample("image: 32-bit values without a range (save it with 8 or 16 bits)")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     found = Image.new("RGB", image.size)
     for top in range(0, image.height, BAND):
         rows = image.crop((0, top, image.width, min(top + BAND, image.height)))
