@@ -44,6 +44,13 @@ def splitters(captions: Iterable[str]) -> list:
     return [pre_tokenizers.Whitespace(), *([pre_tokenizers.Split(Regex(UNSPACED), "isolated")] if unspaced else [])]
 
 
+def count_words(caption: str) -> int:
+    """The number of words, without punctuation marks of their own; a character of a script without spaces is a word."""
+    if not _has_unspaced(caption):
+        return len(caption.split())
+    return sum(len(piece.split()) for piece, _ in pre_tokenizers.Split(Regex(UNSPACED), "isolated").pre_tokenize_str(caption))
+
+
 def _has_unspaced(caption: str) -> bool:
     """Whether a caption has characters of a script that is written without spaces."""
     if caption.isascii():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcl.cli.common import OneLine
-from lcl.words import printable
+from lcl.words import count_words, printable
 
 HURTS = "\x00\x07\x1b\n\r\x7f\x9b\u2028\u2029\u200e\u202e\u2066\ud800"
 HARMLESS = "naïve 紅い, 👩‍🚒 می‌خواهم \\n <b> $$ %s {x}"  # joiners, which emoji and Persian need, are no marks of direction
@@ -39,3 +39,9 @@ def test_an_error_and_a_log_message_are_one_line_each():
     assert r"no\nrun \x1b[2J\u202e" in result.refusal and result.err.count("\n") == 1
     record = logging.LogRecord("lcl", logging.WARNING, "", 0, "left out: %s", ("a\n\x1b[31m.jpg",), None)
     assert OneLine().format(record) == r"left out: a\n\x1b[31m.jpg"
+
+
+def test_characters_of_a_script_without_spaces_count_as_words():
+    assert count_words("a red  cat, asleep") == 4
+    assert count_words("一只红色的猫") == 6 and count_words("一只 red 猫!") == 5  # the last one is "!", as in "cat !"
+    assert count_words("") == 0

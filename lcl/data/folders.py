@@ -204,8 +204,7 @@ def _real(root: str, name: str) -> str | None:
         return None
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+_composed = functools.partial(unicodedata.normalize, "NFC")
 
 
 def _folded(name: str) -> str:
@@ -257,24 +256,25 @@ def _alike(root: str, name: str) -> tuple[str, str] | None:
         if (found := _descend(root, "/".join(parts[start:]), _folded)) and os.path.isfile(found):
             above = [str(folder) for folder in (Path(root), *Path(root).parents) if (folder / name).is_file()]
             move = f"name {above[0]} as the folder" if above else f"remove '{'/'.join(parts[:start])}/' from the paths"
-            return found, move if start else "write the paths as the files are named"
+            return found, move if start else "write the paths as the files are named, with / between folders"
     for folder in itertools.islice(filter(os.path.isdir, (os.path.join(root, one) for one in _names(root))), 100):
         if (found := _descend(folder, "/".join(parts), _folded)) and os.path.isfile(found):
             return found, f"name {folder} as the folder, or write its name into the paths"
     return None
 
 
-def check_share(pairs: Pairs, max_bad: float) -> None:
+def check_share(pairs: Pairs, max_bad: float, whole: bool = True) -> None:
     """Raise LclError, with counts and the first, if too many pairs are unusable.
 
     Args:
         pairs: so far.
         max_bad: share of all pairs that may be left out; fewer than FEWEST_BAD always may, if another is left.
+        whole: False if more may turn out to be unusable.
     """
     bad = len(pairs.rejected)
     if bad < pairs.count and (bad < FEWEST_BAD or bad <= max_bad * pairs.count):
         return
-    what = f"{bad:,} of {pairs.count:,} pairs of {pairs.source} cannot be used"
+    what = f"{'' if whole else 'at least '}{bad:,} of {pairs.count:,} pairs of {pairs.source} cannot be used"
     limit = f", more than {max_bad:.0%}" if bad < pairs.count else ""
     advice = "repair them, or allow a larger share with --max-bad" if bad < pairs.count else "repair them"
     raise LclError(f"{what}{limit} ({tell(pairs.faults)}); the first: {first_rejected(pairs)}; {advice}.")
@@ -335,7 +335,7 @@ def samples(
                 except BadSample as reason:
                     pairs.rejected += _rejected(picture, reason)
                     pairs.repeated -= sum(len(lines) - 1 for lines in captions.values())
-                    check_share(pairs, max_bad)
+                    check_share(pairs, max_bad, whole=False)
                     sample = None
                 if progress:
                     progress(1)

@@ -268,7 +268,8 @@ def describe_near_duplicates(shards: Shards) -> str:
     second = next(row for row in (near == near[first]).nonzero().flatten().tolist() if same[row] != same[first])
     tar = shards.index["tar"]
     places = " and ".join(
-        f"row {int((tar[:row] == tar[row]).sum())} of {shards.tars[int(tar[row])]}" for row in (first, second)
+        f"row {int((tar[:row] == tar[row]).sum())} of {shards.tars[int(tar[row])]} ({shards.captions(row)[0]!r})"
+        for row in (first, second)
     )
     return (
         f"{int(size.sum()):,} pictures look nearly like another one; the first: {places}. From now on they lie on one side of "

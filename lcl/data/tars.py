@@ -18,6 +18,7 @@ from lcl import storage
 from lcl.config import require
 from lcl.data.duplicates import caption_key, hash64, perceptual_hash, pixel_hash
 from lcl.data.photos import EXTENSIONS, MAX_BYTES, MAX_CAPTION_BYTES, BadSample, decode_image, read_caption
+from lcl.words import count_words
 
 NAME = re.compile(r"((?:[^/]+/)*[^./][^/.]*)\.([^/]+)")  # WebDataset's: the key ends at the first point of the file's name
 BLOCK = tarfile.BLOCKSIZE
@@ -279,7 +280,7 @@ def _check(file: BinaryIO, sample: dict[str, tuple[int, int]], image: torch.Tens
     captions = captions_of(file, place)
     image = _image_of(file, place, SCANNED) if image is None else image
     name = next((about[field] for field in NAMES if isinstance(about.get(field), str) and about[field]), "")
-    keys = tuple((hash64(caption_key(caption).encode()), len(caption.split())) for caption in captions)
+    keys = tuple((hash64(caption_key(caption).encode()), count_words(caption)) for caption in captions)
     return Row(place, pixel_hash(image), perceptual_hash(image), hash64(name.encode()) if name else 0, keys)
 
 
