@@ -70,7 +70,7 @@ def search(
         return
     for name, cosine in found:
         say(f"{cosine:6.3f}  {name}")
-    number = f"{len(gallery.names):,} pictures, {gallery.fresh:,} of them new"
+    number = f"{len(gallery.names):,} picture{'s' * (len(gallery.names) != 1)}, {gallery.fresh:,} of them new"
     say("; ".join([number, f"searched in {1000 * took:.0f} ms", *left_out]))
     if check:
         print(check)
@@ -88,6 +88,8 @@ def _open_model(folder: Path):
         from lcl.deploy.onnx import load_onnx
 
         return load_onnx(folder)
+    known = (folder / "model.json").exists()
+    require(known, f"there is no model in {folder}; name a finished run, or a folder that `lcl export` made, with --run.")
 
     from lcl.models.clip import load_model
 

@@ -107,6 +107,11 @@ def test_searches_that_do_not_fit_are_refused(run, photos, arguments, reason):
         assert reason in lcl("search", *arguments, "--run", run, *extra).refusal
 
 
+def test_a_folder_without_a_model_is_refused(photos, tmp_path):
+    for command in (["search", "a cat", photos], ["embed", photos, "--out", "e.npy"]):
+        assert "there is no model in photos; name a finished run" in lcl(*command, "--run", "photos").refusal
+
+
 def test_a_cache_that_cannot_be_written_is_a_warning(run, photos, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LCL_DATA", str(tmp_path / "file"))
