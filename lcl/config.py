@@ -5,6 +5,7 @@ import difflib
 import importlib
 import math
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -35,7 +36,7 @@ def choose(what: str, name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     known = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {known}."
-    raise LclError(f"there is no {what} {name!r}; {hint}")
+    raise LclError(f"there is no {what} {repr(name)[:200]}; {hint}")
 
 
 def require(condition: bool, message: str) -> None:
@@ -72,7 +73,7 @@ def positive(config: Any, *names: str) -> None:
     """Raise LclError unless these numbers of a config are finite and more than 0."""
     for name in names:
         value = getattr(config, name)
-        require(math.isfinite(value) and value > 0, f"{name} must be a positive number, not {value}.")
+        require(0 < value < math.inf, f"{name} must be a positive number, not {reprlib.repr(value)}.")
 
 
 def data_folder() -> Path:
@@ -141,6 +142,10 @@ class VisionConfig:
             f"image size {self.image_size} is no multiple of patch size {self.patch_size}.",
         )
         require(
+            self.tower != "vit" or self.image_size // self.patch_size <= 64,
+            f"image size {self.image_size} makes more than 64 × 64 patches of {self.patch_size} pixels; choose larger patches.",
+        )
+        require(
             self.tower != "conv" or self.width % 4 == 0, f"the conv tower's width {self.width} is no multiple of 4."
         )
         require(self.depth >= 1, f"an image tower needs at least one layer, not {self.depth}.")
@@ -168,7 +173,7 @@ class LanguageConfig:
         require(self.vocab_size >= 260, f"a vocabulary of {self.vocab_size} has no room for the 260 basic tokens.")
         require(self.width % self.heads == 0, f"width {self.width} is no multiple of {self.heads} heads.")
         require(1 <= self.depth <= 12, f"a text tower has 1 to 12 layers, not {self.depth}.")
-        require(self.context_length >= 8, f"a context of {self.context_length} tokens is too short for a caption.")
+        require(8 <= self.context_length <= 1024, f"a context has 8 to 1024 tokens, not {self.context_length}.")
 
 
 @dataclass(frozen=True)
@@ -319,7 +324,7 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
         if dataclasses.is_dataclass(hint):
             parsed[name] = from_dict(hint, value)
         else:
-            require(_fits(value, hint), f"{kind.__name__}.{name} cannot be {value!r}.")
+            require(_fits(value, hint), f"{kind.__name__}.{name} cannot be {reprlib.repr(value)}.")
             parsed[name] = tuple(value) if typing.get_origin(hint) is tuple else value
     try:
         return kind(**parsed)
@@ -341,4 +346,5 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
     allowed = inner if isinstance(hint, types.UnionType) else (hint,)
     allowed = (*allowed, int) if float in allowed else allowed  # JSON writes 1.0 and 1 alike
-    return isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))  # True is an int, too
+    huge = isinstance(value, int) and abs(value) >= 2**63
+    return isinstance(value, allowed) and not huge and (bool in allowed or not isinstance(value, bool))  # True is an int, too

@@ -224,16 +224,39 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     _replace(Path(path), fill)
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file. Raises LclError when it is missing or damaged."""
+def read_tensors(path: Path, like: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Args:
+        path: of the file.
+        like: the tensors that must be in it, of any device. Names and shapes are compared before any other memory is taken.
+
+    Raises:
+        LclError: when it is missing or damaged; with `like`, for other names, shapes and types, for NaN and infinity.
+    """
     import safetensors.torch
 
     try:
-        return safetensors.torch.load_file(path)
+        if like is None:
+            return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            other = sorted(like.keys() ^ set(file.keys()))
+            names = ", ".join(other[:3])[:200]
+            require(not other, f"{path} does not hold exactly the tensors of this model: {names} missing or too many.")
+            for name, wanted in like.items():
+                shape = file.get_slice(name).get_shape()
+                require(shape == list(wanted.shape), f"{name} in {path} is {shape}, but this model's is {list(wanted.shape)}.")
+            tensors = {name: file.get_tensor(name) for name in like}
     except FileNotFoundError:
         raise LclError(f"{path} does not exist.") from None
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise LclError(f"{path} is not a whole safetensors file ({error}); it may have been cut off.") from error
+    for name, tensor in tensors.items():
+        right = tensor.dtype == like[name].dtype
+        require(right, f"{name} in {path} is of type {tensor.dtype}, but this model's is {like[name].dtype}.")
+        finite = bool(tensor.isfinite().all())
+        require(finite, f"{name} in {path} holds NaN or infinity; use an earlier checkpoint, or train again.")
+    return tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:

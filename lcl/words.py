@@ -1,7 +1,6 @@
 """What a word is, in any script; captions and names as plain text."""
 
 import re
-from collections.abc import Iterable
 
 from tokenizers import Regex, pre_tokenizers
 
@@ -33,25 +32,24 @@ def spreadsheet_cell(text: str) -> str:
     return f"'{text}" if text.startswith(tuple("=+-@\t\r")) else text
 
 
-def splitters(captions: Iterable[str]) -> list:
-    """What splits captions into words and punctuation marks; equal for equal scripts.
+def splitters(unspaced: bool) -> list:
+    """What splits captions into words and punctuation marks.
 
     Words are what white space and punctuation separate. In scripts that are written without spaces (Chinese, Japanese, Thai,
     Lao, Khmer, Burmese) every character with its marks is a word, since a clause would otherwise be one word (our reading).
-    This rule is there only if the captions have such characters.
+    This rule is there only with `unspaced`, where the captions have such characters.
     """
-    unspaced = any(_has_unspaced(caption) for caption in captions)
     return [pre_tokenizers.Whitespace(), *([pre_tokenizers.Split(Regex(UNSPACED), "isolated")] if unspaced else [])]
 
 
 def count_words(caption: str) -> int:
     """The number of words, without punctuation marks of their own; a character of a script without spaces is a word."""
-    if not _has_unspaced(caption):
+    if not has_unspaced(caption):
         return len(caption.split())
     return sum(len(piece.split()) for piece, _ in pre_tokenizers.Split(Regex(UNSPACED), "isolated").pre_tokenize_str(caption))
 
 
-def _has_unspaced(caption: str) -> bool:
+def has_unspaced(caption: str) -> bool:
     """Whether a caption has characters of a script that is written without spaces."""
     if caption.isascii():
         return False

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer as Engine
 
 from lcl import storage
+from lcl.bpe import cut_and_pad, read_engine
 from lcl.config import TEMPLATES, LclError, ModelConfig, from_dict, need, require
 from lcl.deploy.inputs import find_pictures, split_images, to_array, to_pixels, to_texts
-from lcl.models.tokenizer import PAD, SPECIAL
 from lcl.words import clean
 
 FORMAT, OLD_FORMAT = "lcl-onnx-2", "lcl-onnx-1"  # version 0.1's has neither logit_scale nor tokenizer.json
@@ -181,14 +181,23 @@ def _load_onnx(folder: Path) -> Model:
     about = read_description(folder)
     config, old = from_dict(ModelConfig, about.get("model")), about["format"] == OLD_FORMAT
     image, text = open_sessions(folder)
-    shapes = image.get_inputs()[0].shape[1:], image.get_outputs()[0].shape[1:]
-    fits = shapes == ([3, config.vision.image_size, config.vision.image_size], [config.embed_dim])
-    require(fits, f"{folder / DESCRIPTION} describes another model than {IMAGE}, with {shapes}; export again.")
-    try:
-        engine = about["tokenizer"]["engine"] if old else (folder / TOKENIZER).read_text(encoding="utf-8")
-        engine, scale = make_engine(engine, config.language.context_length), None if old else float(about["logit_scale"])
-    except Exception as error:  # tokenizers raises plain Exception
-        raise LclError(f"{folder / DESCRIPTION} is damaged ({error!r} is missing or wrong); export again.") from None
+    inputs = [(each.name, each.type, each.shape[1:]) for each in (*image.get_inputs(), *text.get_inputs())]
+    widths = [session.get_outputs()[0].shape[1:] for session in (image, text)]
+    side, words = config.vision.image_size, inputs[-1][2]  # the number of tokens is a name, since it varies
+    wanted = [("images", "tensor(uint8)", [3, side, side]), ("ids", "tensor(int64)", words), ("mask", "tensor(bool)", words)]
+    fits = inputs == wanted and widths == [[config.embed_dim]] * 2
+    require(fits, f"{folder / DESCRIPTION} describes other towers than {IMAGE} and {TEXT}, which take {inputs}; export again.")
+    length, scale = config.language.context_length, about.get("logit_scale")
+    if old:
+        saved, scale = about.get("tokenizer"), None
+        require(isinstance(saved, dict), f"{folder / DESCRIPTION} is damaged (its tokenizer is missing); export again.")
+        engine = cut_and_pad(read_engine(saved.get("engine"), str(folder / DESCRIPTION)), length)
+    else:
+        right = isinstance(scale, float) and 0 < scale < math.inf
+        require(right, f"{folder / DESCRIPTION} is damaged (logit_scale is no positive number); export again.")
+        engine = read_engine(storage.read_json(folder / TOKENIZER), str(folder / TOKENIZER), length)
+    fits = engine.get_vocab_size() <= config.language.vocab_size
+    require(fits, f"the tokenizer in {folder} has more tokens than {DESCRIPTION} says; export again.")
 
     def encode_texts(texts: list[str]) -> np.ndarray:
         rows = engine.encode_batch([clean(text) for text in texts])
@@ -196,15 +205,6 @@ def _load_onnx(folder: Path) -> Model:
         return text.run(None, {"ids": ids, "mask": mask})[0]
 
     return Model(config, lambda pixels: image.run(None, {"images": pixels})[0], encode_texts, scale)
-
-
-def make_engine(text: str, context_length: int) -> Engine:
-    """A tokenizer from its JSON that cuts texts as `lcl.models.tokenizer` does, keeping the end token, and pads them."""
-    engine = Engine.from_str(text)
-    engine.encode_special_tokens = True
-    engine.enable_truncation(context_length)
-    engine.enable_padding(pad_id=SPECIAL.index(PAD), pad_token=PAD)
-    return engine
 
 
 def read_description(folder: Path) -> dict:

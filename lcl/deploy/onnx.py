@@ -18,22 +18,13 @@ import torch
 from torch import nn
 
 from lcl import storage
+from lcl.bpe import PAD, SPECIAL, cut_and_pad, read_engine
 from lcl.config import LclError, ModelConfig, from_dict, need, require, to_dict
 from lcl.data.base import DatasetView
-from lcl.deploy.load import (
-    DESCRIPTION,
-    FORMAT,
-    IMAGE,
-    OLD_FORMAT,
-    TEXT,
-    TOKENIZER,
-    make_engine,
-    open_sessions,
-    read_description,
-)
+from lcl.deploy.load import DESCRIPTION, FORMAT, IMAGE, OLD_FORMAT, TEXT, TOKENIZER, open_sessions, read_description
 from lcl.eval.retrieval import candidates, ranks
 from lcl.models.clip import Clip
-from lcl.models.tokenizer import PAD, SPECIAL, Tokenizer, Tokens
+from lcl.models.tokenizer import Tokenizer, Tokens
 
 INFER = "infer.py"
 MAX_DIFFERENCE = 1e-4  # between an embedding's numbers from ONNX and from torch
@@ -87,7 +78,8 @@ def export_onnx(folder: Path, model: Clip, tokenizer: Tokenizer, images: torch.T
         require(difference <= MAX_DIFFERENCE, close)
         for name in towers:
             storage.write_bytes(Path(folder) / name, (Path(temporary) / name).read_bytes())
-    storage.write_bytes(Path(folder) / TOKENIZER, make_engine(tokenizer.to_dict()["engine"], length).to_str(pretty=True).encode())
+    engine = cut_and_pad(read_engine(tokenizer.to_dict()["engine"], "this model"), length)
+    storage.write_bytes(Path(folder) / TOKENIZER, engine.to_str(pretty=True).encode())
     storage.write_bytes(Path(folder) / INFER, Path(__file__).with_name(INFER).read_bytes())
     _describe(Path(folder), _usage(model) | {"model": to_dict(model.config)})
     return difference
@@ -187,7 +179,8 @@ def load_onnx(folder: Path) -> tuple[OnnxTowers, Tokenizer]:
     towers.config, towers.sha256 = from_dict(ModelConfig, about.get("model")), storage.fingerprint(about["files"])
     if about["format"] == OLD_FORMAT:
         return towers, Tokenizer.from_dict(about.get("tokenizer"), str(folder / DESCRIPTION))
-    engine = make_engine((folder / TOKENIZER).read_text(encoding="utf-8"), towers.config.language.context_length)
+    where, length = folder / TOKENIZER, towers.config.language.context_length
+    engine = read_engine(storage.read_json(where), str(where), length)
     engine.no_truncation(), engine.no_padding()  # `Tokenizer` does both
     return towers, Tokenizer(engine, data="")
 

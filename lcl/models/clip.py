@@ -13,7 +13,7 @@ from torch import nn
 from lcl import storage
 from lcl.config import LclError, ModelConfig, from_dict, require, to_dict
 from lcl.models.language import TextFeatures, make_language
-from lcl.models.layers import upcast
+from lcl.models.layers import outline, upcast
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.models.vision import ImageFeatures, make_vision
 
@@ -53,7 +53,7 @@ class Clip(nn.Module):
         super().__init__()
         self.config = config
         self.vision = make_vision(config.vision, weights=saved is None)
-        self.language = make_language(config.language, (saved or {}).get("text_tower"))
+        self.language = make_language(config.language, None if saved is None else saved.get("text_tower") or {})
         self.image_projection = nn.Linear(self.vision.width, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(self.language.width, config.embed_dim, bias=False)
         for projection in (self.image_projection, self.text_projection):
@@ -168,13 +168,15 @@ def load_model(folder: Path, data: str | None = None, config: ModelConfig | None
         f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only {config.language.vocab_size}; "
         "they come from different trainings.",
     )
-    weights = storage.read_tensors(folder / "model.safetensors")
-    model = Clip(config, saved=description)
+    with outline():
+        outlined = Clip(config, saved=description)
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        wrong = _difference(saved, config) or str(error).splitlines()[1].strip()
-        raise LclError(f"the weights in {folder} are those of another model: {wrong}.") from None
+        weights = storage.read_tensors(folder / "model.safetensors", like=outlined.state_dict())
+    except LclError as error:
+        wrong = _difference(saved, config)
+        raise LclError(f"the weights in {folder} are those of another model: {wrong}.") if wrong else error from None
+    model = Clip(config, saved=description)
+    model.load_state_dict(weights)
     require(
         storage.file_sha256(folder / "model.safetensors") == description.get("weights"),
         f"the weights in {folder} are not those that its model.json describes; copy both files from one training.",

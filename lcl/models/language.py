@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from lcl.bpe import BEGIN, END, PAD, SPECIAL
 from lcl.config import LanguageConfig, LclError, need, require
 from lcl.models.layers import Block, pack, unpack
-from lcl.models.pretrained import PACKAGED_TEXT, in_package
-from lcl.models.tokenizer import BEGIN, END, PAD, SPECIAL, Tokens
+from lcl.models.pretrained import PACKAGED_TEXT, in_package, offline
+from lcl.models.tokenizer import Tokens
 
 
 class TextFeatures(NamedTuple):
@@ -64,13 +65,14 @@ class HubTower(nn.Module):
     Args:
         name: of an architecture or a model.
         config: of the tower; a model by name brings its own width, depth and heads.
-        settings: those of a model by name, as `settings` gave them; it is then made without weights, and looked for nowhere.
+        settings: of a saved model by name, as `settings` gave them; it is then made without weights, and looked for nowhere.
 
     Raises:
         LclError: for a model that is not on this machine, does not take padded captions of `context_length` tokens, or needs
             a decoder; for an architecture with `config.pretrained`.
     """
 
+    @offline()
     def __init__(self, name: str, config: LanguageConfig, settings: dict | None = None):
         super().__init__()
         transformers = need("transformers", "teachers")  # takes seconds
@@ -98,11 +100,17 @@ class HubTower(nn.Module):
                     renamed["hidden_dim"] = settings["intermediate_size"]
                 self.body = transformers.AutoModel.from_config(type(known)(**renamed))
             elif settings is not None:
+                require("model_type" in settings, "model.json does not hold its configuration")
                 kind = transformers.CONFIG_MAPPING[settings["model_type"]]
-                self.body = transformers.AutoModel.from_config(kind.from_dict(settings))
+                require(not kind.sub_configs, "it is made of several models")  # which could have weights on the hub
+                known = kind().to_dict().keys()  # leaves out what names code: auto_map, kernels
+                settings = {key: value for key, value in settings.items() if key in known}
+                self.body = transformers.AutoModel.from_config(kind.from_dict(settings), trust_remote_code=False)
             else:
                 where = in_package(*PACKAGED_TEXT[name]) if name in PACKAGED_TEXT else name
-                self.body = transformers.AutoModel.from_pretrained(where, local_files_only=True, use_safetensors=True)
+                self.body = transformers.AutoModel.from_pretrained(
+                    where, local_files_only=True, use_safetensors=True, trust_remote_code=False
+                )
                 self.body.resize_token_embeddings(config.vocab_size)
             require(not self.body.config.is_encoder_decoder, "it is an encoder and a decoder")
             ids = torch.full((1, config.context_length), len(SPECIAL))  # some models fail only in their first forward pass
@@ -110,20 +118,12 @@ class HubTower(nn.Module):
             depth = self.body.config.num_hidden_layers
             lists = [module for module in self.body.modules() if isinstance(module, nn.ModuleList)]
             self._blocks = [next(iter(stack for stack in lists if len(stack) == depth), ())]  # in a list: not ours twice
-            with torch.no_grad():
-                self.eval()(Tokens(ids, torch.ones_like(ids, dtype=torch.bool), ids, ((),)))
+            if not ids.is_meta:
+                with torch.no_grad():
+                    self.eval()(Tokens(ids, torch.ones_like(ids, dtype=torch.bool), ids, ((),)))
             self.train()
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            AssertionError,
-            LookupError,
-            RuntimeError,
-            AttributeError,
-            LclError,
-        ) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+        except Exception as error:  # every model has its own
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise LclError(
                 f"transformers cannot make the text tower {name!r} ({reason}); name an architecture such as bert, "
                 f"or, for its weights, {' or '.join(PACKAGED_TEXT)}, a folder, or a model that `hf download` has fetched."

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as Engine
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import models, pre_tokenizers, trainers
 
 from lcl import storage
+from lcl.bpe import ALPHABET, MASK, PAD, SPECIAL, make_engine, read_engine
 from lcl.config import LclError, require
-from lcl.words import clean, is_word, splitters
+from lcl.words import clean, has_unspaced, is_word, splitters
 
 if TYPE_CHECKING:
     import torch  # at run time only where tensors are made: ONNX folders are opened without torch
-
-PAD, BEGIN, END, MASK = "[PAD]", "[BEGIN]", "[END]", "[MASK]"
-SPECIAL = (PAD, BEGIN, END, MASK)
-"""Special tokens; their ids are their places here, so padding is 0."""
 
 MAX_WORDS = 1000  # of a caption
 MAX_TRAINING_WORDS = 50_000  # that a tokenizer keeps, the most frequent ones
@@ -59,7 +56,7 @@ class Tokens:
 
 def _words_of(captions: Sequence[str], engine: Engine) -> list[str]:
     """The words of clean captions, lower case, the most frequent first."""
-    split, counts = pre_tokenizers.Sequence(splitters(captions)), collections.Counter()
+    split, counts = pre_tokenizers.Sequence(splitters(any(map(has_unspaced, captions)))), collections.Counter()
     for caption in captions:
         counts.update(word for word, _ in split.pre_tokenize_str(engine.normalizer.normalize_str(caption)))
     return sorted((word for word in counts if is_word(word)), key=lambda word: (-counts[word], word))
@@ -102,20 +99,11 @@ class Tokenizer:
         """Learn a vocabulary of at most `vocab_size` tokens; equal captions give equal tokenizers."""
         require(vocab_size >= 256 + len(SPECIAL), f"a vocabulary of {vocab_size} has no room for the 260 basic tokens.")
         captions = [clean(caption) for caption in captions]
-        engine = Engine(models.BPE())
-        engine.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        rules = splitters(captions)
-        engine.pre_tokenizer = pre_tokenizers.Sequence(
-            [*rules, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
-        engine.decoder = decoders.ByteLevel()
-        engine.post_processor = processors.TemplateProcessing(
-            single=f"{BEGIN} $A {END}", special_tokens=[(token, SPECIAL.index(token)) for token in (BEGIN, END)]
-        )
+        engine = make_engine(models.BPE(), any(map(has_unspaced, captions)))
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=list(SPECIAL),
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            initial_alphabet=ALPHABET,
             show_progress=False,
         )
         engine.train_from_iterator(captions, trainer)
@@ -195,11 +183,11 @@ class Tokenizer:
     def from_dict(cls, value: dict, where: str = "the tokenizer") -> Tokenizer:
         """The inverse of `to_dict`. Raises LclError if `value` holds no tokenizer of this library."""
         require(isinstance(value, dict) and value.get("format") == FORMAT, f"{where} is no tokenizer of this library.")
-        try:
-            words = tuple(value["words"].split(" ")) if "words" in value else None
-            return cls(Engine.from_str(value["engine"]), str(value["data"]), words)
-        except Exception as error:  # the engine raises plain Exception
-            raise LclError(f"{where} is damaged ({error}); train it again.") from None
+        words = value.get("words")
+        fits = isinstance(value.get("data"), str) and ("words" not in value or isinstance(words, str))
+        require(fits, f"the tokenizer in {where} is damaged (its data or its words are no text); train it again.")
+        engine = read_engine(value.get("engine"), where)
+        return cls(engine, value["data"], None if words is None else tuple(words.split(" ")[:MAX_TRAINING_WORDS]))
 
     def save(self, path: Path) -> None:
         storage.write_json(path, self.to_dict(words=True))

@@ -8,15 +8,12 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from lcl.bpe import BEGIN, END, MASK, SPECIAL
 from lcl.config import LclError
 from lcl.data.scenes import SPLITS
 from lcl.models.tokenizer import (
-    BEGIN,
-    END,
-    MASK,
     MAX_WORDS,
     NOT_MASKED,
-    SPECIAL,
     Tokenizer,
     Tokens,
     clean,
