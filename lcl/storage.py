@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -224,12 +225,34 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     _replace(Path(path), fill)
 
 
+MAX_PARAMETERS = 10_000  # tensors of a model
+
+
+@contextlib.contextmanager
+def outline() -> Iterator[None]:
+    """Make modules without memory for their weights, on the device meta. Raises LclError for more than MAX_PARAMETERS."""
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    made = itertools.count(1)
+
+    def count(*_: object) -> None:
+        require(next(made) <= MAX_PARAMETERS, f"it has more than {MAX_PARAMETERS} tensors")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        hook.remove()
+
+
 def read_tensors(path: Path, like: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """Read a safetensors file.
 
     Args:
         path: of the file.
-        like: the tensors that must be in it, of any device. Names and shapes are compared before any other memory is taken.
+        like: the tensors that must be in it, such as those of an `outline`. Names and shapes are compared before any other memory is taken.
 
     Raises:
         LclError: when it is missing or damaged; with `like`, for other names, shapes and types, for NaN and infinity.
@@ -242,7 +265,7 @@ def read_tensors(path: Path, like: dict[str, torch.Tensor] | None = None) -> dic
         with safetensors.safe_open(path, "pt") as file:
             other = sorted(like.keys() ^ set(file.keys()))
             names = ", ".join(other[:3])[:200]
-            require(not other, f"{path} does not hold exactly the tensors of this model: {names} missing or too many.")
+            require(not other, f"{path} does not hold exactly the tensors of this model: missing or extra are {names}.")
             for name, wanted in like.items():
                 shape = file.get_slice(name).get_shape()
                 require(shape == list(wanted.shape), f"{name} in {path} is {shape}, but this model's is {list(wanted.shape)}.")

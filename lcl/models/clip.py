@@ -13,7 +13,7 @@ from torch import nn
 from lcl import storage
 from lcl.config import LclError, ModelConfig, from_dict, require, to_dict
 from lcl.models.language import TextFeatures, make_language
-from lcl.models.layers import outline, upcast
+from lcl.models.layers import upcast
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.models.vision import ImageFeatures, make_vision
 
@@ -168,7 +168,7 @@ def load_model(folder: Path, data: str | None = None, config: ModelConfig | None
         f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only {config.language.vocab_size}; "
         "they come from different trainings.",
     )
-    with outline():
+    with storage.outline():
         outlined = Clip(config, saved=description)
     try:
         weights = storage.read_tensors(folder / "model.safetensors", like=outlined.state_dict())

@@ -2,35 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.checkpoint import checkpoint
-
-from lcl.config import require
-
-MAX_PARAMETERS = 10_000  # tensors of a model
-
-
-@contextlib.contextmanager
-def outline() -> Iterator[None]:
-    """Make modules without memory for their weights, on the device meta. Raises LclError for more than MAX_PARAMETERS."""
-    made = itertools.count(1)
-
-    def count(*_: object) -> None:
-        require(next(made) <= MAX_PARAMETERS, f"it has more than {MAX_PARAMETERS} tensors")
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        with torch.device("meta"):
-            yield
-    finally:
-        hook.remove()
 
 
 def pack(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
