@@ -269,8 +269,8 @@ def read_folder(folder: Path, size: int) -> Pictures:
         where = f"{folder / 'names.csv'}, line {line}"
         require(bool(row.get("file") and row.get("name")), f"{where}: every line needs a file and a name.")
         name, style = row["name"].lower(), row.get("style") or "drawings"
-        readable = all(len(word) <= 80 and word.isprintable() for word in (name, *row.get("synonyms", "").split(";")))
-        require(readable, f"{where}: a name or synonym is longer than 80 letters or not readable.")
+        readable = all(len(word) <= 80 and word.isprintable() for word in (name, style, *row.get("synonyms", "").split(";")))
+        require(readable, f"{where}: a name, style or synonym is longer than 80 letters or not readable.")
         require((style, name) not in files, f"{where}: {style} draws {name!r} a second time; keep one of them.")
         concepts.setdefault(name, {
             "name": name,
@@ -291,7 +291,7 @@ def read_folder(folder: Path, size: int) -> Pictures:
             try:
                 drawn[style, name] = _read_drawing(folder, file, size, painter)
             except BadDrawing as error:
-                faults.append(f"{where}: {file} {error}")
+                faults.append(f"{where}: {file!r} {error}")
                 log.warning("%s %r is left out.", faults[-1], name)
                 concepts.pop(name, None)
     require(len(concepts) > 0, f"no drawing can be used; the first is {', '.join(faults[:1])}")

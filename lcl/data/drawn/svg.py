@@ -98,7 +98,7 @@ def _work(pipe: Connection, side: int) -> None:
             except MemoryError:
                 answer = f"takes more than {MEMORY // 2**30} GB of memory to draw; simplify it.".encode()
             except Exception as error:  # a file from outside can make the renderer fail in any way
-                answer = f"is not a readable SVG drawing ({error}).".encode()
+                answer = f"is not a readable SVG drawing ({str(error)!r}).".encode()
             pipe.send_bytes(answer)
 
 

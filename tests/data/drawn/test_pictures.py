@@ -301,6 +301,7 @@ BAD_LINES = {
     "a name too long": ([f"disc.png,{'very ' * 20}long"], 3),
     "a name too long even for CSV": ([f"disc.png,{'x' * 200_000}"], 3),
     "a name not readable": (["disc.png,a\x07bell"], 3),
+    "a style not readable": (["disc.png,disc,a\x1b[31m"], 3),
     "a second time": (["disc.png,Bar"], 3),
     "wrong after a blank line": (["", ",nothing"], 4),
 }
@@ -315,6 +316,7 @@ def test_a_bad_line_of_names_csv_is_refused_with_its_number(folder, lines, numbe
 # what is said of a file that cannot be used
 BAD_FILES = {
     "nothing.png": "No such file",
+    "no\x1b[31mthing.png": "No such file",
     "sub": "no file",
     "../outside.png": "outside the folder",
     str(Path(__file__).resolve()): "outside the folder",
@@ -357,7 +359,7 @@ def test_a_file_that_cannot_be_used_is_named_and_left_out(bad_files, caplog):
     assert [concept.name for concept in pictures.concepts] == ["bar", "disc"] and pictures.drawings.shape[1] == 2
     for number, (record, (file, said)) in enumerate(zip(caplog.records, BAD_FILES.items(), strict=True)):
         text = record.getMessage()
-        assert f"names.csv, line {number + 3}: {file} " in text and said in text and f"'bad {number}' is left out" in text
+        assert f"names.csv, line {number + 3}: {file!r} " in text and said in text and f"'bad {number}' is left out" in text
 
 
 def test_a_name_that_a_style_cannot_draw_is_left_out_of_all_styles(bad_files):
@@ -366,7 +368,7 @@ def test_a_name_that_a_style_cannot_draw_is_left_out_of_all_styles(bad_files):
 
 
 def test_a_folder_in_which_no_drawing_can_be_used_is_refused_with_a_reason(bad_files):
-    with pytest.raises(LclError, match=r"line 2: text\.png is not a readable PNG"):
+    with pytest.raises(LclError, match=r"line 2: 'text\.png' is not a readable PNG"):
         names(bad_files, "text.png,text", "text.svg,text too")
 
 
