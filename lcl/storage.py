@@ -252,7 +252,7 @@ def read_tensors(path: Path, like: dict[str, torch.Tensor] | None = None) -> dic
 
     Args:
         path: of the file.
-        like: the tensors that must be in it, such as those of an `outline`. Names and shapes are compared before any other memory is taken.
+        like: the tensors that must be in it, such as those of an `outline`. Names and shapes are compared before memory is taken.
 
     Raises:
         LclError: when it is missing or damaged; with `like`, for other names, shapes and types, for NaN and infinity.
