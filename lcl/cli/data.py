@@ -81,7 +81,7 @@ def from_folder(
     from lcl import storage
     from lcl.data.collection import FEWEST
     from lcl.data.folders import check_share, first_rejected, gather, rows_of_folder, samples, write_rejected
-    from lcl.data.shards import describe, open_shards, tell
+    from lcl.data.shards import describe, list_faults, open_shards
     from lcl.data.tables import TableOptions, read_table
     from lcl.data.writing import write_shards
 
@@ -103,7 +103,7 @@ def from_folder(
     repeated = f" ({pairs.repeated:,} of them repeated)" if pairs.repeated else ""
     print(f"{_number(good, 'pair')}{repeated} of {_number(images, 'image')} in {_number(len(tars), 'tar')} in {out}")
     if pairs.rejected:
-        say(f"left out: {tell(pairs.faults)}; the first: {first_rejected(pairs)}; all are in {out / 'rejected.csv'}")
+        say(f"left out: {list_faults(pairs.faults)}; the first: {first_rejected(pairs)}; all are in {out / 'rejected.csv'}")
     if images < FEWEST:
         print(f"training needs {FEWEST} distinct pictures or more; fewer do for --validation, --test or `lcl evaluate --data`.")
 

@@ -37,7 +37,7 @@ def search(
     require(folder is not None, "name what to look for and the folder: lcl search WORDS FOLDER, or --image PICTURE FOLDER.")
     require(image is not None or bool(words.strip()), "say what to look for, in a few words or with --image.")
 
-    from lcl.data.shards import tell
+    from lcl.data.shards import list_faults
     from lcl.deploy.gallery import open_gallery
     from lcl.deploy.gallery import search as find
     from lcl.deploy.load import nearest
@@ -54,7 +54,7 @@ def search(
         found = nearest(gallery.names, gallery.v.numpy(), query, k)
     took = time.perf_counter() - started
     check = check_query(gallery, model, tokenizer, words) if query is None else None
-    left_out = (f"left out: {tell(gallery.faults)}",) if gallery.faults else ()
+    left_out = (f"left out: {list_faults(gallery.faults)}",) if gallery.faults else ()
     warnings = [*gallery.warnings, *(check.warnings if check else ())]
     if save:
         _save(save, gallery, found, model.config.vision.image_size)
@@ -135,7 +135,7 @@ def embed(
 
     import torch
 
-    from lcl.data.shards import tell
+    from lcl.data.shards import list_faults
     from lcl.deploy.gallery import open_gallery
     from lcl.eval.metrics import embed_texts
 
@@ -154,7 +154,7 @@ def embed(
         else:
             gallery = open_gallery(folder, model, progress.update)
             names, v = gallery.names, gallery.v
-            notes += [*gallery.warnings, *([f"left out: {tell(gallery.faults)}."] if gallery.faults else [])]
+            notes += [*gallery.warnings, *([f"left out: {list_faults(gallery.faults)}."] if gallery.faults else [])]
     write_embeddings(out, names, v.numpy(), "text" if texts else "path")
     for note in notes:
         say(f"warning: {note}", error=True)

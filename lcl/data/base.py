@@ -58,11 +58,11 @@ class DatasetView(Protocol):
 
     Attributes:
         description: JSON-able; equal descriptions, equal rows.
-        streamed: True if pairs are read from files, which worker processes should do; False if they are drawn.
+        from_files: True if pairs are read from files, which worker processes should do; False if they are drawn.
     """
 
     description: dict
-    streamed: bool
+    from_files: bool
 
     def __len__(self) -> int: ...
 

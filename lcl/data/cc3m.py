@@ -23,7 +23,7 @@ from typing import NamedTuple
 from lcl import storage
 from lcl.config import LclError, Progress, need, require
 from lcl.data.manifest import record_source
-from lcl.data.shards import tell
+from lcl.data.shards import list_faults
 
 HUB = "pixparse/cc3m-wds"  # the hub's copy, fetched in 2021: 576 tars of jpg, txt and json with 2,905,954 pairs
 PAIRS = 3_318_333  # links that CC3M has
@@ -53,7 +53,7 @@ class Arrived:
     def __str__(self) -> str:
         often = dict(collections.Counter(self.faults).most_common(10))
         more = f", and {len(self.faults) - len(often)} more kinds" if len(often) < len(self.faults) else ""
-        missing = f"; missing: {tell(often)}{more}" if self.faults else ""
+        missing = f"; missing: {list_faults(often)}{more}" if self.faults else ""
         return f"{self.there:,} of {self.asked:,} {self.what} arrived ({self.there / max(self.asked, 1):.1%}){missing}"
 
 

@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 class ShardView:
     """A view of shards: the rows `numbers`, (n,) int64."""
 
-    streamed = True
+    from_files = True
 
     def __init__(self, shards: Shards, size: int, numbers: torch.Tensor, description: dict):
         self.shards, self.size, self.numbers = shards, size, numbers

@@ -20,7 +20,7 @@ import torch
 from lcl import storage
 from lcl.config import LclError, Progress, require
 from lcl.data.photos import EXTENSIONS, BadSample, decode_image, read_caption, read_file
-from lcl.data.shards import tell
+from lcl.data.shards import list_faults
 from lcl.data.tables import LINES, OBJECTS, TEXTS, Row, encoding_of
 from lcl.data.tars import SCANNED
 from lcl.data.writing import Sample
@@ -277,7 +277,7 @@ def check_share(pairs: Pairs, max_bad: float, whole: bool = True) -> None:
     what = f"{'' if whole else 'at least '}{bad:,} of {pairs.count:,} pairs of {pairs.source} cannot be used"
     limit = f", more than {max_bad:.0%}" if bad < pairs.count else ""
     advice = "repair them, or allow a larger share with --max-bad" if bad < pairs.count else "repair them"
-    raise LclError(f"{what}{limit} ({tell(pairs.faults)}); the first: {first_rejected(pairs)}; {advice}.")
+    raise LclError(f"{what}{limit} ({list_faults(pairs.faults)}); the first: {first_rejected(pairs)}; {advice}.")
 
 
 def first_rejected(pairs: Pairs) -> str:

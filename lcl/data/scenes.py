@@ -90,7 +90,7 @@ class Pairs:
 class SceneView:
     """A view of a split in order of the index: row i is scene `first + i`."""
 
-    streamed = False
+    from_files = False
 
     def __init__(self, world: SceneDataset, count: int, split: str = "train", first: int = 0):
         self.world, self.count, self.split, self.first = world, count, split, first

@@ -159,7 +159,7 @@ def scan_shards(
     scanned = dict(zip(names, _scan_all(paths, workers, progress), strict=True))
     tars = {name: contents.tar for name, contents in scanned.items()}
     for name, tar in promised.items():
-        wrong = f" ({tell(scanned[name].faults)})" if scanned[name].faults else ""
+        wrong = f" ({list_faults(scanned[name].faults)})" if scanned[name].faults else ""
         require(tar == tars[name], f"{folder / name} is not as the manifest says{wrong}{fix}")
     faults, first, extensions = collections.Counter(), {}, collections.Counter()
     for name, contents in scanned.items():
@@ -168,7 +168,7 @@ def scan_shards(
         first = {reason: f"{name}, {where}" if where else name for reason, where in contents.first.items()} | first
     rows = sum(len(contents.rows) for contents in scanned.values())
     wanted = _wanted(extensions) if faults["image: missing"] else ""
-    require(rows > 0, f"no sample of the {len(paths)} tars in {folder} can be used: {tell(faults, first)}.{wanted}")
+    require(rows > 0, f"no sample of the {len(paths)} tars in {folder} can be used: {list_faults(faults, first)}.{wanted}")
     check_share(bad_samples(faults), rows, faults, str(folder), first)
     if tars != promised:
         write_manifest(folder, tars, source_of(folder))
@@ -253,7 +253,7 @@ def describe(shards: Shards) -> str:
     cut = int((index["words"] > longest).sum())
     long = f" {cut:,} captions have more than {longest} words: a context of {longest + 2} tokens cuts them off." if cut else ""
     tars = f"{len(shards.tars)} tar{'s' * (len(shards.tars) != 1)}"
-    faults = f" Left out: {tell(shards.faults, shards.first)}." if shards.faults else ""
+    faults = f" Left out: {list_faults(shards.faults, shards.first)}." if shards.faults else ""
     return f"{pictures} with {captions} in {tars}, fingerprint {shards.fingerprint}.{long}{faults}"
 
 
@@ -286,12 +286,12 @@ def check_share(bad: int, good: int, faults: dict[str, int], where: str, first: 
     """Raise LclError, with the faults, if more than MAX_BAD of the samples are unusable."""
     require(
         bad <= MAX_BAD * (bad + good),
-        f"{bad:,} of {bad + good:,} samples in {where} cannot be used, more than {MAX_BAD:.0%} ({tell(faults, first)}); "
+        f"{bad:,} of {bad + good:,} samples in {where} cannot be used, more than {MAX_BAD:.0%} ({list_faults(faults, first)}); "
         "repair them, or leave them out.",
     )
 
 
-def tell(faults: dict[str, int], first: dict[str, str] | None = None) -> str:
+def list_faults(faults: dict[str, int], first: dict[str, str] | None = None) -> str:
     """Faults in words, the most frequent first, with the place where each was first seen."""
     ordered = sorted(faults.items(), key=lambda item: (-item[1], item[0]))
     places = {name: f" (first: {where})" for name, where in (first or {}).items()}

@@ -14,7 +14,7 @@ import torch
 from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require, to_dict
 from lcl.data.photos import BadSample, decode_image, read_file
-from lcl.data.shards import tell
+from lcl.data.shards import list_faults
 from lcl.deploy.inputs import find_pictures
 from lcl.deploy.load import nearest
 from lcl.eval.metrics import embed_images, embed_texts
@@ -111,7 +111,7 @@ def open_gallery(folder: Path, model: Clip, progress: Progress | None = None) ->
             fresh += len(images)
         if progress:
             progress(len(batch))
-    require(bool(found), f"none of the {len(files):,} pictures in {folder} can be read: {tell(faults)}.")
+    require(bool(found), f"none of the {len(files):,} pictures in {folder} can be read: {list_faults(faults)}.")
     names = tuple(sorted(found))
     v = torch.stack([found[name].v for name in names])  # (N, d)
     listed, before = ({name: [one.state, one.sha256] for name, one in some.items()} for some in (found, cached))

@@ -21,7 +21,7 @@ from torch.utils.data._utils import signal_handling
 
 from lcl.config import LclError, TrainConfig, require
 from lcl.data.base import DatasetView, PairDataset
-from lcl.data.shards import MAX_BAD, tell
+from lcl.data.shards import MAX_BAD, list_faults
 from lcl.machine import processors, without_main
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.train.distributed import Ranks
@@ -31,7 +31,7 @@ PREFETCH = 4  # batches a worker reads ahead
 STALL_SECONDS = 300  # without a batch, until the workers count as dead
 POLL_SECONDS = 2  # of waiting, between checks that all workers are alive
 RESTARTS = 3  # of the workers, in one training
-MIN_ROWS = 1000  # streamed before the share of bad rows is checked
+MIN_ROWS = 1000  # read before the share of bad rows is checked
 
 log = logging.getLogger("lcl")
 
@@ -117,11 +117,11 @@ def batches(
     """
     ranks, rows = ranks or Ranks(), source.train(config.pairs)
     if workers is None:
-        workers = min(_processors(), 8) if rows.streamed and config.pairs > CHUNK else 0
+        workers = min(_processors(), 8) if rows.from_files and config.pairs > CHUNK else 0
     if workers:
-        yield from _streamed(rows, tokenizer, config, context, seed, ranks, first, workers, device)
+        yield from _file_batches(rows, tokenizer, config, context, seed, ranks, first, workers, device)
     else:
-        yield from _drawn(rows, tokenizer, config, context, seed, ranks, first, device)
+        yield from _scene_batches(rows, tokenizer, config, context, seed, ranks, first, device)
 
 
 class _Count:
@@ -137,7 +137,7 @@ class _Count:
         bad = self.faults.total()
         require(
             bad <= MAX_BAD * max(self.rows, self.min_rows),
-            f"{bad:,} of {self.rows:,} rows could not be read, more than {MAX_BAD:.0%} ({tell(self.faults)}); look at the "
+            f"{bad:,} of {self.rows:,} rows could not be read, more than {MAX_BAD:.0%} ({list_faults(self.faults)}); look at the "
             "data with `lcl data verify`, and go on from the last checkpoint.",
         )
         return bad
@@ -148,7 +148,7 @@ def _processors() -> int:
     return max(processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
 
-def _drawn(
+def _scene_batches(
     rows: DatasetView, tokenizer: Tokenizer, config: TrainConfig, context: int, seed: int, ranks: Ranks, first: int, device: str
 ) -> Iterator[Batch]:
     """Batches from memory, which holds everything or one chunk."""
@@ -166,7 +166,7 @@ def _drawn(
             yield Batch(taken.images[place.to(device)], tokens[place].to(device), numbers[place], replaced)
 
 
-def _streamed(
+def _file_batches(
     rows: DatasetView,
     tokenizer: Tokenizer,
     config: TrainConfig,
