@@ -28,8 +28,14 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _require_file(path: Path) -> None:
+    """Raise LclError for a pipe or a device, which could be read for ever."""
+    require(not os.path.exists(path) or os.path.isfile(path), f"{path} is a folder, a pipe or a device; it should be a file.")
+
+
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in chunks. Raises LclError if it cannot be read."""
+    _require_file(path)
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -201,6 +207,7 @@ MAX_JSON_BYTES = 64_000_000
 
 def read_json(path: Path) -> Any:
     """Read JSON. Raises LclError when the file is missing, damaged, or larger than MAX_JSON_BYTES."""
+    _require_file(path)
     try:
         size = Path(path).stat().st_size
         require(size <= MAX_JSON_BYTES, f"{path} has {size} bytes, more than any file of this library.")
@@ -252,13 +259,14 @@ def read_tensors(path: Path, like: dict[str, torch.Tensor] | None = None) -> dic
 
     Args:
         path: of the file.
-        like: the tensors that must be in it, such as those of an `outline`. Names and shapes are compared before memory is taken.
+        like: the tensors that must be in it, such as those of an `outline`; names and shapes are compared before any is read.
 
     Raises:
         LclError: when it is missing or damaged; with `like`, for other names, shapes and types, for NaN and infinity.
     """
     import safetensors.torch
 
+    _require_file(path)
     try:
         if like is None:
             return safetensors.torch.load_file(path)
@@ -286,6 +294,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """What `write_tensors` was given as metadata. Raises LclError when the file is missing or damaged."""
     import safetensors
 
+    _require_file(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
             return file.metadata() or {}

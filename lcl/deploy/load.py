@@ -152,6 +152,9 @@ def _normalise(v: np.ndarray) -> np.ndarray:
 def load(path: str | Path) -> Model:
     """Open a run's folder, exported towers, or an ONNX folder; torch is imported for the first two alone.
 
+    No code of the folder runs, and no network is used. But an ONNX graph can compute anything, and so take any time and memory:
+    open only those of people whom you trust.
+
     Raises:
         LclError: for a folder that is none of these, or is incomplete or damaged.
     """

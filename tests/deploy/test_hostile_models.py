@@ -155,6 +155,20 @@ def test_a_folder_with_code_is_refused_also_where_the_user_names_it(tmp_path, mo
     assert not asked and not (evil / "ran").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on this system")
+@pytest.mark.parametrize("kind", ["towers", "onnx"])
+@pytest.mark.parametrize("device", [False, True])
+def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused(tmp_path, kind, device):
+    for path in sorted((OLD / kind).iterdir()):
+        folder = shutil.copytree(OLD / kind, tmp_path / path.name)
+        (folder / path.name).unlink()
+        if device:
+            (folder / path.name).symlink_to("/dev/zero")
+        else:
+            os.mkfifo(folder / path.name)
+        assert f"{folder / path.name} is a folder, a pipe or a device" in refusal(load, folder)
+
+
 # Weights
 
 
