@@ -13,7 +13,7 @@ SPECIAL = (PAD, BEGIN, END, MASK)
 """Special tokens; their ids are their places here, so padding is 0."""
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
-MAX_VOCABULARY = 1_000_000
+MAX_VOCABULARY = 250_000
 
 
 def make_engine(model: models.BPE, unspaced: bool) -> Engine:

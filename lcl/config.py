@@ -169,7 +169,7 @@ class LanguageConfig:
             choose("text tower", self.tower, ["transformer", "hf:NAME"])
         positive(self, "width", "heads")
         require(self.width <= 4096, f"width {self.width}: this is not a lightweight tower; choose smaller numbers.")
-        require(self.vocab_size <= 1_000_000, f"a vocabulary of {self.vocab_size} tokens is more than a million.")
+        require(self.vocab_size <= 250_000, f"a vocabulary of {self.vocab_size} tokens is more than 250,000.")
         require(self.vocab_size >= 260, f"a vocabulary of {self.vocab_size} has no room for the 260 basic tokens.")
         require(self.width % self.heads == 0, f"width {self.width} is no multiple of {self.heads} heads.")
         require(1 <= self.depth <= 12, f"a text tower has 1 to 12 layers, not {self.depth}.")

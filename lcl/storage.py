@@ -203,14 +203,15 @@ def write_checked(path: Path, value: dict[str, Any]) -> None:
 
 
 MAX_JSON_BYTES = 64_000_000
+MAX_MODEL_BYTES = 24_000_000  # of a model's JSON: at worst, as empty lists, a gigabyte of memory and five seconds
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises LclError when the file is missing, damaged, or larger than MAX_JSON_BYTES."""
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
+    """Read JSON. Raises LclError when the file is missing, damaged, or larger than `most` bytes."""
     _require_file(path)
     try:
         size = Path(path).stat().st_size
-        require(size <= MAX_JSON_BYTES, f"{path} has {size} bytes, more than any file of this library.")
+        require(size <= most, f"{path} has {size} bytes, more than any file of this library.")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LclError(f"{path} does not exist.") from None

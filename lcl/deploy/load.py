@@ -198,7 +198,7 @@ def _load_onnx(folder: Path) -> Model:
     else:
         right = isinstance(scale, float) and 0 < scale < math.inf
         require(right, f"{folder / DESCRIPTION} is damaged (logit_scale is no positive number); export again.")
-        engine = read_engine(storage.read_json(folder / TOKENIZER), str(folder / TOKENIZER), length)
+        engine = read_engine(storage.read_json(folder / TOKENIZER, storage.MAX_MODEL_BYTES), str(folder / TOKENIZER), length)
     fits = engine.get_vocab_size() <= config.language.vocab_size
     require(fits, f"the tokenizer in {folder} has more tokens than {DESCRIPTION} says; export again.")
 
@@ -212,7 +212,7 @@ def _load_onnx(folder: Path) -> Model:
 
 def read_description(folder: Path) -> dict:
     """An ONNX folder's towers.json. Raises LclError unless the files have the checksums that it names."""
-    about = storage.read_json(folder / DESCRIPTION)
+    about = storage.read_json(folder / DESCRIPTION, storage.MAX_MODEL_BYTES)
     ours = isinstance(about, dict) and about.get("format") in (FORMAT, OLD_FORMAT) and isinstance(about.get("files"), dict)
     require(ours, f"{folder / DESCRIPTION} describes no towers of this library.")
     for name in (IMAGE, TEXT) if about["format"] == OLD_FORMAT else (IMAGE, TEXT, TOKENIZER):

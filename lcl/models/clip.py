@@ -147,7 +147,7 @@ def load_model(folder: Path, data: str | None = None, config: ModelConfig | None
         LclError: for files that are missing or damaged, and weights that do not fit the config.
     """
     folder = Path(folder)
-    description = storage.read_json(folder / "model.json")
+    description = storage.read_json(folder / "model.json", storage.MAX_MODEL_BYTES)
     require(
         isinstance(description, dict) and description.get("format") == FORMAT,
         f"{folder / 'model.json'} describes no model of this library; name a run's folder, or one that `lcl export` made.",

@@ -88,7 +88,7 @@ ATTACKS = {
     "endless layers": (by_name("x", num_hidden_layers=10**7), "more than 10000 tensors"),
     "a huge layer": (by_name("x", hidden_size=12 * 10**5), "exactly the tensors"),
     "large towers": (
-        described({"model.language": {"width": 4096, "depth": 12, "vocab_size": 10**6}, "model.vision.width": 4096}),
+        described({"model.language": {"width": 4096, "depth": 12, "vocab_size": 250_000}, "model.vision.width": 4096}),
         "exactly the tensors",
     ),
     "a large model of timm": (described({"model.vision.tower": "timm:vit_7b_patch16_dinov3"}), "exactly the tensors"),
@@ -105,6 +105,7 @@ ATTACKS = {
 CHILD = """
 import json, resource, sys, time
 import lcl
+import lcl.models.clip
 from lcl.config import LclError
 
 def refuse(event, arguments):
@@ -114,13 +115,13 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 for folder in sys.argv[1:]:
-    start = time.time()
+    start = time.process_time()  # other processes may keep the machine busy
     try:
         lcl.load(folder)
         said = "opened"
     except LclError as error:
         said = str(error)
-    print(json.dumps([said, time.time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]), flush=True)
+    print(json.dumps([said, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]), flush=True)
 """
 
 
@@ -128,14 +129,16 @@ for folder in sys.argv[1:]:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux counts it")
 def test_a_hostile_description_runs_nothing_asks_nobody_and_takes_little(tmp_path):
     evil = malicious(tmp_path / "evil")
-    attacks = ATTACKS | {
+    attacks = {"many lists": (TOWERS, "its data or its words are no text")} | ATTACKS | {
         "a folder with code": (described({"model.language.tower": f"hf:{evil}"}), "does not hold its configuration"),
         "code in the configuration": (by_name(str(evil), auto_map={"AutoModel": f"{evil}--evil.Evil"}), "exactly the tensors"),
     }
     folders = [edited(tmp_path / name, description) for name, (description, _) in attacks.items()]
+    whole = json.dumps(described({"tokenizer.data": 1}))
+    (folders[0] / "model.json").write_text(whole[:-1] + f', "more": [{"[]," * 7_800_000}1]}}')
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CHILD, *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, input="y\n" * 99)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, input="y\n" * 99, timeout=300)
     assert done.returncode == 0 and "ASKED" not in done.stdout, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     for (name, (_, words)), (said, seconds, gigabytes) in zip(attacks.items(), lines, strict=True):
@@ -357,7 +360,7 @@ def opens_or_is_refused(function: Callable, *arguments: object) -> None:
         assert "\n" not in str(error) and len(str(error)) < 1000
 
 
-@settings(max_examples=40)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_description_opens_or_is_refused(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "mutated"
@@ -366,7 +369,7 @@ def test_any_description_opens_or_is_refused(tmp_path_factory, data):
     opens_or_is_refused(load, folder)
 
 
-@settings(max_examples=50)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_tokenizer_opens_or_is_refused(data):
     value = TOWERS["tokenizer"] | {"engine": json.dumps(mutated(data, ENGINE))}
@@ -374,7 +377,7 @@ def test_any_tokenizer_opens_or_is_refused(data):
     opens_or_is_refused(Tokenizer.from_dict, mutated(data, TOWERS["tokenizer"]), "x")
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_description_of_onnx_towers_opens_or_is_refused(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "mutated-onnx"
