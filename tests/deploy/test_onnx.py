@@ -18,8 +18,6 @@ from lcl.models.tokenizer import Tokenizer
 
 PAIRS = range(24)
 
-pytestmark = pytest.mark.slow  # every test wants towers that are written as ONNX
-
 
 @pytest.fixture(scope="module")
 def exported(small_world, tokenizer, tmp_path_factory):
@@ -29,6 +27,18 @@ def exported(small_world, tokenizer, tmp_path_factory):
     return folder, model, furthest
 
 
+def test_an_export_leaves_the_model_as_it_was(small_world, tokenizer, tmp_path):
+    """The one export of the quick tests."""
+    model, pairs = untrained(0).train(), small_world.pairs("train", range(3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert onnx.export_onnx(tmp_path, model, tokenizer, pairs.images, pairs.captions) < 1e-5
+    assert all(module.training for module in model.modules())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 17])
 def test_onnx_answers_as_torch_does_for_any_batch_and_length(exported, small_world, tokenizer, number):
     folder, model, _ = exported
@@ -40,6 +50,7 @@ def test_onnx_answers_as_torch_does_for_any_batch_and_length(exported, small_wor
         torch.testing.assert_close(t, model.encode_text(tokens), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_export_takes_the_place_of_its_model_in_a_search(exported, small_world, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA", str(tmp_path / "data"))
     for number, image in enumerate(small_world.pairs("new_scenes", range(5)).images):
@@ -58,6 +69,7 @@ def test_an_export_takes_the_place_of_its_model_in_a_search(exported, small_worl
     assert "qwzx" in found.unseen == wanted.unseen and found.above == pytest.approx(wanted.above, abs=0.01)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(exported, tokenizer):
     towers = onnx.open_towers(exported[0])
     short, long = "a cat", "a cat above a red apple, with two dogs on a striped blue background"
@@ -65,16 +77,19 @@ def test_padding_changes_nothing(exported, tokenizer):
     torch.testing.assert_close(towers.encode_text(tokenizer.encode([short, long], 48))[:1], alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_longest_and_the_shortest_caption_pass(exported, tokenizer):
     towers = onnx.open_towers(exported[0])
     tokens = tokenizer.encode(["a " * 200, "a"], 48)
     assert tokens.ids.shape[1] == 48 and towers.encode_text(tokens).norm(dim=1).tolist() == pytest.approx([1, 1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_export_tells_how_far_it_is_from_torch(exported):
     assert 0 <= exported[2] < 1e-5
 
 
+@pytest.mark.slow
 def test_what_differs_is_not_written(tokenizer, small_world, monkeypatch, tmp_path):
     pairs = small_world.pairs("train", PAIRS)
     monkeypatch.setattr(onnx, "MAX_DIFFERENCE", -1.0)
@@ -83,6 +98,7 @@ def test_what_differs_is_not_written(tokenizer, small_world, monkeypatch, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_int8_takes_less_than_half_and_points_the_same_way(exported, small_world, tokenizer, tmp_path):
     folder, model, _ = exported
     onnx.to_int8(folder, tmp_path, small_world.pairs("train", PAIRS).images)
@@ -103,6 +119,7 @@ def rounded(exported, small_world, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_drop_in_recall_is_that_of_the_embeddings(exported, rounded, small_world, tokenizer):
     folder, model, _ = exported
     rows = small_world.validation(70)  # more than one batch
@@ -116,6 +133,7 @@ def test_the_drop_in_recall_is_that_of_the_embeddings(exported, rounded, small_w
     assert (same.before, same.after, same.margin) == (drop.before, drop.before, 0)
 
 
+@pytest.mark.slow
 def test_a_tower_that_was_destroyed_drops(exported, small_world, tokenizer, monkeypatch):
     """Float towers that match every pair, and int8 towers that match pair 0 alone."""
     rows, eye = small_world.validation(16), torch.eye(16)
@@ -127,6 +145,7 @@ def test_a_tower_that_was_destroyed_drops(exported, small_world, tokenizer, monk
     assert drop.margin == pytest.approx(1.96 * 0.25 / 4, abs=1e-6)  # 15 differences of -1 and one of 0
 
 
+@pytest.mark.slow
 def test_the_drop_is_told_or_why_it_is_not(exported, rounded, small_world, tokenizer):
     told = onnx.describe_recall_drop(exported[0], rounded, tokenizer, small_world.validation(16))
     assert told == str(onnx.recall_drop(exported[0], rounded, tokenizer, small_world.validation(16)))
@@ -136,6 +155,7 @@ def test_the_drop_is_told_or_why_it_is_not(exported, rounded, small_world, token
     assert "was not measured (1 held-out pairs are too few" in few and few.endswith("export again.") and "%" not in few
 
 
+@pytest.mark.slow
 def test_damaged_and_missing_towers_are_refused(exported, tmp_path):
     with pytest.raises(LclError):
         onnx.open_towers(tmp_path)
