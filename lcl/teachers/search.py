@@ -22,6 +22,7 @@ BLOCK = 2048  # rows and columns of a block of the similarity matrix
 SHIPPED = CHECKOUT / "data" / "neighbours"
 KEPT = 8  # neighbours that are saved for every row; objectives use the nearest, notebooks show the others
 GROUP = 64  # columns of which only the maximum is compared at first
+ROWS_AT_ONCE = 65_536  # that an index of inverted lists takes or answers
 
 Features = torch.Tensor | Bank
 """(N, d), L2-normalised: a tensor, or a bank on disk."""
@@ -186,12 +187,12 @@ def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probe
     index.cp.seed, index.cp.min_points_per_centroid = 0, 1  # no warning about few rows a list
     sample = torch.randperm(number, generator=torch.Generator().manual_seed(0))[: 64 * lists].sort().values
     index.train(features[sample].float().numpy())
-    for start in range(0, number, 65_536):
-        index.add(features[start : start + 65_536].float().numpy())
+    for start in range(0, number, ROWS_AT_ONCE):
+        index.add(features[start : start + ROWS_AT_ONCE].float().numpy())
     index.nprobe = probes
     indices, similarities = [], []
-    for start in range(0, number, 65_536):
-        found = index.search(features[start : start + 65_536].float().numpy(), k + 1)
+    for start in range(0, number, ROWS_AT_ONCE):
+        found = index.search(features[start : start + ROWS_AT_ONCE].float().numpy(), k + 1)
         values, columns = (
             torch.from_numpy(array) for array in found
         )  # (n, k + 1); -1 where the probed lists held fewer

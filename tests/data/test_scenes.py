@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from lcl.config import LclError, SceneConfig
-from lcl.data.scenes import MAX_OVERLAP, SPLITS, SceneDataset, open_scenes, overlap
+from lcl.data.scenes import MAX_OVERLAP, SPLITS, SceneDataset, SceneView, open_scenes, overlap
 
 PLANNED = 3000
 
@@ -237,6 +237,22 @@ def test_no_training_image_is_an_evaluation_image(world, sample):
     others = [hashlib.sha256(image.numpy().tobytes()).digest() for image in sample.images[80:]]
     assert sample.scenes[80].split != "train"
     assert len(set(digests)) == len(digests) and not set(digests) & set(others)
+
+
+def test_training_validation_and_test_pairs_have_no_scene_in_common(few_world):
+    views = [view(20) for view in (few_world.train, few_world.validation, few_world.test)]
+    seen = [{(scene.split, scene.index) for scene in view.scenes(range(20))} for view in views]
+    assert sum(map(len, seen)) == len(set().union(*seen)) == 60
+    captions = [set(view.captions(range(20))) for view in views]
+    assert len(captions[1] - captions[2]) > 10
+
+
+def test_a_view_counts_its_rows_from_its_first_scene(few_world):
+    view = SceneView(few_world, 9, "new_scenes", first=40)
+    expected = [few_world.scene("new_scenes", index) for index in (40, 47)]
+    taken = view.take([0, 7])
+    assert view.scenes([0, 7]) == expected and view.captions([0, 7]) == [scene.caption for scene in expected]
+    assert list(taken.captions) == view.captions([0, 7]) and torch.equal(taken.images, few_world.render(expected))
 
 
 def test_single_scenes_show_each_concept_in_turn(few_world):

@@ -188,6 +188,18 @@ def test_every_split_but_train_is_measured_with_value_and_chance(measured):
                 assert 0 <= figure["value"] <= 1 and 0 < figure["chance"] <= 1
 
 
+def test_chance_counts_the_names_that_a_split_is_asked_for(measured, small_world):
+    known, unseen = len(small_world.known), len(small_world.unseen)
+    categories = len({small_world.pictures.concepts[concept].category for concept in small_world.known})
+    assert len({known, unseen, categories}) == 3  # each chance below says which of them was counted
+    for split in ("new_scenes", "unseen_drawings", "unseen_concepts"):
+        names, found = unseen if split == "unseen_concepts" else known, measured[0][split]
+        assert found["zero_shot_top1"]["chance"] == pytest.approx(1 / names)
+        assert found["zero_shot_top5"]["chance"] == pytest.approx(min(5, names) / names)
+        assert found["probe_category"]["chance"] == pytest.approx(1 / categories)
+    assert measured[0]["unseen_concepts"]["category_top1"]["chance"] == pytest.approx(1 / categories)
+
+
 def test_an_untrained_model_does_about_as_well_as_chance(measured):
     for split in measured[0]:
         for name in measured[0][split]:

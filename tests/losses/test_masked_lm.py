@@ -170,6 +170,16 @@ def test_gates_open_in_training_and_all_that_is_fused_learns(masked):
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.vision.parameters())
 
 
+def test_no_gradient_flows_to_the_token_embeddings_that_guesses_are_compared_with(masked):
+    model, mlm = make(CONFIGS["scratch"])
+    some, targets = masked
+    logits = mlm(model.language, some, model.vision(IMAGES), targets != NOT_MASKED)
+    masked_language(logits, targets)["masked_language"].backward()
+    read = torch.zeros(300, dtype=torch.bool).index_fill(0, some.ids.flatten(), True)  # these learn as the tower's input
+    gradient = model.language.tokens.weight.grad
+    assert (gradient[read] != 0).any() and not (gradient[~read] != 0).any() and not read.all()
+
+
 @torch.no_grad()
 def test_the_contrastive_path_is_the_same_bits_with_and_without_fusion(pair, tokens, masked):
     model, mlm = pair

@@ -240,6 +240,13 @@ def test_with_every_list_probed_the_inverted_lists_are_exact(n, tmp_path):
     assert found.bank == "f00d"
 
 
+def test_rows_are_nobodys_own_neighbour_however_few_are_searched_at_once(monkeypatch):
+    features = clustered(9, 50, 8)
+    monkeypatch.setattr(search, "ROWS_AT_ONCE", 16)
+    found = approximate_neighbours(features, 7, lists=30, probes=30)
+    assert torch.equal(found.indices, nearest_neighbours(features, 7).indices)
+
+
 def test_inverted_lists_never_take_a_row_for_its_own_duplicate():
     features = clustered(10, 100, 8).repeat(9, 1)  # more duplicates than neighbours: a row need not find itself
     found = approximate_neighbours(features, 4, lists=10, probes=10)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lcl.config import TrainConfig
+from lcl.config import LclError, TrainConfig
 from lcl.train import loader
 from lcl.train.distributed import Ranks
 from lcl.train.loader import batches
@@ -84,3 +84,11 @@ def test_processes_share_every_batch_out_among_them(few_world, tokenizer, monkey
         for part, rows in zip(parts, range(0, 16, 16 // size), strict=True):
             length = min(part.tokens.ids.shape[1], whole.tokens.ids.shape[1])  # the rest is padding
             assert torch.equal(part.tokens.ids[:, :length], whole.tokens.ids[rows : rows + 16 // size, :length])
+
+
+@pytest.mark.parametrize(("rows", "allowed"), [(1000, 50), (10, 50), (2000, 100)])  # before 1,000 rows, 5 % of 1,000
+def test_exactly_five_percent_of_unreadable_rows_are_allowed_and_no_more(rows, allowed):
+    count = loader._Count(1000)
+    assert count.add(rows, {"image: missing": allowed}) == allowed
+    with pytest.raises(LclError, match=f"{allowed + 1} of .* rows could not be read"):
+        count.add(0, {"image: missing": 1})

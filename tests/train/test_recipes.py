@@ -350,6 +350,37 @@ def test_one_word_or_all_words_masked_are_no_trouble(share, tokens):
     assert recipe.loss(moment(recipe, tokens))[0].isfinite()
 
 
+def test_the_share_of_a_recipe_is_the_share_of_words_that_are_masked(tokens):
+    masked = []
+    for share in (0.0, 0.5, 1.0):
+        recipe = dataclasses.replace(RECIPES["clip+mlm"], mlm=MlmConfig(share))
+        now = moment(recipe, tokens)
+        now.extra["masked_language"].register_forward_pre_hook(lambda _, inputs: masked.append(int(inputs[-1].sum())))
+        recipe.loss(now)
+    assert masked[0] < masked[1] < masked[2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"soft": SoftConfig(alpha_max=0.3)}, {"soft": SoftConfig(schedule="linear")}, {"soft": SoftConfig(temperature=1.0)},
+        {"soft": SoftConfig(within_modality=True)}, {"match": MatchConfig(negatives=1)}, {"match": MatchConfig(scale=3.0)},
+        {"match": MatchConfig(unmatched_cost=0.5)}, {"match": MatchConfig("max")},
+        {"match": MatchConfig(negatives=1, random_negatives=True)},
+        {"mlm": MlmConfig(0.9)}, {"mlm": MlmConfig(layers=(1,))},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_setting_of_an_objective_changes_its_loss(tokens, change):
+    (part,) = change
+    base = RECIPES[f"clip+{part}"]
+    if change[part] == MatchConfig(negatives=1, random_negatives=True):
+        base = dataclasses.replace(base, match=MatchConfig(negatives=1))
+    changed = dataclasses.replace(base, **change)
+    progress = 0.3  # where schedules differ
+    assert not torch.equal(base.loss(moment(base, tokens, progress))[0], changed.loss(moment(changed, tokens, progress))[0])
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_serves_a_recipe(solver, tokens):
     recipe = dataclasses.replace(RECIPES["clip+match"], match=MatchConfig(solver))

@@ -64,6 +64,12 @@ def test_next_to_is_mutual_and_never_above(a, b):
     assert not next_to(a, b)
 
 
+@pytest.mark.parametrize(("gap", "near"), [(0, True), (10, True), (11, False), (20, False)])
+def test_next_to_reaches_half_the_side_of_the_larger_box(gap, near):
+    small, large = (0, 0, 8, 8), (8 + gap, 0, 28 + gap, 20)
+    assert next_to(small, large) == next_to(large, small) == near
+
+
 # --- words
 
 
