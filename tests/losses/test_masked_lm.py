@@ -287,6 +287,14 @@ def test_where_nothing_is_masked_the_loss_is_zero_and_its_gradients_too(tokens):
 
 
 @torch.no_grad()
+def test_the_first_loss_is_near_chance(masked):
+    model, mlm = make(CONFIGS["scratch"])
+    some, targets = masked
+    with torch.no_grad():
+        logits = mlm(model.language, some, model.vision(IMAGES), targets != NOT_MASKED)
+    assert (logits.logsumexp(1) - logits.mean(1)).mean().item() == pytest.approx(math.log(300), abs=0.7)
+
+
 def test_all_words_masked_are_no_trouble(tokens):
     model, mlm = make(CONFIGS["scratch"])
     some, targets = mask_words(tokens, torch.Generator().manual_seed(0), 300, 1.0)
