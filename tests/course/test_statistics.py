@@ -1,0 +1,109 @@
+"""Statistics: against scipy, closed forms, slow loops, and how often intervals hold the truth in simulated studies."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lcl.config import LclError
+from lcl.course.statistics import crossed_gain, holm, pooled_gains
+
+
+def table(values: np.ndarray) -> dict[str, dict[int, float]]:
+    return {f"r{row}": dict(enumerate(map(float, each))) for row, each in enumerate(values)}
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 8), st.integers(0, 2**31))
+def test_two_recipes_are_compared_by_the_paired_t_test(seeds, seed):
+    values = np.random.default_rng(seed).normal(size=(2, seeds))
+    found, peer = pooled_gains(table(values), "r0")["r1"], stats.ttest_rel(values[1], values[0])
+    interval, mean = peer.confidence_interval(0.95), values[1].mean() - values[0].mean()
+    assert (found.mean, found.low, found.high) == pytest.approx((mean, interval.low, interval.high))
+    assert found.p == pytest.approx(peer.pvalue)
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 2**31))
+def test_a_full_table_gives_the_closed_form(recipes, seeds, seed):
+    y = np.random.default_rng(seed).normal(size=(recipes, seeds))
+    rest = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
+    freedom = (recipes - 1) * (seeds - 1)
+    room = stats.t.ppf(0.975, freedom) * math.sqrt(2 * (rest**2).sum() / freedom / seeds)
+    for name, found in pooled_gains(table(y), "r0").items():
+        mean = y[int(name[1:])].mean() - y[0].mean()
+        assert (found.mean, found.low, found.high) == pytest.approx((mean, mean - room, mean + room))
+
+
+def test_a_missing_run_leaves_what_the_others_say_and_an_easy_seed_counts_for_nobody():
+    y = np.array([[1.0, 5.0, 3.0], [2.0, 6.0, 4.0], [4.0, 8.0, 6.0]])  # recipe + seed, without noise
+    values = table(y)
+    del values["r2"][1]  # the easy seed: a plain mean would fall
+    found = pooled_gains(values, "r0")
+    assert (found["r1"].mean, found["r2"].mean) == pytest.approx((1, 3))
+
+
+def test_what_runs_cannot_tell_is_refused():
+    with pytest.raises(LclError, match="too few runs"):
+        pooled_gains({"a": {0: 1.0}, "b": {0: 2.0}}, "a")
+    with pytest.raises(LclError, match="share no seed"):
+        pooled_gains({"a": {0: 1.0, 1: 2.0}, "b": {0: 3.0, 1: 3.5}, "c": {2: 1.0, 3: 2.0}}, "a")
+    with pytest.raises(LclError, match="no runs of x"):
+        pooled_gains({"a": {0: 1.0}}, "x")
+
+
+def test_intervals_hold_the_truth_in_19_of_20_studies():
+    random, held, narrower = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        y = 3 * random.normal(size=3) + random.normal(size=(5, 3))  # seeds differ much, recipes not
+        y[1] += 2.0
+        found = pooled_gains(table(y), "r0")["r1"]
+        held += found.low <= 2.0 <= found.high
+        alone = stats.ttest_rel(y[1], y[0]).confidence_interval(0.95)
+        narrower += found.high - found.low < alone.high - alone.low
+    assert abs(held / 400 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 400) and narrower > 300
+
+
+def test_crossed_draws_hold_the_truth_where_draws_of_seeds_alone_do_not():
+    """Queries differ in which recipe they suit: a study of other queries would find another difference."""
+    random, studies = np.random.default_rng(1), 200
+    crossed = alone = 0
+    for _ in range(studies):
+        suits, noise = random.normal(scale=0.5, size=(1, 60)), random.normal(scale=0.5, size=(5, 60))
+        ours, theirs = 0.2 + suits + noise + random.normal(scale=0.05, size=(5, 1)), np.zeros((5, 60))
+        found = crossed_gain(ours, theirs, rounds=400)
+        crossed += found.low <= 0.2 <= found.high
+        low, high = stats.t.interval(0.95, 4, ours.mean(), stats.sem(ours.mean(1)))
+        alone += low <= 0.2 <= high
+    assert crossed / studies > 0.9 > alone / studies + 0.1
+
+
+def test_a_crossed_gain_is_what_a_slow_loop_draws():
+    random = np.random.default_rng(2)
+    ours, theirs = (random.random((4, 30)) < share for share in (0.7, 0.5))
+    found, means = crossed_gain(ours, theirs), []
+    difference = ours.astype(float) - theirs
+    for _ in range(4000):
+        seeds, queries = (random.integers(n, size=n) for n in difference.shape)
+        means.append(difference[seeds][:, queries].mean())
+    assert found.mean == pytest.approx(difference.mean())
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
+    assert crossed_gain(ours, ours).p == 1.0
+    with pytest.raises(LclError, match="same seeds and queries"):
+        crossed_gain(ours, theirs[:3])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_rejects_what_the_stepwise_rule_rejects(p):
+    corrected = holm({str(number): value for number, value in enumerate(p)})
+    order = sorted(range(len(p)), key=p.__getitem__)
+    for level in (0.01, 0.05, 0.5):
+        rejected = set()
+        for place, number in enumerate(order):
+            if (len(p) - place) * p[number] > level:
+                break
+            rejected.add(number)
+        assert {number for number in range(len(p)) if corrected[str(number)] <= level} == rejected
