@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks.timing import Benchmark, benchmark, seconds, turns
+from lcl.bpe import BEGIN, END, PAD, SPECIAL
 from lcl.config import LanguageConfig, ModelConfig, TrainConfig, VisionConfig, get_profile
 from lcl.data.collection import ShardDataset
 from lcl.data.scenes import SceneDataset, open_scenes
@@ -29,7 +30,7 @@ from lcl.data.writing import scene_samples, write_shards
 from lcl.losses.contrastive import info_nce
 from lcl.losses.matching import SOLVERS, exact
 from lcl.models.clip import Clip
-from lcl.models.tokenizer import BEGIN, END, PAD, SPECIAL, Tokenizer, Tokens
+from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.teachers.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
 from lcl.teachers.search import BLOCK, KEPT, nearest_neighbours
 from lcl.train.loader import PREFETCH, batches, one_thread

@@ -124,7 +124,9 @@ def statements(source: str) -> list[str]:
             lines[row - 1] = lines[row - 1][:column]
     texts = [each for each in ast.walk(tree) if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)]
     texts = [each for each in texts if isinstance(each.value.value, str)]  # a string that stands alone does nothing
-    for node in [*texts, *_own_imports(tree)]:
+    own = set(_own_imports(tree))
+    for_types = [each for each in ast.walk(tree) if isinstance(each, ast.If) and own.issuperset(each.body) and not each.orelse]
+    for node in [*texts, *own, *for_types]:
         lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
     found = []
     for node in tree.body:

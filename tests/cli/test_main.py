@@ -582,7 +582,7 @@ def test_nothing_to_begin_with_is_refused(tmp_path):
         (["--text-tower", "hf:bert", "--pretrained"], "an architecture without weights"),
         (["--tower", "timm:resnet18.a1"], "no weights called 'resnet18.a1'"),
         (["--image-size", 60, "--tower", "vit"], "image size 60 is no multiple of patch size 16"),
-        (["--context-length", 4], "a context of 4 tokens is too short"),
+        (["--context-length", 4], "a context has 8 to 1024 tokens, not 4"),
     ],
     ids=str,
 )

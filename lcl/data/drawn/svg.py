@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import re
+import reprlib
 import xml.parsers.expat
 from multiprocessing.connection import Connection
 
@@ -20,6 +21,8 @@ START_SECONDS = 60  # for the process to start, on a busy machine
 MEMORY = 2**30  # bytes, of the process that draws
 MAX_DEPTH = 64  # elements within elements: at some hundreds the renderer's stack overflows
 MAX_FILTERS = 100  # steps of all filters; each is as large as the drawing
+SHORT = reprlib.Repr()
+SHORT.maxstring = 80  # the beginning and the end of a longer text
 HREF = re.compile(r"\s*(#|data:image/(png|jpe?g|gif|webp)\s*[;,])", re.IGNORECASE)  # an SVG in an SVG would not be checked
 
 
@@ -123,7 +126,7 @@ def check(svg: str) -> None:
         require(filters <= MAX_FILTERS, f"has more than {MAX_FILTERS} steps of filters; remove some.")
         for key, value in attributes.items():
             alien = key.rpartition(":")[2].lower() == "href" and value and not HREF.match(value)
-            require(not alien, f"refers to {value[:80]!r}; a drawing may only show itself and pictures that it embeds as data.")
+            require(not alien, f"refers to {SHORT.repr(value)}; a drawing may only show itself and pictures embedded as data.")
 
     def end(name: str) -> None:
         nonlocal depth
