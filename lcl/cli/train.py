@@ -157,6 +157,9 @@ def train(
         own = {name: str(each.resolve()) for name, each in (("validation", validation), ("test", test)) if each}
         plan = dataclasses.replace(plan, **own)
     get_recipe(plan.profile.training.recipe)
+    side, drawn = plan.profile.model.vision.image_size, plan.profile.scenes.size
+    fits = plan.shards is not None or side == drawn
+    require(fits, f"the model takes {side} pixels a side, the data set has {drawn}; make them equal.")  # before it is drawn
     if not plan.start:
         Clip(plan.profile.model)  # refuses an unknown tower, or weights that are not there, before anything is drawn
     with join(device) as ranks, contextlib.ExitStack() as stack:

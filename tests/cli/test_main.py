@@ -279,6 +279,7 @@ def test_a_stop_during_the_report_leaves_the_run_whole(trained, tmp_path, capsys
     assert contents(run) == before and "the run is saved" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluating_says_when_the_figures_differ(trained, tmp_path):
     shutil.copytree(trained[0] / "first", tmp_path / "changed")
     found = metrics_of(tmp_path / "changed")

@@ -207,6 +207,7 @@ def test_the_profile_names_the_recipe(small_world):
         Training(with_training(recipe="lightclop"), small_world, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lightclip", "lightclip-ping", "a-clip-ping"])
 def test_the_same_seed_gives_the_same_bits_whatever_the_recipe_is_made_of(short, name):
     def run(seed):
@@ -379,7 +380,7 @@ def test_a_recipe_that_asks_for_no_neighbours_leaves_a_teacher_alone(short, teac
     assert len(teacher.asked) == 0 and found["teacher"] is None
 
 
-@pytest.mark.parametrize("name", ["clip-ping", "lightclip-ping"])
+@pytest.mark.parametrize("name", ["clip-ping", pytest.param("lightclip-ping", marks=pytest.mark.slow)])
 def test_neighbours_that_weigh_nothing_leave_the_towers_as_they_would_be_to_the_bit(short, name):
     needs_teacher = RECIPES[name]
     plain = {part: weight for part, weight in needs_teacher.weights.items() if not part.endswith("nn_contrast")}
