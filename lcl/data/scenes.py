@@ -22,19 +22,11 @@ from lcl.data.drawn import captions
 from lcl.data.drawn.captions import Mention
 from lcl.data.drawn.colours import COLOURS
 from lcl.data.drawn.drawing import (
-    LEVELS,
-    SIZES,
-    Background,
-    SceneObject,
-    bounds,
-    draw_backgrounds,
-    overlap,
-    paste,
-    shrink,
-    sizes,
+    GAIN, LEVELS, SHADE, SIZES, Background, SceneObject, bounds, draw_backgrounds, hidden_on, overlap, paste, shrink, sizes,
 )  # fmt: skip
 from lcl.data.drawn.foils import Facts, Foil, foils
 from lcl.data.drawn.pictures import Pictures, load_pictures
+from lcl.data.drawn.renaming import renamed
 from lcl.storage import fingerprint
 
 SPLITS = {
@@ -51,7 +43,6 @@ HELD_OUT_DRAWINGS = (
 HELD_OUT_PAIRS = 0.1  # share of the pairs of known concepts
 MAX_OVERLAP = 0.1  # of the smaller box's area
 COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often 1, 2, 3, 4 objects are wanted; one without room is left out
-GAIN = (0.86, 1.09)  # an object's brightness; `colours.main_colour` holds over this range
 VALIDATION_FROM = 1_000_000_000  # the first validation scene, far from the test scenes
 TAIL = 30  # the class of rank r is drawn with weight 1 / (r + TAIL), a long tail as on the web
 
@@ -133,11 +124,19 @@ class SceneDataset:
         require(
             wanted <= available, f"{wanted} concepts are asked for, but the pictures hold {available}; ask for fewer."
         )
-        self.fingerprint = fingerprint([asdict(config), pictures.fingerprint])
+        identity = asdict(config)
+        if config.version == 1:
+            del identity["version"]  # as it was before there was a second
+        self.fingerprint = fingerprint([identity, pictures.fingerprint])
 
         rng = random.Random(f"world/{config.seed}")
-        shuffled = sorted(range(available), key=lambda _: rng.random())
-        self.known, self.unseen = tuple(shuffled[: config.known]), tuple(shuffled[config.known : wanted])
+        if config.version == 1:
+            shuffled = sorted(range(available), key=lambda _: rng.random())
+            self.known, self.unseen = tuple(shuffled[: config.known]), tuple(shuffled[config.known : wanted])
+        else:  # the most familiar; of every few in a row, one is unseen
+            starts = [block * wanted // max(config.unseen, 1) for block in range(config.unseen + 1)]
+            self.unseen = tuple(a + int(rng.random() * (b - a)) for a, b in zip(starts, starts[1:], strict=False))
+            self.known = tuple(sorted(set(range(wanted)) - set(self.unseen)))
         self._hold_out(rng)
 
         self.sizes = sizes(config.size)
@@ -146,6 +145,8 @@ class SceneDataset:
         drawings = pictures.drawings[:, list(used)]
         self._drawings = {"cpu": [shrink(drawings, size) for size in self.sizes]}
         self._bounds = [bounds(drawings[:, :, 3]) for drawings in self._drawings["cpu"]]
+        hidden = hidden_on(self._drawings["cpu"][0]) if config.version > 1 else {}
+        self._hidden = {(style, used[row]): colours for (style, row), colours in hidden.items()}
 
     def _hold_out(self, rng: random.Random) -> None:
         """Choose what training never sees: `held_drawings` {(style, concept)} and `held_pairs` {{concept, concept}}."""
@@ -279,7 +280,8 @@ class SceneDataset:
             style = styles[int(rng.random() * len(styles))]
             wanted = (low + rng.random() * (high - low)) * side
             level = min(range(LEVELS), key=lambda level: abs(self.sizes[level] - wanted))
-            flipped, gain = rng.random() < 0.5, round(256 * (GAIN[0] + rng.random() * (GAIN[1] - GAIN[0])))
+            flipped = rng.random() < 0.5 and self.name(concept) not in self.pictures.unmirrored
+            gain = round(256 * (GAIN[0] + rng.random() * (GAIN[1] - GAIN[0])))
             for attempt in range(30):
                 if attempt % 10 == 9 and level > 0:
                     level -= 1  # a smaller one finds room more easily
@@ -298,11 +300,13 @@ class SceneDataset:
     def _background(self, rng: random.Random, placed: Sequence[dict]) -> Background:
         """A background in a colour that no object has, so that objects stand out."""
         taken = {self.pictures.concepts[obj["concept"]].colours[obj["style"]] for obj in placed}
-        names = [name for name in COLOURS if name not in taken and name != "black"]
+        hidden = set().union(*(self._hidden.get((obj["style"], obj["concept"]), ()) for obj in placed))
+        free = [name for name in COLOURS if name not in taken and name != "black"]
+        names = [name for name in free if name not in hidden] or free  # drawings of your own may stand out nowhere
         colour = names[int(rng.random() * len(names))]
         kinds = list(captions.BACKGROUNDS)
         first = tuple(min(255, max(0, value + round((rng.random() - 0.5) * 16))) for value in COLOURS[colour])
-        shade = 0.84 + 0.06 * rng.random()
+        shade = SHADE[0] + 0.06 * rng.random()
         second = tuple(int(value * shade) for value in first)
         period = max(4, int(self.config.size * (0.08 + 0.12 * rng.random())))
         return Background(kinds[int(rng.random() * len(kinds))], colour, first, second, period, int(rng.random() * 2**20))
@@ -337,4 +341,5 @@ class SceneDataset:
 
 def open_scenes(config: SceneConfig, pictures_folder: Path | None = None) -> SceneDataset:
     """The scenes of a config, with the installed drawings or those of a folder."""
-    return SceneDataset(config, load_pictures(config.size, pictures_folder))
+    pictures = load_pictures(config.size, pictures_folder)
+    return SceneDataset(config, renamed(pictures) if config.version > 1 and pictures_folder is None else pictures)

@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from lcl.data.drawn.captions import Box
+from lcl.data.drawn.colours import COLOURS
 
 LEVELS = 12  # number of sizes that drawings are kept in
+GAIN = (0.86, 1.09)  # an object's brightness; `colours.main_colour` holds over this range
+SHADE = (0.84, 0.90)  # how bright the second shade of a background is, as a part of the first
+CLEAR = 90**2  # the squared distance at which two colours differ clearly: 30 steps of grey
+VISIBLE = 0.3  # the share of an object's pixels that must differ clearly from the background
 SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, for 1, 2, 3, 4 objects
 
 
@@ -89,6 +94,41 @@ def bounds(opacity: torch.Tensor) -> list[list[Box]]:
     columns, rows = ends(opaque.any(-2)), ends(opaque.any(-1))
     boxes = torch.stack([columns[..., 0], rows[..., 0], columns[..., 1], rows[..., 1]], dim=-1)
     return [[tuple(box) for box in style] for style in boxes.tolist()]
+
+
+def visible_share(drawings: torch.Tensor, shades: Sequence[tuple[int, int, int]]) -> torch.Tensor:
+    """The share of a drawing's opaque pixels that differ clearly from every shade of a background.
+
+    Args:
+        drawings: (…, 4, s, s) uint8, premultiplied.
+        shades: red, green and blue, 0 to 255.
+
+    Returns:
+        (…) float, 0 to 1.
+    """
+    colour, opacity = drawings[..., :3, :, :].int(), drawings[..., 3:, :, :].int()
+    seen = opaque = opacity[..., 0, :, :] > 127
+    weights = torch.tensor([2, 4, 3])[:, None, None]  # the eye tells shades of green best; integers are exact everywhere
+    for shade in shades:
+        change = colour - (torch.tensor(shade)[:, None, None] * opacity + 127) // 255  # by which the drawing changes the pixel
+        seen = seen & ((change.square() * weights).sum(-3) >= CLEAR)
+    return seen.sum((-2, -1)) / opaque.sum((-2, -1)).clamp(min=1)
+
+
+def hidden_on(drawings: torch.Tensor) -> dict[tuple[int, int], set[str]]:
+    """The background colours on which a drawing does not stand out at every brightness, by (style, concept).
+
+    drawings: (style, concept, 4, s, s) uint8, premultiplied; small ones, in which thin outlines count least.
+    """
+    colour, opacity = drawings[:, :, :3].int(), drawings[:, :, 3:].int()
+    lit = [torch.cat([(colour * round(256 * gain) >> 8).minimum(opacity), opacity], dim=2) for gain in (GAIN[0], 1, GAIN[1])]
+    found: dict[tuple[int, int], set[str]] = {}
+    for name, shade in COLOURS.items():
+        shades = [tuple(int(value * part) for value in shade) for part in (1, *SHADE)]
+        share = torch.stack([visible_share(each, shades) for each in lit]).amin(0)  # (style, concept)
+        for place in (share < VISIBLE).nonzero().tolist():
+            found.setdefault(tuple(place), set()).add(name)
+    return found
 
 
 def draw_backgrounds(backgrounds: Sequence[Background], side: int, device: str) -> torch.Tensor:

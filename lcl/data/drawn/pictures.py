@@ -73,12 +73,14 @@ class Pictures:
 
     drawings: (style, concept, 4, S, S) uint8; red, green, blue (not premultiplied) and opacity.
     fingerprint: names exactly this set of drawings and names.
+    unmirrored: names of concepts whose drawings bear text, or turn one way only; scenes do not mirror them.
     """
 
     concepts: tuple[Concept, ...]
     styles: tuple[Style, ...]
     drawings: torch.Tensor
     fingerprint: str
+    unmirrored: tuple[str, ...] = ()
 
 
 def load_pictures(size: int, folder: Path | None = None) -> Pictures:
