@@ -18,12 +18,10 @@ import torch
 
 from lcl.config import SceneConfig, choose, require
 from lcl.data.base import Samples
-from lcl.data.drawn import captions
+from lcl.data.drawn import captions, drawing
 from lcl.data.drawn.captions import Mention
 from lcl.data.drawn.colours import COLOURS
-from lcl.data.drawn.drawing import (
-    GAIN, LEVELS, SHADE, SIZES, Background, SceneObject, bounds, draw_backgrounds, hidden_on, overlap, paste, shrink, sizes,
-)  # fmt: skip
+from lcl.data.drawn.drawing import GAIN, LEVELS, SHADE, SIZES, Background, SceneObject, bounds, overlap, paste, shrink
 from lcl.data.drawn.foils import Facts, Foil, foils
 from lcl.data.drawn.pictures import Pictures, load_pictures
 from lcl.data.drawn.renaming import renamed
@@ -139,13 +137,13 @@ class SceneDataset:
             self.known = tuple(sorted(set(range(wanted)) - set(self.unseen)))
         self._hold_out(rng)
 
-        self.sizes = sizes(config.size)
+        self.sizes = drawing.sizes(config.size)
         used = self.known + self.unseen
         self._rows = {concept: row for row, concept in enumerate(used)}  # where a concept's drawings stand below
         drawings = pictures.drawings[:, list(used)]
         self._drawings = {"cpu": [shrink(drawings, size) for size in self.sizes]}
         self._bounds = [bounds(drawings[:, :, 3]) for drawings in self._drawings["cpu"]]
-        hidden = hidden_on(self._drawings["cpu"][0]) if config.version > 1 else {}
+        hidden = drawing.hidden_on(self._drawings["cpu"][0]) if config.version > 1 else {}
         self._hidden = {(style, used[row]): colours for (style, row), colours in hidden.items()}
 
     def _hold_out(self, rng: random.Random) -> None:
@@ -318,7 +316,7 @@ class SceneDataset:
             self._drawings[device] = [drawings.to(device) for drawings in self._drawings["cpu"]]
         if not scenes:
             return torch.empty(0, 3, side, side, dtype=torch.uint8, device=device)
-        canvas = draw_backgrounds([scene.background for scene in scenes], side, device)  # (B, 3, H, W) int32
+        canvas = drawing.draw_backgrounds([scene.background for scene in scenes], side, device)  # (B, 3, H, W) int32
         flat = canvas.view(-1)
         for layer in range(max((len(scene.objects) for scene in scenes), default=0)):
             by_level: dict[int, list[tuple[int, SceneObject]]] = {}

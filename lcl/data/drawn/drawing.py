@@ -15,7 +15,7 @@ LEVELS = 12  # number of sizes that drawings are kept in
 GAIN = (0.86, 1.09)  # an object's brightness; `colours.main_colour` holds over this range
 SHADE = (0.84, 0.90)  # how bright the second shade of a background is, as a part of the first
 CLEAR = 90**2  # the squared distance at which two colours differ clearly: 30 steps of grey
-VISIBLE = 0.3  # the share of an object's pixels that must differ clearly from the background
+VISIBLE = 0.3  # the share of an object's pixels that must differ clearly from a background for it to be chosen
 SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, for 1, 2, 3, 4 objects
 
 
@@ -121,10 +121,11 @@ def hidden_on(drawings: torch.Tensor) -> dict[tuple[int, int], set[str]]:
     drawings: (style, concept, 4, s, s) uint8, premultiplied; small ones, in which thin outlines count least.
     """
     colour, opacity = drawings[:, :, :3].int(), drawings[:, :, 3:].int()
-    lit = [torch.cat([(colour * round(256 * gain) >> 8).minimum(opacity), opacity], dim=2) for gain in (GAIN[0], 1, GAIN[1])]
+    gains = [round(256 * (GAIN[0] + step * (GAIN[1] - GAIN[0]) / 5)) for step in range(6)]
+    lit = [torch.cat([(colour * gain >> 8).minimum(opacity), opacity], dim=2) for gain in gains]
     found: dict[tuple[int, int], set[str]] = {}
     for name, shade in COLOURS.items():
-        shades = [tuple(int(value * part) for value in shade) for part in (1, *SHADE)]
+        shades = [shade, tuple(int(value * sum(SHADE) / 2) for value in shade)]
         share = torch.stack([visible_share(each, shades) for each in lit]).amin(0)  # (style, concept)
         for place in (share < VISIBLE).nonzero().tolist():
             found.setdefault(tuple(place), set()).add(name)
