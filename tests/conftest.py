@@ -97,9 +97,9 @@ def _tell_threads_of_parent(pipe) -> None:
 
 
 @pytest.fixture(scope="session")
-def world() -> SceneDataset:
-    """The laptop profile's world: 64 pixels, 256 known concepts."""
-    return open_scenes(SceneConfig())
+def world(request) -> SceneDataset:
+    """The laptop profile's world: 64 pixels, 256 known concepts; of version 1, if a test does not ask for another."""
+    return open_scenes(SceneConfig(version=getattr(request, "param", 1)))
 
 
 @pytest.fixture(scope="session")

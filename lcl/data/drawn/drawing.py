@@ -14,7 +14,7 @@ from lcl.data.drawn.colours import COLOURS
 LEVELS = 12  # number of sizes that drawings are kept in
 GAIN = (0.86, 1.09)  # an object's brightness; `colours.main_colour` holds over this range
 SHADE = (0.84, 0.90)  # how bright the second shade of a background is, as a part of the first
-CLEAR = 90**2  # the squared distance at which two colours differ clearly: 30 steps of grey
+CLEAR = 90  # the distance at which two colours differ clearly: 30 steps of grey
 VISIBLE = 0.3  # the share of an object's pixels that must differ clearly from a background for it to be chosen
 SIZES = ((0.45, 0.90), (0.36, 0.60), (0.32, 0.50), (0.28, 0.44))  # of the canvas, for 1, 2, 3, 4 objects
 
@@ -96,12 +96,13 @@ def bounds(opacity: torch.Tensor) -> list[list[Box]]:
     return [[tuple(box) for box in style] for style in boxes.tolist()]
 
 
-def visible_share(drawings: torch.Tensor, shades: Sequence[tuple[int, int, int]]) -> torch.Tensor:
+def visible_share(drawings: torch.Tensor, shades: Sequence[tuple[int, int, int]], clear: int = CLEAR) -> torch.Tensor:
     """The share of a drawing's opaque pixels that differ clearly from every shade of a background.
 
     Args:
         drawings: (…, 4, s, s) uint8, premultiplied.
         shades: red, green and blue, 0 to 255.
+        clear: the distance from which on two colours differ clearly.
 
     Returns:
         (…) float, 0 to 1.
@@ -111,7 +112,7 @@ def visible_share(drawings: torch.Tensor, shades: Sequence[tuple[int, int, int]]
     weights = torch.tensor([2, 4, 3])[:, None, None]  # the eye tells shades of green best; integers are exact everywhere
     for shade in shades:
         change = colour - (torch.tensor(shade)[:, None, None] * opacity + 127) // 255  # by which the drawing changes the pixel
-        seen = seen & ((change.square() * weights).sum(-3) >= CLEAR)
+        seen = seen & ((change.square() * weights).sum(-3) >= clear**2)
     return seen.sum((-2, -1)) / opaque.sum((-2, -1)).clamp(min=1)
 
 
@@ -126,7 +127,8 @@ def hidden_on(drawings: torch.Tensor) -> dict[tuple[int, int], set[str]]:
     found: dict[tuple[int, int], set[str]] = {}
     for name, shade in COLOURS.items():
         shades = [shade, tuple(int(value * sum(SHADE) / 2) for value in shade)]
-        share = torch.stack([visible_share(each, shades) for each in lit]).amin(0)  # (style, concept)
+        margin = 30  # a scene's shades and brightness lie between those that are tried
+        share = torch.stack([visible_share(each, shades, CLEAR + margin) for each in lit]).amin(0)  # (style, concept)
         for place in (share < VISIBLE).nonzero().tolist():
             found.setdefault(tuple(place), set()).add(name)
     return found

@@ -15,6 +15,13 @@ from lcl.data.drawn.captions import Mention, article, compose, holds, next_to, p
 from lcl.data.drawn.colours import COLOURS, colour_name
 from lcl.data.scenes import SPLITS, Scene, SceneObject
 
+
+def pytest_generate_tests(metafunc):
+    """What is asked of a world is asked of both versions."""
+    if "world" in metafunc.fixturenames:
+        metafunc.parametrize("world", [1, 2], indirect=True, scope="session")
+
+
 # --- relations between boxes
 
 sides = st.tuples(st.integers(0, 60), st.integers(1, 30)).map(lambda side: (side[0], side[0] + side[1]))
@@ -79,7 +86,9 @@ def test_next_to_reaches_half_the_side_of_the_larger_box(gap, near):
     + [("cherry blossom", "cherry blossoms"), ("mouse", "mice"), ("computer mouse", "computer mice"), ("bus", "buses")]
     + [("snowman", "snowmen"), ("goose", "geese"), ("knife", "knives"), ("nest with eggs", "nests with eggs")]
     + [("burrito", "burritos"), ("kimono", "kimonos"), ("leaf fluttering in wind", "leaves fluttering in wind")]
-    + [("hammer and wrench", "hammers and wrenches"), ("fork and knife", "forks and knives"), ("t-rex", "t-rexes")],
+    + [("hammer and wrench", "hammers and wrenches"), ("fork and knife", "forks and knives"), ("t-rex", "t-rexes")]
+    + [("plane taking off", "planes taking off"), ("set of cutlery", "sets of cutlery"), ("six-sided die", "six-sided dice")]
+    + [("cup with a straw", "cups with straws"), ("city at dusk", "cities at dusk"), ("spool of thread", "spools of thread")],
 )
 def test_plurals(one, many):
     assert plural(one) == many

@@ -6,10 +6,11 @@ from collections import Counter
 
 import pytest
 
+from lcl.config import SceneConfig
 from lcl.data.drawn.captions import NUMBERS, article, plural
 from lcl.data.drawn.colours import COLOURS
 from lcl.data.drawn.foils import KINDS, Facts, foils
-from lcl.data.scenes import SPLITS
+from lcl.data.scenes import SPLITS, open_scenes
 
 RELATION = re.compile(r"(.+) (left of|right of|above|below) (.+)")
 GROUND = re.compile(r"(.+) on an? (\w+) background")
@@ -76,8 +77,9 @@ def check(world, scenes: int) -> Counter:
     return orders
 
 
-def test_true_sentences_are_true_and_foils_are_false(small_world):
-    check(small_world, 100)
+@pytest.mark.parametrize("version", [1, 2])
+def test_true_sentences_are_true_and_foils_are_false(version):
+    check(open_scenes(SceneConfig(known=32, unseen=8, version=version)), 100)
 
 
 @pytest.mark.slow

@@ -19,11 +19,13 @@ import lcl.data.drawn.pictures
 from lcl.config import LclError
 from lcl.data.drawn.colours import COLOURS, colour_name, main_colour
 from lcl.data.drawn.pictures import CATEGORIES, PACKAGES, load_pictures
+from lcl.data.drawn.renaming import renamed
 
 
-@pytest.fixture(scope="module")
-def pictures():
-    return load_pictures(64)
+@pytest.fixture(scope="module", params=[1, 2])
+def pictures(request):
+    """The dictionary of both versions of the world."""
+    return load_pictures(64) if request.param == 1 else renamed(load_pictures(64))
 
 
 def assert_equal(a, b):
