@@ -1,4 +1,4 @@
-"""Version 2 of the scenes: names that people say, familiar ones most frequent, no mirrored text, nothing hidden. 1 is as it was."""
+"""Version 2 of the scenes: names that people say, familiar first, no mirrored text, nothing hidden. Version 1 is as it was."""
 
 import dataclasses
 import hashlib
