@@ -20,6 +20,7 @@ IRREGULAR = {
     "fork and knife with plate": "forks and knives with plate", "plate with cutlery": "plates with cutlery",
     "set of cutlery": "sets of cutlery", "plane taking off": "planes taking off",
     "beach with an umbrella": "beaches with umbrellas", "six-sided die": "six-sided dice", "american bison": "american bison",
+    "stick of butter": "sticks of butter",
 }  # fmt: skip
 NUMBERS = {2: "two", 3: "three"}
 LEADS = ("", "", "", "a picture of ", "an image of ", "a drawing of ", "a scene with ")

@@ -11,10 +11,10 @@ from lcl.data.drawn.pictures import Concept, Pictures
 NAMES = Path(__file__).with_name("names-2.json")
 """How version 2 differs from version 1, as data.
 
-By the name in version 1: left_out, what nobody has a name for, or whose two drawings look like different objects; renamed.
-By the new name: synonyms, which are added; uncounted, all of them; uncoloured, where a colour misleads; unmirrored, what bears
-text or turns one way only; familiar, all names, the most frequent in English first (by the package wordfreq; every further
-word of a name makes it ten times as rare). rejected_synonyms: of version 1.
+By the name in version 1: left_out, what nobody has a name for, or whose two drawings look like different objects; renamed;
+rejected_synonyms. By the new name: synonyms, which are added; uncoloured, where a colour misleads; unmirrored, what bears text
+or turns one way only; familiar, all names, the most frequent in English first (by the package wordfreq; every further word of
+a name makes it ten times as rare). Everything can be counted: "two boxes of popcorn".
 """
 
 
@@ -40,6 +40,6 @@ def _renamed(concept: Concept, name: str, words: dict) -> Concept:
         concept,
         name=name,
         synonyms=tuple(dict.fromkeys(kept + words["synonyms"].get(name, []))),
-        counted=name not in words["uncounted"],
+        counted=True,
         colours=(None,) * len(concept.colours) if name in words["uncoloured"] else concept.colours,
     )
