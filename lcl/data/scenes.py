@@ -143,7 +143,7 @@ class SceneDataset:
         drawings = pictures.drawings[:, list(used)]
         self._drawings = {"cpu": [shrink(drawings, size) for size in self.sizes]}
         self._bounds = [bounds(drawings[:, :, 3]) for drawings in self._drawings["cpu"]]
-        hidden = drawing.hidden_on(self._drawings["cpu"][0]) if config.version > 1 else {}
+        hidden = drawing.hidden_on(drawings) if config.version > 1 else {}
         self._hidden = {(style, used[row]): colours for (style, row), colours in hidden.items()}
 
     def _hold_out(self, rng: random.Random) -> None:

@@ -119,9 +119,10 @@ def visible_share(drawings: torch.Tensor, shades: Sequence[tuple[int, int, int]]
 def hidden_on(drawings: torch.Tensor) -> dict[tuple[int, int], set[str]]:
     """The background colours on which a drawing does not stand out at every brightness, by (style, concept).
 
-    drawings: (style, concept, 4, s, s) uint8, premultiplied; small ones, in which thin outlines count least.
+    drawings: (style, concept, 4, S, S) uint8, not premultiplied.
     """
-    colour, opacity = drawings[:, :, :3].int(), drawings[:, :, 3:].int()
+    small = shrink(drawings, 18).int()  # as small as on a canvas of 64 pixels, where thin outlines help least
+    colour, opacity = small[:, :, :3], small[:, :, 3:]
     gains = [round(256 * (GAIN[0] + step * (GAIN[1] - GAIN[0]) / 5)) for step in range(6)]
     lit = [torch.cat([(colour * gain >> 8).minimum(opacity), opacity], dim=2) for gain in gains]
     found: dict[tuple[int, int], set[str]] = {}
