@@ -137,10 +137,7 @@ class VisionConfig:
             self.image_size <= 1024 and self.width <= 4096 and self.depth <= 64,
             f"{self.image_size} pixels, width {self.width}, depth {self.depth}: not a lightweight tower; choose less.",
         )
-        require(
-            self.tower != "vit" or self.width % self.heads == 0,
-            f"width {self.width} is no multiple of {self.heads} heads.",
-        )
+        require(self.tower != "vit" or self.width % self.heads == 0, f"width {self.width} is no multiple of {self.heads} heads.")
         require(
             self.tower != "vit" or self.image_size % self.patch_size == 0,
             f"image size {self.image_size} is no multiple of patch size {self.patch_size}.",
@@ -149,9 +146,7 @@ class VisionConfig:
             self.tower != "vit" or self.image_size // self.patch_size <= 64,
             f"image size {self.image_size} makes more than 64 × 64 patches of {self.patch_size} pixels; choose larger patches.",
         )
-        require(
-            self.tower != "conv" or self.width % 4 == 0, f"the conv tower's width {self.width} is no multiple of 4."
-        )
+        require(self.tower != "conv" or self.width % 4 == 0, f"the conv tower's width {self.width} is no multiple of 4.")
         require(self.depth >= 1, f"an image tower needs at least one layer, not {self.depth}.")
 
 
