@@ -329,6 +329,14 @@ def test_an_unknown_schedule_is_refused_with_the_near_name():
         ramp("cosin", 0.2, 0.5)
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_softened_pieces_of_the_rows_make_the_whole(within):
+    v, t, scale = batch(0, 6, 4)
+    whole = soft_info_nce(v, t, scale, 0.3, 0.1, None, within)["soft_info_nce"]
+    pieces = [soft_info_nce(v, t, scale, 0.3, 0.1, slice(row, row + 2), within)["soft_info_nce"] for row in (0, 2, 4)]
+    torch.testing.assert_close(sum(pieces) / 3, whole)
+
+
 # --- the likeness within a modality
 
 
