@@ -25,7 +25,6 @@ from lcl.train.recipes import Recipe, StepContext
 from lcl.train.runs import Run, load_run
 
 PAIRS = 256  # training pairs that are measured
-COUNTED = 20_000  # captions, at most, whose tokens are counted
 MANY_CUT = 0.05  # share of the captions that are cut, from which the context is too short (our choice)
 COLLAPSED = 0.9  # mean cosine of two images, or two captions; in healthy trainings 0.01 to 0.16, in a collapsed one 1.00
 
@@ -179,7 +178,7 @@ def measure(
         1 / max(1, len(source.validation(max(VALIDATION_PAIRS, config.batch_size)))),
         _self_neighbours(teacher),
         _pairing_z(pairs),
-        count_cut(source.train(config.pairs), tokenizer, context),
+        count_cut(source.train(config.pairs), tokenizer, context, 8 * PAIRS),
         context,
     )
 
@@ -214,9 +213,9 @@ def _self_neighbours(teacher: Teacher | None) -> float | None:
     return max((teacher.a == rows).float().mean().item(), (teacher.b == rows).float().mean().item())
 
 
-def count_cut(rows: DatasetView, tokenizer: Tokenizer, context_length: int) -> tuple[int, int]:
-    """How many captions have more than `context_length` tokens, and how many were counted: COUNTED at most, evenly spread."""
-    captions = rows.captions(range(0, len(rows), -(-len(rows) // COUNTED)))
+def count_cut(rows: DatasetView, tokenizer: Tokenizer, context_length: int, most: int = 20_000) -> tuple[int, int]:
+    """How many captions have more than `context_length` tokens, and how many were counted: `most`, evenly spread, or fewer."""
+    captions = rows.captions(range(0, len(rows), -(-len(rows) // most)))
     return tokenizer.count_cut(captions, context_length), len(captions)
 
 
