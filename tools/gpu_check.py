@@ -56,7 +56,7 @@ NO_HYPOTHESIS = """# for a machine that lacks it: no property test needs a GPU
 from unittest import mock
 import pytest
 given = settings = mock.MagicMock(side_effect=lambda *_, **__: pytest.mark.skip("hypothesis is missing"))
-strategies = mock.MagicMock()
+strategies = HealthCheck = mock.MagicMock()
 """
 ARCHIVE, CARRIED = "carry.tar.xz", "LCL_GPU_CARRY"
 MAIN = ("clip", "clip-ping", "lightclip", "lightclip-ping")  # the quick ones first: they leave time to the others
