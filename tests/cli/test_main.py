@@ -55,6 +55,11 @@ def elsewhere(monkeypatch, tmp_path):
     monkeypatch.setattr(scenes, "open_scenes", open_once)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def dictionary(small_world):
+    """The pictures are drawn already: the command that draws them says so, once, on a line of its own."""
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Two small trainings with one seed, the second with a report that fails: the runs, and what the commands printed."""
