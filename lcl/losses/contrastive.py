@@ -139,15 +139,10 @@ def sigmoid_loss(
 
 
 class Sigmoid(nn.Module):
-    """The bias of `sigmoid_loss`, which trains with the model and is dropped afterwards.
+    """The bias of `sigmoid_loss`, which trains with the model and is dropped afterwards."""
 
-    Args:
-        tau: the model's parameter ln logit_scale, which is set to SigLIP's first value, ln 10.
-    """
-
-    def __init__(self, tau: nn.Parameter):
+    def __init__(self):
         super().__init__()
-        tau.data.fill_(math.log(10.0))
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
 

@@ -158,6 +158,8 @@ class Training:
         self.model = model.to(self.device, memory_format=torch.channels_last)
         dims = self.teacher.dims if self.teacher else ()
         self.extra = self.recipe.make_extra(self.model, dims).to(self.device)  # after the model: all recipes start alike
+        if "sigmoid" in self.extra and not start:
+            self.model.tau.data.fill_(math.log(10.0))  # SigLIP's first value
         self.learner = torch.nn.ModuleList([self.model, self.extra])  # everything that is trained
         self.model.precision = profile.training.precision
         for block in self.learner.modules():

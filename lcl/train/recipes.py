@@ -157,7 +157,7 @@ class Recipe:
         """New training-only modules, on the CPU: "masked_language", "projections", "sigmoid", "queue".
 
         Args:
-            model: the pair of towers. Its temperature is set to SigLIP's first value if the recipe has that objective.
+            model: the pair of towers.
             dims: of the teacher's image and text features, if the recipe needs a teacher.
         """
         extra = nn.ModuleDict()
@@ -169,7 +169,7 @@ class Recipe:
             require(len(dims) == 2, f"the recipe {self.name!r} needs a teacher: give the dimensions of its two features.")
             extra["projections"] = Projections(*dims, model.config.embed_dim)
         if "sigmoid" in self.weights:
-            extra["sigmoid"] = Sigmoid(model.tau)
+            extra["sigmoid"] = Sigmoid()
         if "queue_contrast" in self.weights:
             extra["queue"] = CaptionQueue(self.ping.queue, model.config.embed_dim)
         return extra

@@ -281,9 +281,12 @@ def load_run(folder: Path) -> Run:
         if recipe.needs_teacher:
             image_width, text_width = found["teacher"]["widths"]
             dims = image_width, text_width
+        with storage.outline():  # without memory, whatever the file says
+            outlined = recipe.make_extra(model, dims)
+        kept = storage.read_tensors(folder / EXTRA, like=outlined.state_dict()) if len(outlined) else {}
         extra = recipe.make_extra(model, dims).eval()
         if len(extra):
-            extra.load_state_dict(storage.read_tensors(folder / EXTRA))
+            extra.load_state_dict(kept)
             same = storage.file_sha256(folder / EXTRA) == found["training_only"]
             require(same, f"{folder / EXTRA} does not belong to the training that {folder / 'metrics.json'} describes.")
         run = Run(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import PixelEncoder, WordEncoder
 
+from lcl import storage
 from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, TrainConfig, VisionConfig, get_profile
 from lcl.data.scenes import SceneDataset
 from lcl.eval.metrics import evaluate
@@ -318,6 +319,28 @@ def test_a_control_trains_and_shows_its_parts(short, name):
     first, *_, last = steps_of(short(CONTROLS[name]))
     assert first.losses.keys() == CONTROLS[name].weights.keys() and math.isfinite(last.loss)
     assert last.gradient_norm > 0
+
+
+def test_a_sigmoid_training_begins_with_siglips_temperature_and_a_saved_one_keeps_what_it_learned(short, tmp_path):
+    made = short(CONTROLS["siglip"])
+    assert made.model.logit_scale.item() == pytest.approx(10.0)
+    save_run(tmp_path / "run", made, list(made), {"new_scenes": {}}, {"training": 1.0})
+    learned = made.model.tau.item()
+    assert learned != math.log(10.0)
+    run = load_run(tmp_path / "run")
+    assert run.model.tau.item() == learned and torch.equal(run.extra["sigmoid"].bias, made.extra["sigmoid"].bias)
+    on = Training(SHORT, made.source, 1, "cpu", CONTROLS["siglip"], start=(run.model, run.tokenizer))
+    assert on.model.tau.item() == learned
+
+
+def test_what_only_training_used_is_compared_before_it_is_made(short, tmp_path):
+    made = short("clip-ping")
+    save_run(tmp_path / "run", made, list(made), {"new_scenes": {}}, {"training": 1.0})
+    found = storage.read_json(tmp_path / "run" / "metrics.json")
+    for widths in ([20_000_000, 384], [2**40, 2**40]):
+        storage.write_json(tmp_path / "run" / "metrics.json", found | {"teacher": found["teacher"] | {"widths": widths}})
+        with pytest.raises(LclError, match="projections.image.weight|damaged"):
+            load_run(tmp_path / "run")
 
 
 def test_a_teacher_of_another_choice_is_refused(short, teacher_of):
