@@ -133,7 +133,10 @@ def upgraded_description(of: object) -> object:
     """What `describe` of version 0.1 or of this one gave → as this one gives it."""
     if not isinstance(of, dict) or not {"profile", "recipe"} <= set(of):
         return of
-    return of | json.loads(json.dumps({"profile": upgraded(Profile, of["profile"]), "recipe": upgraded(Recipe, of["recipe"])}))
+    new = json.loads(json.dumps({"profile": upgraded(Profile, of["profile"]), "recipe": upgraded(Recipe, of["recipe"])}))
+    if isinstance(teacher := of.get("teacher"), dict) and "images" in teacher:  # of banks; before, there was no choice
+        new["teacher"] = {"choice": "nearest", "own": 0.0} | teacher
+    return of | new
 
 
 def _difference(kept: object, ours: object, where: str) -> str:

@@ -22,7 +22,7 @@ from lcl.data.scenes import SceneDataset, open_scenes
 from lcl.train.checkpoints import STATE, TENSORS, _restore, _tensors, checkpoints, resume, save_checkpoint
 from lcl.train.distributed import Ranks
 from lcl.train.loop import Step, Training, Validation
-from lcl.train.recipes import RECIPES
+from lcl.train.recipes import get_recipe
 
 SMOKE = get_profile("smoke")
 SHORT = dataclasses.replace(
@@ -35,7 +35,7 @@ SHORT = dataclasses.replace(
 @pytest.fixture
 def start(small_world, teacher_of):
     def begin(name="clip", profile=SHORT, seed=0, **options) -> Training:
-        return Training(profile, small_world, seed, "cpu", RECIPES[name], teacher_of(RECIPES[name]), **options)
+        return Training(profile, small_world, seed, "cpu", get_recipe(name), teacher_of(get_recipe(name)), **options)
 
     return begin
 
@@ -52,7 +52,7 @@ def same(one: Training, other: Training) -> bool:
     return all(torch.equal(a, b) for pair in (states, moments) for a, b in zip(*pair, strict=True))
 
 
-@pytest.mark.parametrize("name", ["clip", "lightclip-ping", "a-clip-ping"])
+@pytest.mark.parametrize("name", ["clip", "lightclip-ping", "a-clip-ping", "clip+queue", "clip-ping+distil"])
 @pytest.mark.parametrize("stop", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 8))])  # in an epoch; its end; a look
 def test_a_training_goes_on_bit_for_bit(start, tmp_path, name, stop):
     unbroken = start(name)
@@ -69,6 +69,17 @@ def test_a_training_goes_on_bit_for_bit(start, tmp_path, name, stop):
     assert resume(tmp_path, again) == stop == again.step
     assert same(again, stopped)
     assert told([*before, *again]) == told(events) and same(again, unbroken)
+
+
+def test_a_checkpoint_from_before_a_teacher_had_a_choice_goes_on(start, tmp_path):
+    made = start("clip-ping")
+    next(iter(made))
+    folder = save_checkpoint(tmp_path, made)
+    state = storage.read_json(folder / STATE)
+    del state["checksum"], state["of"]["teacher"]["choice"], state["of"]["teacher"]["own"]
+    storage.write_json(folder / STATE, state | {"checksum": storage.fingerprint(state)})
+    made = start("clip-ping")
+    assert resume(tmp_path, made) == made.step == 1
 
 
 def test_a_tower_with_dropout_goes_on_bit_for_bit(start, tmp_path):
@@ -112,7 +123,7 @@ def test_the_optimizer_is_restored_where_its_parameters_are():
 @pytest.mark.parametrize("name", ["lightclip-ping", "a-clip-ping"])
 def test_a_training_on_a_gpu_goes_on(small_world, teacher_of, tmp_path, name):
     def start() -> Training:
-        return Training(SHORT, small_world, 0, "cuda", RECIPES[name], teacher_of(RECIPES[name]))
+        return Training(SHORT, small_world, 0, "cuda", get_recipe(name), teacher_of(get_recipe(name)))
 
     whole, stopped, resumed = start(), start(), start()
     losses = [event.loss for event in whole if isinstance(event, Step)]
