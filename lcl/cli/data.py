@@ -123,14 +123,16 @@ def write_scenes(
 
     If stopped, call it again to continue.
     """
+    from lcl.data.manifest import read_manifest
     from lcl.data.scenes import open_scenes
-    from lcl.data.writing import ROWS, next_tar, scene_samples, write_shards
+    from lcl.data.writing import next_tar, scene_samples, write_shards
 
     chosen = get_profile(profile)
     scenes, count = open_scenes(chosen.scenes, pictures), count or chosen.training.pairs
     there = next_tar(out)
-    rest, source = range(there * ROWS, count), {"scenes": scenes.fingerprint, "split": "train", "pairs": count}
-    with bar("writing", "pair", count, initial=min(there * ROWS, count)) as progress:
+    done = sum(tar["rows"] for _, tar in sorted(read_manifest(out).items())[:there])
+    rest, source = range(done, count), {"scenes": scenes.fingerprint, "split": "train", "pairs": count}
+    with bar("writing", "pair", count, initial=min(done, count)) as progress:
         tars = write_shards(out, scene_samples(scenes, rest), source, start=there, progress=progress.update)
     print(f"{sum(tar['rows'] for tar in tars.values()):,} pairs in {len(tars)} tars in {out}")
     _verify(out, accept=False)

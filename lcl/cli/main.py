@@ -172,7 +172,9 @@ def evaluate(
     source = _data_of(saved, pictures, data)
     metrics = measure(saved.model, saved.tokenizer, source, saved.profile.evaluation, saved.extra)
     print(table_text(metrics))
-    print("equal to metrics.json" if metrics == saved.metrics else "differs from metrics.json: another machine or version")
+    known = {split: {name: metrics.get(split, {}).get(name) for name in kept} for split, kept in saved.metrics.items()}
+    more = "" if known == metrics else ", which an earlier version wrote: it lacks some of these metrics"
+    print(f"equal to metrics.json{more}" if known == saved.metrics else "differs from metrics.json: another machine or version")
 
 
 def _transfer(saved, data: Path) -> dict | None:
@@ -220,7 +222,7 @@ def _data_of(saved, pictures: Path | None, data: Path | None):
 
 
 @app.command()
-def report(run: RunArgument, pictures: PicturesOption = None, data: DataOption = None) -> None:
+def report(run: RunArgument, pictures: MovedPicturesOption = None, data: MovedDataOption = None) -> None:
     """Write the report.html of a finished run again."""
     from lcl.course.report import write_report
     from lcl.train.runs import load_run

@@ -285,6 +285,16 @@ def test_a_stop_during_the_report_leaves_the_run_whole(trained, tmp_path, capsys
 
 
 @pytest.mark.slow
+def test_evaluating_compares_what_an_older_run_measured(trained, tmp_path):
+    shutil.copytree(trained[0] / "first", tmp_path / "older")
+    found = metrics_of(tmp_path / "older")
+    del found["metrics"]["new_scenes"]["alignment"], found["checksum"]
+    (tmp_path / "older" / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
+    result = lcl("evaluate", tmp_path / "older")
+    assert "equal to metrics.json, which an earlier version wrote: it lacks some of these metrics" in result.out
+
+
+@pytest.mark.slow
 def test_evaluating_says_when_the_figures_differ(trained, tmp_path):
     shutil.copytree(trained[0] / "first", tmp_path / "changed")
     found = metrics_of(tmp_path / "changed")

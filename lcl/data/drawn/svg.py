@@ -70,9 +70,10 @@ class Painter:
         need("resvg_py", "scenes")  # or the process would say so of every drawing
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_work, args=(other, self.side), daemon=True)
+        process = context.Process(target=_work, args=(other, self.side), daemon=True)
         with without_main():
-            self._process.start()
+            process.start()
+        self._process = process
         other.close()
         with contextlib.suppress(OSError, EOFError):
             if self._pipe.poll(START_SECONDS) and self._pipe.recv_bytes() == PNG:
