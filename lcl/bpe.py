@@ -46,7 +46,7 @@ def read_engine(saved: str | dict, where: str, context_length: int | None = None
     Args:
         saved: what `Engine.to_str` gave, or this JSON already parsed.
         where: the file, for messages.
-        context_length: of an engine that `cut_and_pad` was given.
+        context_length: what `cut_and_pad` was given, if the saved engine cuts and pads.
 
     Raises:
         LclError: for anything else.

@@ -154,7 +154,7 @@ def main() -> None:
             chosen = random.Random(f"{options.seed}/{module}").sample(possible, min(options.faults, len(possible)))
             begin = time.monotonic()
             if run(folder, tests, 600) != "passed":
-                sys.exit(f"{module}: its tests fail or end late without a fault; mend them first: {' '.join(tests)}")
+                sys.exit(f"{module}: without a fault its tests fail or take more than 600 s; fix them first: {' '.join(tests)}")
             limit = 30 + 3 * (time.monotonic() - begin)
             for line, text in chosen:
                 changed = text.splitlines()[line - 1].strip()

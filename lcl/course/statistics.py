@@ -35,7 +35,7 @@ def pooled_gains(values: Mapping[str, Mapping[int, float]], over: str) -> dict[s
         For every other recipe its gain.
 
     Raises:
-        LclError: for fewer than two runs more than recipes and seeds need, or recipes that share no seed with the others.
+        LclError: if no run is left to estimate the noise from, or for recipes that share no seed with the others.
     """
     from scipy import stats  # takes a second
 

@@ -23,8 +23,9 @@ def foil_accuracy(
         embed: sentences to embeddings, (n, d).
 
     Returns:
-        For every kind of which there are foils: "foil_KIND", and "foil_KIND_no_image" with the mean of all pictures in place of
-        each: above one half, the sentences alone tell which is true. Scenes without a foil of a kind are no queries.
+        For every kind of which there are foils: "foil_KIND", and "foil_KIND_no_image" with the mean of all pictures (its own
+        among them) in place of each: clearly above one half, the sentences alone tell which is true. Scenes without a foil of a
+        kind are no queries.
     """
     found = [world.foils(scene) for scene in scenes]
     mean, metrics = v.mean(0, keepdim=True).expand_as(v), {}

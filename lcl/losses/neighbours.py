@@ -122,7 +122,8 @@ class CaptionQueue(nn.Module):
     """The model's own embeddings of earlier captions, and who is nearest among them (DeCLIP, arXiv 2110.05208).
 
     `forward` takes the embeddings of a batch's captions, (B, d), and returns the nearest other one of each, from the batch or the
-    queue, (B, d), without a gradient. In training the batch then enters the queue.
+    queue, (B, d), without a gradient. In training the batch then enters the queue. Keep it much shorter than an epoch: otherwise
+    it holds the same captions again, and the nearest one is a caption's own.
 
     Args:
         length: captions that are kept.

@@ -1,7 +1,7 @@
 """Foils: for a scene two sentences, one true, and one that is wrong in a single fact that the boxes know.
 
-Recall@1 can be had by knowing which objects are in a picture. A foil names the same objects, except for the kind "object".
-Whoever knows only the objects is right half the time. (As in Winoground, arXiv 2204.03162, and SugarCrepe, arXiv 2306.14610, but
+A model can reach a high recall@1 by recognising the objects alone. On foils, such a model is right half the time, except for
+the kind "object". (As in Winoground, arXiv 2204.03162, and SugarCrepe, arXiv 2306.14610, but
 made from what a scene is drawn from, so nothing has to be judged.)
 """
 
@@ -35,9 +35,9 @@ class Facts(NamedTuple):
 def foils(rng: random.Random, ours: Facts, theirs: Facts) -> dict[str, Foil]:
     """A foil of every kind that can be made of a scene: "relation", "count", "colour", "background" and "object".
 
-    The false fact is true of another scene of the same split. So every fact is true as often as false, and cannot be guessed from
-    how frequent it is. A kind is missing where the scene has no such fact (one object has no relation), or where both scenes have
-    the same one.
+    The false fact is true of another scene of the same split; a relation is turned round instead. So every fact is true as often
+    as false, and cannot be guessed from how frequent it is. Numbers are exact: "an apple" is one, not two. A kind is missing
+    where the scene has no such fact (one object has no relation), or where both scenes have the same one.
 
     Args:
         rng: only `random()` is used.
@@ -105,7 +105,7 @@ def _object(rng: random.Random, ours: Facts, theirs: Facts) -> Foil | None:
     mine, other = _pick(rng, ours.mentions), _pick(rng, theirs.mentions)
     if _words([mine]) & _words(theirs.mentions) or _words([other]) & _words(ours.mentions):
         return None
-    return Foil(_phrase(mine.concept, 1), _phrase(other.concept, 1))
+    return Foil(*(_phrase(each.concept, len(mine.boxes)) for each in (mine, other)))
 
 
 def _words(mentions: Sequence[Mention]) -> set[str]:
