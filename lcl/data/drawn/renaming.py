@@ -11,10 +11,16 @@ from lcl.data.drawn.pictures import Concept, Pictures
 NAMES = Path(__file__).with_name("names-2.json")
 """How version 2 differs from version 1, as data.
 
-By the name in version 1: left_out, what nobody has a name for, or whose two drawings look like different objects; renamed;
-rejected_synonyms. By the new name: synonyms, which are added; uncoloured, where a colour misleads; unmirrored, what bears text
-or turns one way only; familiar, all names, the most frequent in English first (by the package wordfreq; every further word of
-a name makes it ten times as rare). Everything can be counted: "two boxes of popcorn".
+By the name in version 1:
+- left_out: nobody has a name for it, or its two drawings look like different objects;
+- renamed, rejected_synonyms.
+By the new name:
+- synonyms: added ones;
+- uncoloured: a colour would mislead;
+- unmirrored: it bears text, or turns one way only;
+- familiar: all names, the most frequent in English first (by the package wordfreq; each further word of a name makes it ten
+  times as rare).
+Everything can be counted: "two boxes of popcorn".
 """
 
 
