@@ -228,3 +228,11 @@ def teacher_of(small_world, small_banks) -> Callable[[Recipe], Teacher | None]:
         return BankTeacher(images, captions, *(CHOICES[ping.choice](rows, each) for each in found), ping.choice, ping.own)
 
     return choose
+
+
+@pytest.fixture(scope="session")
+def driver():
+    """Playwright, which starts browsers: one for all tests of a process, since a second one cannot start beside it."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")
+    with api.sync_playwright() as started:
+        yield started

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, Playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -94,7 +94,7 @@ class Sheet:
 
 
 @contextlib.contextmanager
-def running_lab(work: Path, executable: str) -> Iterator[Lab]:
+def running_lab(work: Path, executable: str, driver: Playwright) -> Iterator[Lab]:
     """Start JupyterLab over a copy of the notebooks in `work`, in the smoke profile, and a browser."""
     root = work / "course"
     root.mkdir()
@@ -129,14 +129,13 @@ def running_lab(work: Path, executable: str) -> Iterator[Lab]:
                 break
             except OSError:
                 time.sleep(0.25)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=executable, headless=True,
-                args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-                      "--disable-component-update", "--no-first-run"],
-            )  # fmt: skip
-            yield Lab(base, token, browser, root / "notebooks")
-            browser.close()
+        browser = driver.chromium.launch(
+            executable_path=executable, headless=True,
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+                  "--disable-component-update", "--no-first-run"],
+        )  # fmt: skip
+        yield Lab(base, token, browser, root / "notebooks")
+        browser.close()
     finally:
         server.terminate()
         server.wait(15)

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory):
-    with lab.running_lab(tmp_path_factory.mktemp("lab"), lab.find_browser()) as found:
+def running(tmp_path_factory, driver):
+    with lab.running_lab(tmp_path_factory.mktemp("lab"), lab.find_browser(), driver) as found:
         yield found
 
 

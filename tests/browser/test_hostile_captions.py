@@ -58,17 +58,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def page():
+def page(driver):
     """A page that reaches nothing, and ends the test with what went wrong in it."""
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=lab.find_browser(), args=["--no-sandbox", "--disable-gpu"])
-        page, problems = browser.new_page(), []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("dialog", lambda dialog: problems.append(dialog.message))
-        page.route("http*://**", lambda route: (problems.append(route.request.url), route.abort()))
-        yield page
-        browser.close()
-        assert problems == []
+    browser = driver.chromium.launch(executable_path=lab.find_browser(), args=["--no-sandbox", "--disable-gpu"])
+    page, problems = browser.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    page.route("http*://**", lambda route: (problems.append(route.request.url), route.abort()))
+    yield page
+    browser.close()
+    assert problems == []
 
 
 def check_unhurt(page, scripts: int = 0) -> None:
