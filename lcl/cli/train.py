@@ -210,7 +210,7 @@ def _begin_with(folder: Path, profile: Profile) -> tuple[Profile, dict]:
     """A profile with the model of a run or of exported towers, and what metrics.json says, if it is a run."""
     known = (folder / "model.json").exists()
     require(known, f"there is no model to begin with in {folder}; name the folder of a finished run, or of exported towers.")
-    described = storage.read_json(folder / "model.json")
+    described = storage.read_json(folder / "model.json", storage.MAX_MODEL_BYTES)
     model = from_dict(ModelConfig, described.get("model") if isinstance(described, dict) else None)
     run = storage.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
     return dataclasses.replace(profile, model=model), run if isinstance(run, dict) else {}

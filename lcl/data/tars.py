@@ -131,9 +131,12 @@ def _samples(file: BinaryIO, size: int, faults: _Faults) -> Iterator[tuple[str, 
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     last = None
     for member in _members(file, size, faults):
+        if len(member.name) > MAX_NAME:  # before any pattern looks at it
+            faults.count("tar: unsafe name", member.name)
+            continue
         match = NAME.fullmatch(member.name)
         parts = re.split(r"[/\\]", member.name)
-        if len(member.name) > MAX_NAME or member.name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+        if member.name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
             faults.count("tar: unsafe name", member.name)
         elif member.isdir():
             continue

@@ -180,7 +180,19 @@ def load(path: str | Path) -> Model:
     return model
 
 
-def _load_onnx(folder: Path) -> Model:
+class OnnxFolder(NamedTuple):
+    """An ONNX folder that was checked: the sessions of both towers, the tokenizer's engine, and the fingerprint of the files."""
+
+    config: ModelConfig
+    image: Any
+    text: Any
+    engine: Any
+    logit_scale: float | None
+    fingerprint: str
+
+
+def open_onnx(folder: Path) -> OnnxFolder:
+    """Open an ONNX folder. The engine cuts and pads. Raises LclError for files that are missing, damaged or of other towers."""
     about = read_description(folder)
     config, old = from_dict(ModelConfig, about.get("model")), about["format"] == OLD_FORMAT
     image, text = open_sessions(folder)
@@ -201,6 +213,11 @@ def _load_onnx(folder: Path) -> Model:
         engine = read_engine(storage.read_json(folder / TOKENIZER, storage.MAX_MODEL_BYTES), str(folder / TOKENIZER), length)
     fits = engine.get_vocab_size() <= config.language.vocab_size
     require(fits, f"the tokenizer in {folder} has more tokens than {DESCRIPTION} says; export again.")
+    return OnnxFolder(config, image, text, engine, scale, storage.fingerprint(about["files"]))
+
+
+def _load_onnx(folder: Path) -> Model:
+    config, image, text, engine, scale, _ = open_onnx(folder)
 
     def encode_texts(texts: list[str]) -> np.ndarray:
         rows = engine.encode_batch([clean(text) for text in texts])

@@ -19,9 +19,18 @@ from torch import nn
 
 from lcl import storage
 from lcl.bpe import PAD, SPECIAL, cut_and_pad, read_engine
-from lcl.config import LclError, ModelConfig, from_dict, need, require, to_dict
+from lcl.config import LclError, need, require, to_dict
 from lcl.data.base import DatasetView
-from lcl.deploy.load import DESCRIPTION, FORMAT, IMAGE, OLD_FORMAT, TEXT, TOKENIZER, open_sessions, read_description
+from lcl.deploy.load import (
+    DESCRIPTION,
+    FORMAT,
+    IMAGE,
+    TEXT,
+    TOKENIZER,
+    open_onnx,
+    open_sessions,
+    read_description,
+)
 from lcl.eval.retrieval import candidates, ranks
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer, Tokens
@@ -173,16 +182,11 @@ def load_onnx(folder: Path) -> tuple[OnnxTowers, Tokenizer]:
     Raises:
         LclError: for files that are missing or damaged.
     """
-    folder = Path(folder)
-    about = read_description(folder)
-    towers = OnnxTowers(*open_sessions(folder))
-    towers.config, towers.sha256 = from_dict(ModelConfig, about.get("model")), storage.fingerprint(about["files"])
-    if about["format"] == OLD_FORMAT:
-        return towers, Tokenizer.from_dict(about.get("tokenizer"), str(folder / DESCRIPTION))
-    where, length = folder / TOKENIZER, towers.config.language.context_length
-    engine = read_engine(storage.read_json(where), str(where), length)
-    engine.no_truncation(), engine.no_padding()  # `Tokenizer` does both
-    return towers, Tokenizer(engine, data="")
+    opened = open_onnx(Path(folder))
+    towers = OnnxTowers(opened.image, opened.text)
+    towers.config, towers.sha256 = opened.config, opened.fingerprint
+    opened.engine.no_truncation(), opened.engine.no_padding()  # `Tokenizer` does both
+    return towers, Tokenizer(opened.engine, data="")
 
 
 def to_int8(source: Path, folder: Path, images: torch.Tensor) -> None:

@@ -195,7 +195,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path, data: str | None = None) -> Tokenizer:
         """Read a tokenizer; with `data`, refuse one that was trained on another data set."""
-        tokenizer = cls.from_dict(storage.read_json(path), str(path))
+        tokenizer = cls.from_dict(storage.read_json(path, storage.MAX_MODEL_BYTES), str(path))
         if data is not None and tokenizer.data != data:
             raise LclError(
                 f"{path} belongs to another data set ({tokenizer.data}) than the one at hand ({data}); "

@@ -19,6 +19,7 @@ from lcl import storage
 from lcl.bpe import read_engine
 from lcl.config import LclError
 from lcl.deploy.load import load, open_sessions
+from lcl.deploy.onnx import load_onnx
 from lcl.models.language import make_language
 from lcl.models.tokenizer import Tokenizer
 
@@ -288,13 +289,15 @@ def test_towers_of_other_inputs_than_their_description_are_refused(tmp_path):
     about = json.loads((folder / "towers.json").read_text())
     about["files"]["text.onnx"] = storage.file_sha256(folder / "text.onnx")
     (folder / "towers.json").write_text(json.dumps(about))
-    assert "describes other towers" in refusal(load, folder)
+    for opener in (load, load_onnx):  # to use them, and to search and embed with them
+        assert "describes other towers" in refusal(opener, folder)
 
 
 def test_a_tokenizer_of_more_tokens_than_the_text_tower_is_refused(tmp_path):
     about = json.loads((OLD / "onnx" / "towers.json").read_text())
     about["model"]["language"]["vocab_size"] = 300
-    assert "more tokens than" in refusal(load, described_onnx(tmp_path / "onnx", model=about["model"]))
+    folder = described_onnx(tmp_path / "onnx", model=about["model"])
+    assert "more tokens than" in refusal(load, folder) and "more tokens than" in refusal(load_onnx, folder)
 
 
 @pytest.mark.parametrize("place", ["above", "absolute", "link"])
