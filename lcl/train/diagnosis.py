@@ -42,10 +42,11 @@ class Evidence:
         losses: the contrastive part of the loss, by step; from_start: is the first step among these?
         scales: logit_scale, by step.
         validation_loss: the last one; recall: validation recall@1, mean of both directions, with its `chance`.
-        self_neighbours: share of the rows that are their own neighbour.
+        self_neighbours: share of the rows that are their own neighbour, if the recipe does not want that.
         pairing_z: standard errors by which captions of similar images are more similar than any two, by frozen encoders; or why
             this was not measured.
         cut: how many training captions have more tokens than `context_length`, and how many were counted.
+        softmax: is `losses` a cross-entropy over the batch, whose chance level is ln B?
     """
 
     batch_size: int
@@ -64,6 +65,7 @@ class Evidence:
     pairing_z: float | str | None
     cut: tuple[int, int]
     context_length: int
+    softmax: bool = True
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def measure(
         (_mean_cosine(v), _mean_cosine(t)),
         padding_cosine,
         (int(real.sum()), sum(len(spans) for spans in together.spans)),
-        _info_nce(model, tokenizer, pairs, config.batch_size, recipe, extra, teacher),
+        _info_nce(model, tokenizer, pairs, config.batch_size, recipe, extra),
         tuple(event.losses[contrastive] if contrastive else event.loss for event in steps),
         steps[0].step == 1,
         tuple(event.logit_scale for event in steps),
@@ -180,6 +182,7 @@ def measure(
         _pairing_z(pairs),
         count_cut(source.train(config.pairs), tokenizer, context, 8 * PAIRS),
         context,
+        contrastive is not None,
     )
 
 
@@ -190,9 +193,9 @@ def _mean_cosine(x: torch.Tensor) -> float:
 
 
 def _info_nce(
-    model: Clip, tokenizer: Tokenizer, pairs: Samples, size: int, recipe: Recipe, extra, teacher: Teacher | None
+    model: Clip, tokenizer: Tokenizer, pairs: Samples, size: int, recipe: Recipe, extra
 ) -> tuple[float, float, float] | None:
-    if "info_nce" not in recipe.weights or recipe.ping.live:
+    if "info_nce" not in recipe.weights:
         return None
     size, device = min(size, len(pairs)), model.tau.device
     images = pairs.images[:size].to(device)
@@ -200,14 +203,13 @@ def _info_nce(
     seen = model(images, tokens)
     rows, columns = (F.cross_entropy(s, own_column(s)).item() for s in
                      (seen.logit_scale * half for half in both_ways(seen.v, seen.t)))  # fmt: skip
-    near = extra["projections"](teacher(torch.arange(size), images)) if teacher is not None else None
-    context = StepContext(model, extra, seen, tokens, 1.0, torch.Generator().manual_seed(0), near)
+    context = StepContext(model, extra, seen, tokens, 1.0, torch.Generator().manual_seed(0))
     _, losses = recipe.loss(context, ["info_nce"])
     return (losses["info_nce"].item(), rows, columns) if "info_nce" in losses else None
 
 
 def _self_neighbours(teacher: Teacher | None) -> float | None:
-    if not isinstance(teacher, BankTeacher):
+    if not isinstance(teacher, BankTeacher) or teacher.own:  # where the recipe wants own features, they are no mistake
         return None
     rows = torch.arange(len(teacher.a))
     return max((teacher.a == rows).float().mean().item(), (teacher.b == rows).float().mean().item())
@@ -260,8 +262,10 @@ def temperature_moves(e: Evidence) -> Finding | None:
     return Finding("temperature", f"logit_scale from {low:.2f} to {high:.2f}", fix)
 
 
-def enough_negatives(e: Evidence) -> Finding:
+def enough_negatives(e: Evidence) -> Finding | None:
     """A first loss of ln B: below it, pairs are compared with fewer than the batch."""
+    if not e.softmax:
+        return None
     first, chance = e.losses[0], math.log(max(e.batch_size, 1))
     said = f"first loss {first:.2f}, chance level among {e.batch_size} is {chance:.2f}"
     if e.batch_size < 2 or max(map(abs, e.losses)) < 1e-6:
@@ -304,8 +308,8 @@ def others_as_neighbours(e: Evidence) -> Finding | None:
     fraction = e.self_neighbours
     if fraction is None:
         return None
-    fix = "exclude the diagonal from the search: a row that is its own neighbour teaches nothing" if fraction > 0.01 else ""
-    return Finding("neighbours", f"{fraction:.0%} of the rows are their own neighbour", fix)
+    fix = "exclude the diagonal from the search: a row that is its own neighbour learns nothing from others"
+    return Finding("neighbours", f"{fraction:.0%} of the rows are their own neighbour", fix if fraction > 0.01 else "")
 
 
 def captions_belong(e: Evidence) -> Finding | None:

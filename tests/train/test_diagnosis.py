@@ -48,6 +48,19 @@ def test_every_failure_is_named_and_no_other(name):
     assert judge(dataclasses.replace(HEALTHY, **ILL[name])).failed == [name]
 
 
+def test_a_loss_without_a_softmax_over_the_batch_is_not_compared_with_its_chance_level():
+    assert "negatives" not in {finding.check for finding in judge(dataclasses.replace(HEALTHY, softmax=False))}
+
+
+def test_own_features_that_a_recipe_wants_are_no_mistake(small_world, tokenizer, teacher_of):
+    steps = [Step(number, 29, 4.8, {"sigmoid": 9.0}, 1e-3, 1.0, 14.0, 100.0, 1.0) for number in range(1, 30)]
+    config = dataclasses.replace(PROFILE.training, pairs=100)
+    own = teacher_of(get_recipe("clip+distil"))
+    own.a = own.b = torch.arange(len(own.a))
+    found = measure(Clip(TINY), tokenizer, small_world, config, steps, get_recipe("siglip"), torch.nn.ModuleDict(), own)
+    assert not found.softmax and found.self_neighbours is None and found.info_nce is None
+
+
 def test_every_check_can_fail():
     assert len(ILL) == len(CHECKS)
 
