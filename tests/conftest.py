@@ -2,15 +2,18 @@
 GPU tests need a GPU."""
 
 import dataclasses
+import io
 import itertools
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
 import sys
+import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -230,9 +233,19 @@ def teacher_of(small_world, small_banks) -> Callable[[Recipe], Teacher | None]:
     return choose
 
 
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """A tar of files with these names."""
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
 @pytest.fixture(scope="session")
 def driver():
-    """Playwright, which starts browsers: one for all tests of a process, since a second one cannot start beside it."""
+    """Playwright, which starts browsers: one for all tests of a process, since a process cannot have two."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")
     with api.sync_playwright() as started:
         yield started

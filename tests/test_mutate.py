@@ -1,4 +1,4 @@
-"""Faults that are put into modules are real ones, and a fault without a test that notices it is told."""
+"""Faults that are put into modules are real ones, and a fault that no test notices is reported."""
 
 import ast
 import subprocess
@@ -29,7 +29,7 @@ def test_faults_are_the_kinds_that_people_make_and_each_changes_what_runs():
 
 
 @pytest.mark.slow
-def test_a_fault_that_no_test_notices_is_told_and_a_second_run_continues(tmp_path, monkeypatch, capsys):
+def test_a_fault_that_no_test_notices_is_reported_and_a_second_run_continues(tmp_path, monkeypatch, capsys):
     for name in ("lcl/losses", "tests/losses"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "lcl/losses/sums.py").write_text("def total(a, b):\n    return a + b\n\n\ndef unseen(a, b):\n    return a * b\n")
@@ -40,11 +40,11 @@ def test_a_fault_that_no_test_notices_is_told_and_a_second_run_continues(tmp_pat
     monkeypatch.setattr(sys, "argv", ["mutate.py", "losses/sums", "--out", str(tmp_path / "found.jsonl")])
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     mutate.main()
-    told = capsys.readouterr().out
-    assert "survives: lcl/losses/sums.py:6: return (a / b)" in told and '"faults": 2, "noticed": 1' in told
+    printed = capsys.readouterr().out
+    assert "survives: lcl/losses/sums.py:6: return (a / b)" in printed and '"faults": 2, "noticed": 1' in printed
     before = (tmp_path / "found.jsonl").read_text()
     mutate.main()
     assert (tmp_path / "found.jsonl").read_text() == before and len(before.splitlines()) == 2
     (tmp_path / "tests/losses/test_sums.py").write_text("def test_total():\n    assert False\n")
-    with pytest.raises(SystemExit, match="mend them first"):
+    with pytest.raises(SystemExit, match="fix them first"):
         mutate.main()

@@ -2,11 +2,11 @@
 
 import gzip
 import io
-import tarfile
 
 import numpy as np
 import pytest
 from commands import lcl
+from conftest import write_tar
 from PIL import Image, ImageDraw
 
 from lcl.data.writing import Sample, write_shards
@@ -22,15 +22,6 @@ def picture(seed: int, kind: str = "PNG", **options) -> bytes:
         ImageDraw.Draw(image).rectangle(box, tuple(numbers.integers(0, 255, 3).tolist()))
     image.save(file, kind, **options)
     return file.getvalue()
-
-
-def tar_of(path, members) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
 
 
 def test_copies_of_pictures_and_of_captions_and_long_captions_are_counted(tmp_path):
@@ -69,7 +60,7 @@ def test_where_nothing_is_nearly_alike_that_is_said(tmp_path):
 )
 def test_a_tar_of_other_names_is_refused_with_what_it_has_and_what_is_looked_for(tmp_path, image, caption, found):
     members = [pair for n in range(5) for pair in ((image.format(n), picture(n, "JPEG")), (caption.format(n), b"a cat"))]
-    tar_of(tmp_path / "a.tar", members)
+    write_tar(tmp_path / "a.tar", members)
     said = lcl("data", "verify", tmp_path)
     assert said.code == 2 and "(first: a.tar, " in said.err and f"Their members end in {found}; a sample is NAME.jpg" in said.err
 

@@ -140,7 +140,7 @@ NAMED = {  # every place where a figure shows a text of its data: titles, labels
 
 @pytest.mark.parametrize("name", NAMED)
 def test_no_text_of_data_is_a_formula(name):
-    """A picture is the one that matplotlib draws where it is told, for all that it makes, that there are no formulas."""
+    """The picture equals the one that matplotlib draws with formulas switched off."""
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     with matplotlib.rc_context({"text.parse_math": False}):
         plain = plots.to_png(NAMED[name](image, DOLLARS), dpi=30)

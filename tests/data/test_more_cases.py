@@ -3,11 +3,11 @@
 import io
 import json
 import re
-import tarfile
 
 import cases
 import pytest
 from commands import lcl
+from conftest import write_tar
 from PIL import Image
 
 N = cases.ROWS
@@ -128,15 +128,6 @@ def test_it_is_refused_and_nothing_stays_behind(tmp_path, kind):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", given[0]]
 
 
-def tar(path, members) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as file:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            file.addfile(member, io.BytesIO(data))
-
-
 @pytest.mark.parametrize(
     ("about", "captions"),
     [
@@ -146,7 +137,7 @@ def tar(path, members) -> None:
 )
 def test_a_tars_lists_of_captions_belong_to_one_picture(tmp_path, about, captions):
     files = [(f"{i}.jpg", cases.picture(i)) for i in range(N)] + [(f"{i}.json", json.dumps(about).encode()) for i in range(N)]
-    tar(tmp_path / "tars" / "x.tar", sorted(files))
+    write_tar(tmp_path / "tars" / "x.tar", sorted(files))
     made = lcl("data", "verify", tmp_path / "tars")
     assert made.code == 0 and "6 pictures with " in made.out and captions in made.out
 

@@ -16,7 +16,7 @@ def scenes(small_world):
 
 
 class Sentences:
-    """Gives every sentence a random direction, or the direction that it is told to have."""
+    """Gives every sentence a random direction, always the same."""
 
     def __init__(self, width: int = 8):
         self.width, self.known = width, {}

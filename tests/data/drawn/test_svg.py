@@ -58,7 +58,7 @@ SLOW = drawing(f'<filter id="f">{NOISE * 50}</filter><g filter="url(#f)">{BAR}</
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 HOSTILE = {
     "a local file": (image("{folder}/secret.png"), "refers to '.*secret.png'"),
-    "a file beside it": (image("secret.png"), "refers to 'secret.png'"),
+    "a neighbouring file": (image("secret.png"), "refers to 'secret.png'"),
     "a file by another prefix": (image("{folder}/secret.png", "x:href"), "refers to"),
     "a file by URL": (image("file://{folder}/secret.png"), "refers to 'file:"),
     "a file in disguise": (image("&#47;etc/passwd"), "refers to '/etc/passwd'"),
