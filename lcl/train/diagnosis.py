@@ -192,27 +192,24 @@ def _mean_cosine(x: torch.Tensor) -> float:
     return ((x.sum(0).square().sum() - len(x)) / (len(x) * (len(x) - 1))).item()
 
 
-def _info_nce(
-    model: Clip, tokenizer: Tokenizer, pairs: Samples, size: int, recipe: Recipe, extra
-) -> tuple[float, float, float] | None:
+def _info_nce(model: Clip, tokenizer: Tokenizer, pairs: Samples, size: int, recipe: Recipe, extra) -> tuple | None:
+    """What `Evidence.info_nce` holds."""
     if "info_nce" not in recipe.weights:
         return None
     size, device = min(size, len(pairs)), model.tau.device
     images = pairs.images[:size].to(device)
     tokens = tokenizer.encode(pairs.captions[:size], model.config.language.context_length).to(device)
     seen = model(images, tokens)
-    rows, columns = (F.cross_entropy(s, own_column(s)).item() for s in
-                     (seen.logit_scale * half for half in both_ways(seen.v, seen.t)))  # fmt: skip
+    rows, columns = (F.cross_entropy(seen.logit_scale * s, own_column(s)).item() for s in both_ways(seen.v, seen.t))
     context = StepContext(model, extra, seen, tokens, 1.0, torch.Generator().manual_seed(0))
-    _, losses = recipe.loss(context, ["info_nce"])
-    return (losses["info_nce"].item(), rows, columns) if "info_nce" in losses else None
+    loss = recipe.loss(context, ["info_nce"])[1].get("info_nce")
+    return None if loss is None else (loss.item(), rows, columns)
 
 
 def _self_neighbours(teacher: Teacher | None) -> float | None:
     if not isinstance(teacher, BankTeacher) or teacher.own:  # where the recipe wants own features, they are no mistake
         return None
-    rows = torch.arange(len(teacher.a))
-    return max((teacher.a == rows).float().mean().item(), (teacher.b == rows).float().mean().item())
+    return max((found == torch.arange(len(found))).float().mean().item() for found in (teacher.a, teacher.b))
 
 
 def count_cut(rows: DatasetView, tokenizer: Tokenizer, context_length: int, most: int = 20_000) -> tuple[int, int]:
