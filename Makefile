@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: lab run test unit slow notebooks-test browser-test results bench setup tools notebooks slides requirements lint
+.PHONY: lab run test unit slow notebooks-test browser-test results bench setup tools notebooks diagrams slides requirements lint
 
 setup: .venv/ready
 
@@ -65,6 +65,10 @@ bench: setup tools
 # For those who change the course: run every notebook in the laptop profile and keep clean outputs, and what they learn.
 notebooks: setup
 	$(BIN)/python tools/refresh_notebooks.py --keep
+
+# Draw the diagrams of the chapters, to notebooks/diagrams.
+diagrams: setup
+	PYTHONPATH=tools $(BIN)/python -m diagrams
 
 # A page of slides a chapter, from the notebooks as they are, to build/slides.
 slides: setup
