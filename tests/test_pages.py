@@ -200,7 +200,7 @@ def test_levels_that_the_teachers_sheet_says_are_those_of_results(words, meant):
 
 def test_what_the_teachers_sheet_says_of_neighbours_is_what_chapter_8_printed():
     words = " ".join((ROOT / "docs" / "teaching.md").read_text(encoding="utf-8").split())
-    said = re.search(r"captions find (\d+) % of a scene's things, pictures (\d+) %", words)
+    said = re.search(r"captions find (\d+) % of a scene's objects, pictures (\d+) %", words)
     cells = nbformat.read(ROOT / "notebooks" / "08_neighbour_mining.ipynb", as_version=4).cells
     shown = json.dumps([cell.get("outputs", []) for cell in cells])
     printed = {round(float(number)) for number in re.findall(r"\b\d\d\.\d\b", shown)}
