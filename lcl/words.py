@@ -58,5 +58,5 @@ def has_unspaced(caption: str) -> bool:
 
 
 def is_word(word: str) -> bool:
-    """Whether these are more than punctuation marks."""
+    """Whether a text has a letter or a digit, so that it is more than punctuation marks and other signs."""
     return any(letter.isalnum() for letter in word)

@@ -22,7 +22,7 @@ class QueryCheck:
 
     Attributes:
         best: cosine of the nearest picture.
-        words: number of words, punctuation marks included, of the query and of every random text.
+        words: number of words of the query, at least 1, and of every random text.
         above: share of the random texts whose own best cosine is lower, 0 to 1.
         z: how many standard deviations `best` lies above the mean of the random texts.
         unseen: words of the query that the training captions lacked.
@@ -70,7 +70,7 @@ def check_query(gallery: Gallery, model: Clip, tokenizer: Tokenizer, words: str,
         words: the query.
         seed: of the random texts, which are made of whole-word tokens of the vocabulary.
     """
-    number = len(tokenizer.encode([words], model.config.language.context_length).spans[0])
+    number = max(1, len(tokenizer.encode([words], model.config.language.context_length).spans[0]))  # "?!" has no word
     tokens, rng = _vocabulary(tokenizer), random.Random(seed)
     texts = [" ".join(rng.choices(tokens, k=number)) for _ in range(RANDOM_TEXTS)]
     cosines = embed_texts(model, tokenizer, [words, *texts]) @ gallery.v.T  # (1 + R, N)

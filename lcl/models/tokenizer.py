@@ -31,7 +31,8 @@ class Tokens:
     Attributes:
         ids: (B, L) int64; [BEGIN] words… [END] [PAD]….
         mask: (B, L) bool, false at padding.
-        words: (B, L) int64, the number of a token's word in its caption (0, 1, …); -1 at special tokens.
+        words: (B, L) int64, the number of a token's word in its caption (0, 1, …); -1 at special tokens, and at punctuation
+            marks and other signs without a letter or digit, which are no words.
         spans: for every caption the characters (start, end) of its words; without words that were cut off.
     """
 
@@ -132,16 +133,18 @@ class Tokenizer:
 
     @staticmethod
     def _cut(encoding, caption: str, context_length: int) -> tuple[list[int], list[int], tuple[tuple[int, int], ...]]:
-        ids, words = encoding.ids, [-1 if word is None else word for word in encoding.word_ids]
+        ids, numbers = encoding.ids, encoding.word_ids  # the engine numbers words and punctuation marks; None is special
         if len(ids) > context_length:
-            ids, words = ids[: context_length - 1] + ids[-1:], words[: context_length - 1] + [-1]
+            ids, numbers = ids[: context_length - 1] + ids[-1:], numbers[: context_length - 1] + [None]
         spans: dict[int, tuple[int, int]] = {}
-        for word, (start, end) in zip(words, encoding.offsets, strict=False):
-            if word >= 0:
+        for number, (start, end) in zip(numbers, encoding.offsets, strict=False):
+            if number is not None:
                 while end < len(caption) and not caption[end].isspace() and encoding.char_to_token(end) is None:
                     end += 1  # an accent that NFC joined with its letter
-                spans[word] = (spans.get(word, (start, end))[0], end)
-        return ids, words, tuple(spans.values())
+                spans[number] = (spans.get(number, (start, end))[0], end)
+        spans = {number: (start, end) for number, (start, end) in spans.items() if is_word(caption[start:end])}
+        word_of = {number: word for word, number in enumerate(spans)}
+        return ids, [word_of.get(number, -1) for number in numbers], tuple(spans.values())
 
     def count_cut(self, captions: Sequence[str], context_length: int) -> int:
         """How many captions have more than `context_length` tokens, so that `encode` cuts them."""
@@ -164,7 +167,7 @@ class Tokenizer:
         for number, (start, end) in enumerate(spans):
             word = self._engine.normalizer.normalize_str(text[start:end])
             new = tokens[number] > 1 if self._known is None else word not in self._known
-            if new and is_word(word):
+            if new:
                 found.setdefault(word, text[start:end])
         return list(found.values())
 
@@ -223,10 +226,10 @@ NOT_MASKED = -100  # the target where nothing is masked; torch's cross-entropy i
 def mask_words(
     tokens: Tokens, generator: torch.Generator, vocab_size: int, share: float = 0.15
 ) -> tuple[Tokens, torch.Tensor]:
-    """Mask whole words: of every caption a share of its words, at least one.
+    """Mask whole words: of every caption a share of its words, at least one if it has words.
 
     Of the chosen words 80 % become [MASK], token by token, 10 % random tokens, and 10 % stay unchanged (Devlin et al. 2019,
-    arXiv 1810.04805, section 3.1; whole words and "at least one" are our reading). Punctuation marks count as words.
+    arXiv 1810.04805, section 3.1; whole words and "at least one" are our reading). Punctuation marks are never masked.
 
     Args:
         tokens: a batch of captions.

@@ -65,10 +65,10 @@ def test_patches_and_words_live_in_the_same_space_with_length_one(config, tokeni
     seen = model(IMAGES, tokens)
     patches, (words, real) = model.embed_patches(seen.image), model.embed_words(seen.text, tokens)
     assert patches.shape == (3, seen.image.patch_tokens.shape[1], config.embed_dim)
-    assert words.shape == (3, 11, config.embed_dim) and real.dtype == torch.bool  # a comma is a word of its own
+    assert words.shape == (3, 10, config.embed_dim) and real.dtype == torch.bool  # a comma is no word
     torch.testing.assert_close(patches.norm(dim=-1), torch.ones(patches.shape[:2]))
     torch.testing.assert_close(words.norm(dim=-1), real.float())
-    assert real.sum(1).tolist() == [len(spans) for spans in tokens.spans] == [3, 11, 3]
+    assert real.sum(1).tolist() == [len(spans) for spans in tokens.spans] == [3, 10, 3]
 
 
 @torch.no_grad()

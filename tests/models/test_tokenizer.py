@@ -103,7 +103,8 @@ def test_tokens_begin_end_and_are_padded_with_nothing(tokenizer, captions):
     assert (tokens.ids.gather(1, lengths[:, None] - 1) == ENDS).all()
     special = tokens.ids < len(SPECIAL)
     assert special.sum() == (~tokens.mask).sum() + 2 * len(captions)
-    assert torch.equal(tokens.words == -1, special)
+    signs = torch.tensor([not any(map(str.isalnum, text)) for text in tokenizer.decode(tokens.ids.flatten())])
+    assert torch.equal(tokens.words == -1, special | signs.view_as(special)) and (signs.view_as(special) & ~special).any()
 
 
 def test_a_caption_has_the_same_tokens_in_every_batch(tokenizer, captions):
@@ -160,20 +161,28 @@ scripts = st.text(
 @example("كلب أحمر and שלום")
 @example("[PAD] a [BEGIN] [END][MASK]")
 @example("ก็น้ำ")
+@example("!!!")
+@example("(a), __ 'b'... 🚀")
 def test_spans_reproduce_the_words(tokenizer, eastern, caption):
     assume(clean(caption).strip() and "\0" not in caption)
     for learned in (tokenizer, eastern):
-        check_spans(learned.encode([caption], 1000), caption)
+        check_spans(learned, learned.encode([caption], 1000), caption)
 
 
-def check_spans(tokens: Tokens, caption: str) -> None:
+def check_spans(learned: Tokenizer, tokens: Tokens, caption: str) -> None:
     (spans,), words = tokens.spans, tokens.words[0].tolist()
     assert tokens.mask.all()
     assert words[0] == words[-1] == -1
-    assert words[1:-1] == sorted(words[1:-1]) and set(words[1:-1]) == set(range(len(spans)))
+    numbers = [word for word in words if word >= 0]
+    assert numbers == sorted(numbers) and set(numbers) == set(range(len(spans)))
     assert all(0 <= start < end <= len(caption) for start, end in spans)
     assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
-    assert squeezed("".join(caption[start:end] for start, end in spans)) == squeezed(caption)
+    inside = {place for start, end in spans for place in range(start, end)}
+    assert all(place in inside for place, letter in enumerate(caption) if letter.isalnum())
+    assert all(any(map(str.isalnum, caption[start:end])) for start, end in spans)
+    for word, (start, end) in enumerate(spans):  # a word's tokens are its text
+        text = learned._engine.decode(tokens.ids[0, tokens.words[0] == word].tolist())
+        assert squeezed(text) == squeezed(learned._engine.normalizer.normalize_str(caption[start:end]))
 
 
 @given(st.text(min_size=1, max_size=40) | scripts)
@@ -255,14 +264,15 @@ def words_of(tokenizer: Tokenizer, caption: str) -> list[str]:
     ("caption", "words"),
     [
         ("红色的船", "红 色 的 船"),
-        ("コーヒー、赤い犬", "コ ー ヒ ー 、 赤 い 犬"),
+        ("コーヒー、赤い犬", "コ ー ヒ ー 赤 い 犬"),
         ("น้ำแข็ง", "น้ำ แ ข็ ง"),
         ("ខ្មែរ", "ខ្មែ រ"),
         ("ນ້ຳ", "ນ້ຳ"),
         ("မြန်မာ", "မြ န် မာ"),
-        ("a red boat, two cafe\u0301s and 3.5", "a red boat , two cafe\u0301s and 3 . 5"),
+        ("a red boat, two cafe\u0301s and 3.5", "a red boat two cafe\u0301s and 3 5"),
         ("красная лодка کشتی قرمز 빨간 배 लाल नाव", "красная лодка کشتی قرمز 빨간 배 लाल नाव"),
         ("2只狗dog", "2 只 狗 dog"),
+        ("«don't», said T-Rex: 'no'…", "don t said T Rex no"),
     ],
 )
 def test_without_spaces_a_character_with_its_marks_is_a_word(eastern, tokenizer, caption, words):
@@ -450,6 +460,25 @@ def test_a_caption_without_words_stays_as_it_is(tokenizer):
     none = Tokens(tokens.ids, tokens.mask, torch.full_like(tokens.words, -1), tokens.spans)
     masked, targets = hide(none)
     assert torch.equal(masked.ids, tokens.ids) and (targets == NOT_MASKED).all()
+
+
+def test_punctuation_is_read_but_is_no_word_and_is_never_masked(tokenizer):
+    tokens = tokenizer.encode(["a cat, and a dog!", "!!!", "a cat and a dog"], CONTEXT)
+    assert [len(spans) for spans in tokens.spans] == [5, 0, 5] and (tokens.words[1] == -1).all()
+    assert tokens.mask.sum(1).tolist()[::2] == [9, 7] and tokens.mask[1].sum() > 2
+    without = tokens.words[0][tokens.words[0] >= 0], tokens.words[2][tokens.words[2] >= 0]
+    assert torch.equal(*without)
+    for share in (0.0, 0.5, 1.0):
+        masked, targets = hide(tokens, share=share)
+        wanted = max(1, round(5 * share))
+        assert [len(chosen) for chosen in chosen_words(tokens, targets)] == [wanted, 0, wanted]
+        assert torch.equal(masked.ids[tokens.words < 0], tokens.ids[tokens.words < 0])
+
+
+def test_a_word_that_is_cut_off_within_its_signs_is_no_word(tokenizer):
+    caption, length = "a ___b", len(tokenizer.encode(["a ___b"], 100).ids[0])
+    assert tokenizer.encode([caption], 100).spans == (((0, 1), (2, 6)),)
+    assert tokenizer.encode([caption], length - 1).spans == (((0, 1),),)
 
 
 @pytest.mark.parametrize("share", [-0.01, 1.01, float("nan"), float("inf")])
