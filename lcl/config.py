@@ -155,7 +155,7 @@ class LanguageConfig:
     """The text tower: "transformer" (from scratch), or "hf:NAME" for any encoder of transformers."""
 
     tower: str = "transformer"
-    vocab_size: int = 2048
+    vocab_size: int = 2048  # of a tokenizer to train: at most; of a model: rows of its table, as many as its tokenizer has tokens
     context_length: int = 48  # tokens, [BEGIN] and [END] included
     width: int = 128
     depth: int = 2

@@ -12,7 +12,7 @@ import torch
 
 from lcl import storage
 from lcl.config import CHECKOUT, LclError, data_folder, in_checkout, require, to_dict
-from lcl.train.checkpoints import upgraded_description
+from lcl.train.checkpoints import upgraded_description, without_unused_rows
 from lcl.train.loop import Event, Training
 from lcl.train.provenance import provenance
 from lcl.train.runs import curve_from_dict, curve_to_dict
@@ -107,13 +107,14 @@ def load_saved(name: str, training: Training) -> tuple[list[Event], dict]:
     ours = isinstance(about, dict) and about.get("format") == FORMAT
     require(ours, f"{folder / 'about.json'} was not written by this library; {where}.")
     try:
-        of = upgraded_description(about["of"])
+        of = upgraded_description(about["of"], training)
         other = [part for part in here if here[part] != of.get(part)]
         require(not other, f"the checkpoint in {folder} has another {' and '.join(other)} than this training; {where}.")
         same = storage.file_sha256(folder / "weights.safetensors") == about["weights"]
         require(same, f"{folder / 'weights.safetensors'} is not the file that about.json describes; {where}.")
         curve, notes = curve_from_dict(about["curve"], training.profile), about["notes"]
-        training.learner.load_state_dict(unpack(storage.read_tensors(folder / "weights.safetensors")))
+        weights = unpack(storage.read_tensors(folder / "weights.safetensors"))
+        training.learner.load_state_dict(without_unused_rows(weights, training))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise LclError(f"the checkpoint in {folder} is damaged, or of other code ({reason}); {where}.") from None

@@ -115,7 +115,8 @@ def resume(folder: Path, training: Training) -> int:
             state = _read_state(path)
             same = storage.file_sha256(path / TENSORS) == state.get("tensors")
             require(same, f"{path / TENSORS} does not match its checksum.")
-            kept, tensors = upgraded_description(state.get("of")), storage.read_tensors(path / TENSORS)
+            kept = upgraded_description(state.get("of"), training)
+            tensors = without_unused_rows(storage.read_tensors(path / TENSORS), training)
         except LclError as error:
             if training.ranks.is_main:
                 log.warning("the checkpoint in %s is damaged and passed over: %s", path, error)
@@ -129,14 +130,25 @@ def resume(folder: Path, training: Training) -> int:
     return 0
 
 
-def upgraded_description(of: object) -> object:
-    """What `describe` of version 0.1 or of this one gave → as this one gives it."""
+def upgraded_description(of: object, training: Training) -> object:
+    """What `describe` of an earlier version or of this one gave → as this one gives it.
+
+    The size of the vocabulary is that of `training`: it follows from the tokenizer, which a description names, too.
+    """
     if not isinstance(of, dict) or not {"profile", "recipe"} <= set(of):
         return of
     new = json.loads(json.dumps({"profile": upgraded(Profile, of["profile"]), "recipe": upgraded(Recipe, of["recipe"])}))
+    new["profile"]["model"]["language"]["vocab_size"] = training.profile.model.language.vocab_size
     if isinstance(teacher := of.get("teacher"), dict) and "images" in teacher:  # of banks; before, there was no choice
         new["teacher"] = {"choice": "nearest", "own": 0.0} | teacher
     return of | new
+
+
+def without_unused_rows(tensors: dict[str, torch.Tensor], training: Training) -> dict[str, torch.Tensor]:
+    """Saved tensors without the rows of no token: before, tables had as many rows as a vocabulary may have at most."""
+    rows = {name: len(tensor) for name, tensor in training.learner.state_dict().items() if tensor.ndim}
+    owner = {name: re.sub(r"^(learner|optimizer\.\w+)\.", "", name) for name in tensors}
+    return {name: tensor[: rows.get(owner[name])] if tensor.ndim else tensor for name, tensor in tensors.items()}
 
 
 def _difference(kept: object, ours: object, where: str) -> str:

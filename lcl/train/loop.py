@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -104,7 +104,7 @@ class Training:
     Everything random follows from `seed`: on a CPU the same seed, machine and number of threads give bitwise the same results.
 
     Args:
-        profile: model, data and training settings.
+        profile: model, data and training settings; its vocabulary becomes as large as the tokenizer's, or as that of `start`.
         source: the data set.
         seed: of weights, order, masks and views.
         device: "cpu", "cuda", …; by default a GPU if there is one.
@@ -136,7 +136,7 @@ class Training:
             profile.model.vision.image_size == source.size,
             f"the model takes {profile.model.vision.image_size} pixels a side, the data set has {source.size}; make them equal.",
         )
-        self.profile, self.source, self.seed, self.workers = profile, source, seed, workers
+        self.source, self.seed, self.workers = source, seed, workers
         self.device = self.ranks.device
         self.recipe = recipe or get_recipe(profile.training.recipe)
         self.teacher = None
@@ -154,7 +154,9 @@ class Training:
             )
         self.tokenizer = train_tokenizer(source, profile, start and start[1])
         torch.manual_seed(seed)
-        model = start[0] if start else Clip(profile.model)
+        language = replace(profile.model.language, vocab_size=self.tokenizer.vocab_size)  # few captions teach fewer tokens
+        model = start[0] if start else Clip(replace(profile.model, language=language))
+        self.profile = replace(profile, model=model.config)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         dims = self.teacher.dims if self.teacher else ()
         self.extra = self.recipe.make_extra(self.model, dims).to(self.device)  # after the model: all recipes start alike

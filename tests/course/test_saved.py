@@ -12,6 +12,7 @@ from lcl.config import LclError, get_profile
 from lcl.course import saved
 from lcl.eval.metrics import embed
 from lcl.eval.retrieval import recall_at_k
+from lcl.models.clip import Clip
 from lcl.train.loop import Step, Training, Validation
 
 KEPT = sorted((saved.data_folder() / "checkpoints").glob("*/about.json"))
@@ -60,6 +61,21 @@ def test_what_is_kept_takes_the_place_of_training(trained, small_world):
     embedded = [embed(each.model, each.tokenizer, pairs) for each in (fresh, training)]
     for mine, theirs in zip(*embedded, strict=True):
         assert (mine * theirs).sum(1).min() > 0.99
+
+
+def test_a_table_with_rows_of_no_token_is_loaded_without_them(trained, small_world):
+    """Earlier versions made the table as large as a vocabulary may be at most."""
+    training, curve = trained
+    large = dataclasses.replace(training.profile.model.language, vocab_size=4096)
+    profile = dataclasses.replace(training.profile, model=dataclasses.replace(training.profile.model, language=large))
+    made = Training(profile, small_world)
+    older = Training(profile, small_world, start=(Clip(profile.model), made.tokenizer))
+    assert older.model.language.tokens.weight.shape[0] == 4096 > made.tokenizer.vocab_size
+    saved.save_training("old", older, curve)
+    saved.load_saved("old", made)
+    tokens = made.tokenizer.encode(small_world.pairs("new_scenes", range(8)).captions, 48)
+    with torch.no_grad():
+        assert (made.model.encode_text(tokens) * older.model.eval().encode_text(tokens)).sum(1).min() > 0.99
 
 
 def test_another_training_is_refused_and_told_why(trained, small_world):

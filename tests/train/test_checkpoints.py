@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 import multiprocessing
 import random
 import time
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
 from lcl.data.scenes import SceneDataset, open_scenes
+from lcl.models.clip import Clip
 from lcl.train.checkpoints import STATE, TENSORS, _restore, _tensors, checkpoints, resume, save_checkpoint
 from lcl.train.distributed import Ranks
 from lcl.train.loop import Step, Training, Validation
@@ -80,6 +82,26 @@ def test_a_checkpoint_from_before_a_teacher_had_a_choice_goes_on(start, tmp_path
     storage.write_json(folder / STATE, state | {"checksum": storage.fingerprint(state)})
     made = start("clip-ping")
     assert resume(tmp_path, made) == made.step == 1
+
+
+def test_a_checkpoint_whose_table_has_rows_of_no_token_goes_on_without_them(start, tmp_path):
+    """Earlier versions made the table as large as a vocabulary may be at most."""
+    large = dataclasses.replace(SHORT.model, language=dataclasses.replace(SHORT.model.language, vocab_size=4096))
+    profile = dataclasses.replace(SHORT, model=large)
+    older = start("lightclip", profile, start=(Clip(large), start(profile=profile).tokenizer))
+    events = iter(older)
+    next(events), next(events)
+    save_checkpoint(tmp_path, older)
+    assert storage.read_json(next(tmp_path.glob("step-*")) / STATE)["of"]["profile"]["model"]["language"]["vocab_size"] == 4096
+    made = start("lightclip", profile)
+    assert resume(tmp_path, made) == 2
+    size = made.tokenizer.vocab_size
+    for name, parameter in made.learner.named_parameters():
+        before = older.learner.get_parameter(name)
+        assert torch.equal(parameter, before[:size] if len(before.shape) and len(before) == 4096 else before), name
+        moment, old_moment = (x.optimizer.state[y]["exp_avg"] for x, y in ((made, parameter), (older, before)))
+        assert torch.equal(moment, old_moment[: len(moment)] if moment.ndim else old_moment), name
+    assert made.model.language.tokens.weight.shape[0] == size < 4096 and math.isfinite(next(iter(made)).loss)
 
 
 def test_a_tower_with_dropout_goes_on_bit_for_bit(start, tmp_path):

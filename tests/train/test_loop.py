@@ -13,7 +13,16 @@ import torch
 from conftest import PixelEncoder, WordEncoder
 
 from lcl import storage
-from lcl.config import EvalConfig, LanguageConfig, LclError, ModelConfig, TrainConfig, VisionConfig, get_profile
+from lcl.config import (
+    EvalConfig,
+    LanguageConfig,
+    LclError,
+    ModelConfig,
+    Profile,
+    TrainConfig,
+    VisionConfig,
+    get_profile,
+)
 from lcl.data.scenes import SceneDataset
 from lcl.eval.metrics import evaluate
 from lcl.losses.neighbours import NeighbourFeatures
@@ -466,6 +475,42 @@ def test_a_training_without_a_teacher_opens_the_one_of_its_recipe(short, small_w
     assert [step.losses for step in steps_of(opened)] == [step.losses for step in steps_of(given)]
     assert [encoder.calls for encoder in quick_encoders] == [1, 1, 0, 0]  # the second finds what the first kept
     assert Training(SHORT, small_world, 0, "cpu", RECIPES["clip"]).teacher is None and len(quick_encoders) == 4
+
+
+# --- the vocabulary
+
+
+def with_a_large_vocabulary(tower: str = "transformer") -> Profile:
+    """The tiny profile with room for 4,096 tokens, of which its captions teach a few hundred."""
+    language = dataclasses.replace(TINY.model.language, vocab_size=4096, tower=tower)
+    settings = dataclasses.replace(TINY.training, pairs=64, epochs=1, batch_size=16, recipe="clip+mlm")
+    return dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, language=language), training=settings)
+
+
+@pytest.mark.parametrize("tower", ["transformer", "hf:bert"])
+def test_the_vocabulary_is_as_large_as_the_tokenizers_also_in_what_is_saved(small_world, tmp_path, tower):
+    wanted = with_a_large_vocabulary(tower)
+    made = Training(wanted, small_world, device="cpu")
+    size = made.tokenizer.vocab_size
+    assert 260 < size < 1000
+    assert len(made.model.language.tokens.weight) == len(made.extra["masked_language"].bias) == size
+    language = dataclasses.replace(wanted.model.language, vocab_size=size)
+    assert made.profile == dataclasses.replace(wanted, model=dataclasses.replace(wanted.model, language=language))
+    events = list(made)
+    assert events[0].losses["masked_language"] == pytest.approx(math.log(size), abs=0.6)  # and not ln 4096, which is 2 more
+    save_run(tmp_path, made, events, {}, {"training": 1.0})
+    run = load_run(tmp_path)
+    assert run.profile == made.profile and run.model.config == made.model.config == made.profile.model
+    on = Training(run.profile, small_world, device="cpu", start=(run.model, run.tokenizer))
+    assert on.profile == made.profile and on.tokenizer.fingerprint == made.tokenizer.fingerprint
+
+
+def test_a_model_with_more_rows_than_tokens_is_trained_further_as_it_is(small_world):
+    wanted = with_a_large_vocabulary()
+    older = Clip(wanted.model), Training(wanted, small_world, device="cpu").tokenizer
+    made = Training(wanted, small_world, device="cpu", start=older)
+    assert made.profile == wanted and made.model.language.tokens.weight.shape[0] == 4096
+    assert math.isfinite(next(iter(made)).loss)
 
 
 # --- runs
