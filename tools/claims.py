@@ -107,7 +107,7 @@ CLAIMS = (
         "The objective of the token level", LIGHTCLIP,
         "Alignment of tokens is an objective of its own, beside that of whole images and captions.",
         "A pair's token similarity is the mean cosine of its matched words; it is contrasted with its 4 hardest negatives of "
-        "the batch; its weight rises over the first half of the training.",
+        "the batch, never with an equal caption; its weight rises over the first half of the training.",
         ("lcl.losses.matching.matched_contrast", "lcl.losses.matching.token_similarity", "lcl.losses.matching.hardest"),
         (
             "losses/test_matching.py::test_the_objective_is_what_loops_and_scipy_make_of_it",

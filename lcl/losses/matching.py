@@ -207,15 +207,19 @@ def token_similarity(
     return (found.sum(1) + unmatched) / number.clamp(min=1), matching
 
 
-def hardest(s: torch.Tensor, negatives: int) -> torch.Tensor:
-    """The most similar others of every row: (B, k) int64, k = `negatives` or as many as there are. s: (B, B)."""
-    others = s.detach().masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -math.inf)
+def hardest(s: torch.Tensor, negatives: int, same: torch.Tensor | None = None) -> torch.Tensor:
+    """The most similar others of every row: (B, k) int64, k = `negatives` or as many as there are. s: (B, B).
+
+    same: (B, B) bool, true where two rows have the same content, each with itself too; these are chosen last.
+    """
+    same = torch.eye(len(s), dtype=torch.bool, device=s.device) if same is None else same
+    others = s.detach().masked_fill(same, -math.inf)
     return others.topk(min(negatives, len(s) - 1), dim=1).indices
 
 
 def matched_contrast(
     patches: torch.Tensor, words: torch.Tensor, real: torch.Tensor, s: torch.Tensor, scale: float | torch.Tensor,
-    negatives: int, unmatched_cost: float, solver: str,
+    negatives: int, unmatched_cost: float, solver: str, same: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Contrast of token similarities: each pair against its hardest negatives (LightCLIP, token level; our reading).
 
@@ -229,9 +233,11 @@ def matched_contrast(
         scale: factor of the logits.
         negatives: k, 1 or more.
         unmatched_cost, solver: how words are matched.
+        same: (B, B) bool, true where two captions are equal: neither is a negative of the other, nor of the other's image.
 
     Returns:
         {"matched_contrast": scalar}, about ln (k + 1) at chance level. A caption without words is neither query nor negative.
+        A row with fewer than k others to choose from has fewer negatives; without any, its loss is 0.
 
     Raises:
         LclError: for a batch of one and for similarities that are not finite.
@@ -244,13 +250,17 @@ def matched_contrast(
     require(not broken, f"the similarities of the batch's rows {broken[:8]} are not finite numbers.")
 
     own = torch.arange(size, device=s.device)
-    wrong_captions, wrong_images = hardest(s, negatives), hardest(s.T, negatives)  # (B, k)
+    itself = torch.eye(size, dtype=torch.bool, device=s.device)
+    same = itself if same is None else same | itself
+    wrong_captions, wrong_images = hardest(s, negatives, same), hardest(s.T, negatives, same.T)  # (B, k)
     k = wrong_captions.shape[1]
     images = torch.cat([own, own.repeat_interleave(k), wrong_images.flatten()])  # (R,) with R = B (1 + 2k)
     captions = torch.cat([own, wrong_captions.flatten(), own.repeat_interleave(k)])
     similarity, _ = token_similarity(patches, words, real, images, captions, unmatched_cost, solve)  # (R,)
 
-    logits = (scale * similarity).masked_fill(~real.any(1)[captions], -math.inf)
+    barred = same[images, captions] | ~real.any(1)[captions]  # (R,)
+    barred[:size] = False  # the right ones
+    logits = (scale * similarity).masked_fill(barred, -math.inf)
     right, by_image, by_caption = logits.split([size, size * k, size * k])
     has_words = real.any(1)  # (B,)
     loss = [

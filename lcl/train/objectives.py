@@ -73,7 +73,9 @@ def _matched_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.T
     s = context.embeddings.v @ context.embeddings.t.T  # (B, B)
     if match.random_negatives:  # "the most similar" of random similarities
         s = torch.rand(s.shape, generator=context.generator).to(s.device)
-    return matched_contrast(patches, words, real, s, match.scale, match.negatives, match.unmatched_cost, match.solver)
+    caption = context.tokens.ids.cpu().unique(dim=0, return_inverse=True)[1].to(s.device)  # (B,), equal for equal captions
+    same = caption[:, None] == caption  # (B, B)
+    return matched_contrast(patches, words, real, s, match.scale, match.negatives, match.unmatched_cost, match.solver, same)
 
 
 def _matched_cost(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:

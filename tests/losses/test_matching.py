@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
@@ -415,18 +415,22 @@ def test_a_caption_without_words_has_similarity_zero_and_no_gradient():
 # --- the objective
 
 
-def slow_contrast(patches, words, real, s, scale: float, negatives: int, unmatched_cost: float) -> float:
-    """The objective by loops: token similarities by scipy, cross-entropies by hand; captions without words left out."""
+def slow_contrast(patches, words, real, s, scale: float, negatives: int, unmatched_cost: float, content=None) -> float:
+    """The objective by loops: token similarities by scipy, cross-entropies by hand; captions without words left out.
+
+    content: what each caption says; rows that say the same are no negatives of each other (default: all differ).
+    """
     size, asks = len(s), [bool(row.any()) for row in real]
+    content = content or list(range(size))
     token = lambda i, j: slow_similarity(patches[i], words[j][real[j]], unmatched_cost)  # noqa: E731
     terms: dict[str, list[float]] = {"by image": [], "by caption": []}
     for i in range(size):
         if not asks[i]:
             continue
-        others = sorted((j for j in range(size) if j != i), key=lambda j: -s[i, j])[:negatives]
+        others = sorted((j for j in range(size) if content[j] != content[i]), key=lambda j: -s[i, j])[:negatives]
         wrong = [scale * token(i, j) for j in others if asks[j]]
         terms["by image"].append(entropy(scale * token(i, i), wrong))
-        others = sorted((j for j in range(size) if j != i), key=lambda j: -s[j, i])[:negatives]
+        others = sorted((j for j in range(size) if content[j] != content[i]), key=lambda j: -s[j, i])[:negatives]
         terms["by caption"].append(entropy(scale * token(i, i), [scale * token(j, i) for j in others]))
     return sum(sum(some) / len(some) for some in terms.values()) / 2
 
@@ -448,6 +452,39 @@ def test_the_objective_is_what_loops_and_scipy_make_of_it(size, negatives, unmat
     assert list(found) == ["matched_contrast"]
     wanted = slow_contrast(patches, words, real, s, 3.0, negatives, unmatched_cost)
     assert found["matched_contrast"].item() == pytest.approx(wanted, rel=1e-7)
+
+
+def equal(content: list) -> torch.Tensor:
+    return torch.tensor([[one == other for other in content] for one in content])
+
+
+@settings(max_examples=25)
+@given(seeds, st.lists(st.integers(0, 3), min_size=2, max_size=7), st.integers(1, 7), st.sampled_from([FORBIDDEN, 0.9]))
+@example(0, [0, 0, 0, 0], 2, 0.9)
+@example(1, [0, 0, 0, 1], 2, 0.9)
+def test_rows_of_the_same_content_are_no_negatives_of_each_other(seed, content, negatives, unmatched_cost):
+    size = len(content)
+    patches, words, real = tokens_of(seed, size, 6, 3, 4)
+    s, same = similarities(seed, size), equal(content)
+    patches.requires_grad_(), words.requires_grad_()
+    found = matched_contrast(patches, words, real, s, 3.0, negatives, unmatched_cost, "exact", same)["matched_contrast"]
+    wanted = slow_contrast(patches.detach(), words.detach(), real, s, 3.0, negatives, unmatched_cost, content)
+    assert found.item() == pytest.approx(wanted, rel=1e-7, abs=1e-12)
+    without = matched_contrast(patches, words, real, s, 3.0, negatives, unmatched_cost, "exact", same & ~torch.eye(size).bool())
+    assert found == without["matched_contrast"]  # a row is never its own negative, whether `same` says so or not
+    found.backward()
+    assert patches.grad.isfinite().all() and words.grad.isfinite().all()
+    if len(set(content)) == 1:
+        assert found == 0 and (patches.grad == 0).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_batch_of_equal_captions_teaches_nothing(solver):
+    patches, words, real = tokens_of(3, 4, 5, 3, 4)
+    patches.requires_grad_()
+    found = matched_contrast(patches, words, real, similarities(3, 4), 10.0, 2, 1.0, solver, equal(["a cat"] * 4))
+    found["matched_contrast"].backward()
+    assert found["matched_contrast"] == 0 and (patches.grad == 0).all()
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 2, 1], [0, 4, 0, 1]], ids=str)
@@ -527,6 +564,18 @@ def test_the_hardest_are_the_most_similar_others(seed, size, negatives):
     for row in range(size):
         order = sorted((j for j in range(size) if j != row), key=lambda j: -s[row, j])
         assert found[row].tolist() == order[:negatives]
+
+
+@settings(max_examples=30)
+@given(seeds, st.lists(st.integers(0, 3), min_size=2, max_size=9), st.integers(1, 12))
+def test_the_hardest_of_another_content_come_first(seed, content, negatives):
+    size, same = len(content), equal(content)
+    s = torch.rand(size, size, generator=random(seed))
+    found = hardest(s, negatives, same)
+    assert found.shape == (size, min(negatives, size - 1))
+    for row in range(size):
+        order = sorted((j for j in range(size) if not same[row, j]), key=lambda j: -s[row, j])
+        assert found[row, : len(order)].tolist() == order[:negatives]
 
 
 def test_more_negatives_than_there_are_means_all_of_them():

@@ -269,6 +269,23 @@ def test_parts_are_the_objectives_of_the_embeddings_at_hand(tokens):
         torch.testing.assert_close(parts[name], value)
 
 
+@pytest.mark.parametrize("rows", [[1, 3, 1, 4, 3], [2, 2, 2, 2, 2], [0, 1, 2, 3, 4]], ids=str)
+@pytest.mark.parametrize("random_negatives", [False, True])
+def test_equal_captions_of_a_batch_are_no_negatives_of_each_other(tokens, rows, random_negatives):
+    recipe = Recipe("mine", {"matched_contrast": 1.0}, "", match=MatchConfig(negatives=3, random_negatives=random_negatives))
+    now = moment(recipe, tokens[rows])
+    found = recipe.loss(now)[1]["matched_contrast"]
+    s = now.embeddings.v @ now.embeddings.t.T
+    if random_negatives:
+        s = torch.rand(s.shape, generator=torch.Generator().manual_seed(3))
+    patches, same = now.model.embed_patches(now.embeddings.image), torch.tensor([[a == b for b in rows] for a in rows])
+    given = patches, *now.model.embed_words(now.embeddings.text, now.tokens), s
+    wanted = matched_contrast(*given, 10.0, 3, 1.0, "exact", same)["matched_contrast"]
+    torch.testing.assert_close(found, wanted)
+    blind = matched_contrast(*given, 10.0, 3, 1.0, "exact")["matched_contrast"]
+    assert (len(set(rows)) == 5) == torch.allclose(found, blind) and (found == 0) == (len(set(rows)) == 1)
+
+
 def test_softening_begins_as_clip_to_the_bit_and_then_departs(tokens):
     soft = dataclasses.replace(RECIPES["clip+soft"], soft=SoftConfig(0.3, "linear"))
     loss = lambda recipe, progress: recipe.loss(moment(recipe, tokens, progress))[0]  # noqa: E731
