@@ -57,6 +57,14 @@ def has_unspaced(caption: str) -> bool:
     return [piece for piece, _ in rest] != [caption]
 
 
+FUNCTION_WORDS = frozenset(
+    "a an the and but nor or am are be been being is was were about above across after against along among around as at before "
+    "behind below beneath beside besides between beyond by during for from in inside into near of off on onto out outside over "
+    "through to toward towards under upon with within without".split()
+)
+"""English articles, conjunctions, forms of be and prepositions, lower case: words that name nothing in an image (our choice)."""
+
+
 def is_word(word: str) -> bool:
     """Whether a text has a letter or a digit, so that it is more than punctuation marks and other signs."""
     return any(letter.isalnum() for letter in word)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from lcl import storage
 from lcl.bpe import ALPHABET, MASK, PAD, SPECIAL, make_engine, read_engine
 from lcl.config import LclError, require
-from lcl.words import clean, has_unspaced, is_word, splitters
+from lcl.words import FUNCTION_WORDS, clean, has_unspaced, is_word, splitters
 
 if TYPE_CHECKING:
     import torch  # at run time only where tensors are made: ONNX folders are opened without torch
@@ -34,22 +34,31 @@ class Tokens:
         words: (B, L) int64, the number of a token's word in its caption (0, 1, …); -1 at special tokens, and at punctuation
             marks and other signs without a letter or digit, which are no words.
         spans: for every caption the characters (start, end) of its words; without words that were cut off.
+        function: (B, L) bool, true at tokens of function words, those of `lcl.words.FUNCTION_WORDS`; None: not known.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     words: torch.Tensor
     spans: tuple[tuple[tuple[int, int], ...], ...]
+    function: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Tokens:
-        return Tokens(self.ids.to(device), self.mask.to(device), self.words.to(device), self.spans)
+        return self._each(lambda tensor: tensor.to(device))
 
     def __getitem__(self, rows: Sequence[int]) -> Tokens:
         """Some of the captions, padded to the longest of them."""
         rows = [int(row) for row in rows]
         length = int(self.mask[rows].sum(1).max())
-        spans = tuple(self.spans[row] for row in rows)
-        return Tokens(self.ids[rows, :length], self.mask[rows, :length], self.words[rows, :length], spans)
+        return replace(self._each(lambda tensor: tensor[rows, :length]), spans=tuple(self.spans[row] for row in rows))
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Tokens:
+        function = None if self.function is None else change(self.function)
+        return Tokens(change(self.ids), change(self.mask), change(self.words), self.spans, function)
+
+    def content(self) -> Tokens:
+        """The same tokens, of which those of function words belong to no word; other words keep their numbers."""
+        return self if self.function is None else replace(self, words=self.words.masked_fill(self.function, -1))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -127,9 +136,12 @@ class Tokenizer:
         ]
         length = max((len(ids) for ids, _, _ in encodings), default=0)
         ids, words = torch.zeros(len(captions), length, dtype=torch.long), torch.full((len(captions), length), -1)
-        for row, (row_ids, row_words, _) in enumerate(encodings):
+        function = torch.zeros(len(captions), length, dtype=torch.bool)
+        for row, (row_ids, row_words, spans) in enumerate(encodings):
             ids[row, : len(row_ids)], words[row, : len(row_words)] = torch.tensor(row_ids), torch.tensor(row_words)
-        return Tokens(ids, ids != SPECIAL.index(PAD), words, tuple(spans for _, _, spans in encodings))
+            found = {word for word, (start, end) in enumerate(spans) if captions[row][start:end].lower() in FUNCTION_WORDS}
+            function[row, : len(row_words)] = torch.tensor([word in found for word in row_words])
+        return Tokens(ids, ids != SPECIAL.index(PAD), words, tuple(spans for _, _, spans in encodings), function)
 
     @staticmethod
     def _cut(encoding, caption: str, context_length: int) -> tuple[list[int], list[int], tuple[tuple[int, int], ...]]:
@@ -260,7 +272,7 @@ def mask_words(
     hidden, fate, noise = hidden.to(device), fate.to(device), noise.to(device)
     ids = torch.where(hidden & (fate < 0.8), SPECIAL.index(MASK), tokens.ids)
     ids = torch.where(hidden & (fate >= 0.8) & (fate < 0.9), noise, ids)
-    return Tokens(ids, tokens.mask, tokens.words, tokens.spans), torch.where(hidden, tokens.ids, NOT_MASKED)
+    return replace(tokens, ids=ids), torch.where(hidden, tokens.ids, NOT_MASKED)
 
 
 def words_of_span(spans: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:

@@ -69,7 +69,7 @@ def _queue_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.Ten
 
 
 def _matched_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
-    match, (patches, words, real) = recipe.match, _patches_and_words(context)
+    match, (patches, words, real) = recipe.match, _patches_and_words(recipe, context)
     s = context.embeddings.v @ context.embeddings.t.T  # (B, B)
     if match.random_negatives:  # "the most similar" of random similarities
         s = torch.rand(s.shape, generator=context.generator).to(s.device)
@@ -79,15 +79,16 @@ def _matched_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.T
 
 
 def _matched_cost(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
-    match, (patches, words, real) = recipe.match, _patches_and_words(context)
+    match, (patches, words, real) = recipe.match, _patches_and_words(recipe, context)
     own = torch.arange(len(words), device=words.device)
     similarity, _ = token_similarity(patches, words, real, own, own, match.unmatched_cost, SOLVERS[match.solver])
     return {"matched_cost": 1 - similarity.mean()}
 
 
-def _patches_and_words(context: StepContext) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _patches_and_words(recipe: Recipe, context: StepContext) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     patches = context.model.embed_patches(context.embeddings.image)
-    return patches, *context.model.embed_words(context.embeddings.text, context.tokens)
+    tokens = context.tokens.content() if recipe.match.content_words else context.tokens
+    return patches, *context.model.embed_words(context.embeddings.text, tokens)
 
 
 def _masked_language(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:

@@ -48,6 +48,7 @@ class MatchConfig:
     unmatched_cost: float = 1.0  # of a word without a patch; 1.0: only patches of positive cosine are matched
     scale: float = 10.0  # of the logits
     random_negatives: bool = False  # instead of the hardest
+    content_words: bool = False  # without English function words, which are then neither matched nor counted
 
     def __post_init__(self):
         choose("solver", self.solver, SOLVERS)
@@ -224,6 +225,7 @@ OWN, MIXED = PingConfig(own=1.0), PingConfig(own=0.5)
 SHUFFLED, ORACLE = PingConfig(choice="shuffled"), PingConfig(choice="objects")
 EQUAL, WITHIN = SoftConfig(temperature=math.inf), SoftConfig(within_modality=True)
 RANDOM, ALL_WORDS = MatchConfig(random_negatives=True), MatchConfig(unmatched_cost=math.inf)
+CONTENT = MatchConfig(content_words=True)
 DISTIL = "distillation as in CLIP-KD, arXiv 2307.12732, from frozen unimodal encoders"
 DECLIP = "DeCLIP, arXiv 2110.05208"
 SIGLIP = "SigLIP, arXiv 2303.15343"
@@ -251,6 +253,7 @@ CONTROLS = {
         Recipe("clip+max", {"info_nce": 1.0} | MATCH, "after FILIP, arXiv 2111.07783", SLOWLY, match=MatchConfig("max")),
         Recipe("clip+match-random", {"info_nce": 1.0} | MATCH, f"control: random negatives; {LIGHTCLIP}", SLOWLY, match=RANDOM),
         Recipe("clip+match-all", {"info_nce": 1.0} | MATCH, f"control: all words matched; {LIGHTCLIP}", SLOWLY, match=ALL_WORDS),
+        Recipe("clip+match-content", {"info_nce": 1.0} | MATCH, f"control: content words; {LIGHTCLIP}", SLOWLY, match=CONTENT),
         Recipe("clip+match-pairs", {"info_nce": 1.0, "matched_cost": 1.0}, f"another reading: true pairs alone; {LIGHTCLIP}"),
         Recipe("clip+mlm-blind", {"info_nce": 1.0} | MLM, "without images: BERT, arXiv 1810.04805", mlm=MlmConfig(fused=False)),
         # Another loss.

@@ -20,6 +20,7 @@ from lcl.models.tokenizer import (
     mask_words,
     words_of_span,
 )
+from lcl.words import FUNCTION_WORDS
 
 CONTEXT = 48
 BEGINS, ENDS = SPECIAL.index(BEGIN), SPECIAL.index(END)
@@ -254,6 +255,32 @@ def test_words_of_a_span_touch_it():
     assert words_of_span(spans, (4, 9)) == [1, 2, 3]
     assert words_of_span(spans, (6, 8)) == []
     assert words_of_span(spans, (0, 99)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("length", [1000, 12])
+def test_function_words_are_known_by_their_text_and_however_many_tokens_they_have(tokenizer, basic, captions, length):
+    some = [*captions[:40], "The CAT is ON theme: 2 ofs!", "of the", "!!!"]
+    for learned in (tokenizer, basic):
+        tokens = learned.encode(some, length)
+        content = tokens.content()
+        for row, (caption, spans) in enumerate(zip(some, tokens.spans, strict=True)):
+            names = [caption[start:end].lower() in FUNCTION_WORDS for start, end in spans]
+            for place, word in enumerate(tokens.words[row].tolist()):
+                function = word >= 0 and names[word]
+                assert tokens.function[row, place] == function
+                assert content.words[row, place] == (-1 if function else word)
+            picked = tokens[[row]]
+            assert torch.equal(picked.function, tokens.function[row : row + 1, : picked.ids.shape[1]])
+        assert torch.equal(hide(tokens)[0].function, tokens.function)
+        assert content.spans == tokens.spans and torch.equal(content.ids, tokens.ids)
+    assert tokens.function[40].any() and not tokens.function[42].any()
+    unknown = Tokens(tokens.ids, tokens.mask, tokens.words, tokens.spans)
+    assert unknown.content() is unknown and unknown[[0]].function is None and unknown.to("cpu").function is None
+
+
+def test_numbers_directions_and_colours_are_content_and_function_words_are_lower_case_words():
+    assert not FUNCTION_WORDS & {"two", "one", "left", "right", "red", "not", "no", "next", "front"}
+    assert all(word.isalpha() and word.islower() for word in FUNCTION_WORDS) and {"a", "of", "and", "is"} <= FUNCTION_WORDS
 
 
 def words_of(tokenizer: Tokenizer, caption: str) -> list[str]:

@@ -14,7 +14,7 @@ from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, from_dict, to_dict
 from lcl.losses.contrastive import SCHEDULES, Sigmoid, info_nce, ramp, sigmoid_loss, soft_info_nce
 from lcl.losses.masked_lm import FusedMlm, masked_language
-from lcl.losses.matching import FORBIDDEN, SOLVERS, matched_contrast, total_cost
+from lcl.losses.matching import FORBIDDEN, SOLVERS, matched_contrast, token_similarity, total_cost
 from lcl.losses.neighbours import (
     CaptionQueue,
     NeighbourFeatures,
@@ -43,7 +43,7 @@ soft_configs = st.builds(
 )
 match_configs = st.builds(
     MatchConfig, st.sampled_from([*SOLVERS]), st.integers(1, 64), st.floats(0, 2) | st.just(FORBIDDEN), st.floats(0.1, 100),
-    st.booleans(),
+    st.booleans(), st.booleans(),
 )  # fmt: skip
 mlm_configs = st.builds(MlmConfig, st.floats(0, 1), st.lists(st.integers(1, 12), max_size=4).map(tuple), st.booleans())
 ping_configs = st.builds(
@@ -138,11 +138,14 @@ def test_a_control_differs_from_its_method_in_what_it_controls_and_in_nothing_el
         "lightclip+distil": ("lightclip-ping", "ping"), "lightclip-ping+distil": ("lightclip-ping", "ping"),
         "clip-ping+constant": ("clip-ping", "fade"), "clip+views": ("clip", "views"), "clip+max": ("clip+match", "match"),
         "clip+match-random": ("clip+match", "match"), "clip+match-all": ("clip+match", "match"),
+        "clip+match-content": ("clip+match", "match"),
         "clip+smoothing": ("clip+soft", "soft"), "clip+softclip": ("clip+soft", "soft"), "clip+mlm-blind": ("clip+mlm", "mlm"),
     }  # fmt: skip
     for control, (method, field) in pairs.items():
         one, other = vars(CONTROLS[control]), vars(RECIPES[method])
         assert {name for name in one if one[name] != other[name]} == {"name", "source", field}, control
+    one, other = (vars(recipe.match) for recipe in (CONTROLS["clip+match-content"], RECIPES["clip+match"]))
+    assert {name for name in one if one[name] != other[name]} == {"content_words"} and one["content_words"]
     assert not RECIPES.keys() & CONTROLS.keys()
     other_terms = {"clip+image-teacher", "clip+text-teacher", "clip-ping+other-xnn", "clip+queue", "clip+match-pairs"}
     assert CONTROLS.keys() == pairs.keys() | other_terms | {"siglip", "siglip-ping"}
@@ -286,6 +289,27 @@ def test_equal_captions_of_a_batch_are_no_negatives_of_each_other(tokens, rows, 
     assert (len(set(rows)) == 5) == torch.allclose(found, blind) and (found == 0) == (len(set(rows)) == 1)
 
 
+@pytest.mark.parametrize("objective", ["matched_contrast", "matched_cost"])
+def test_of_content_words_alone_the_others_are_neither_matched_nor_counted(tokens, objective):
+    recipe = Recipe("mine", {objective: 1.0}, "", match=MatchConfig(content_words=True))
+    now = moment(recipe, tokens)
+    words, real = now.model.embed_words(now.embeddings.text, now.tokens)
+    content = [["red", "apple"], ["two", "dogs", "left", "cat", "blue", "ground"], ["small", "house"], ["cat"], ["cat", "dog"]]
+    some, own = torch.zeros_like(words), torch.zeros_like(real)
+    for row, spans in enumerate(now.tokens.spans):  # the content words by their text, moved to the front
+        kept = [word for word, (start, end) in enumerate(spans) if CAPTIONS[row][start:end] in content[row]]
+        assert len(kept) == len(content[row]) < len(spans)
+        some[row, : len(kept)], own[row, : len(kept)] = words[row, kept], True
+    patches, match = now.model.embed_patches(now.embeddings.image), recipe.match
+    if objective == "matched_contrast":
+        s = now.embeddings.v @ now.embeddings.t.T
+        wanted = matched_contrast(patches, some, own, s, match.scale, match.negatives, match.unmatched_cost, "exact")[objective]
+    else:
+        rows = torch.arange(5)
+        wanted = 1 - token_similarity(patches, some, own, rows, rows, match.unmatched_cost, SOLVERS["exact"])[0].mean()
+    torch.testing.assert_close(recipe.loss(now)[1][objective], wanted)
+
+
 def test_softening_begins_as_clip_to_the_bit_and_then_departs(tokens):
     soft = dataclasses.replace(RECIPES["clip+soft"], soft=SoftConfig(0.3, "linear"))
     loss = lambda recipe, progress: recipe.loss(moment(recipe, tokens, progress))[0]  # noqa: E731
@@ -383,7 +407,7 @@ def test_the_share_of_a_recipe_is_the_share_of_words_that_are_masked(tokens):
         {"soft": SoftConfig(alpha_max=0.3)}, {"soft": SoftConfig(schedule="linear")}, {"soft": SoftConfig(temperature=1.0)},
         {"soft": SoftConfig(within_modality=True)}, {"match": MatchConfig(negatives=1)}, {"match": MatchConfig(scale=3.0)},
         {"match": MatchConfig(unmatched_cost=0.5)}, {"match": MatchConfig("max")},
-        {"match": MatchConfig(negatives=1, random_negatives=True)},
+        {"match": MatchConfig(negatives=1, random_negatives=True)}, {"match": MatchConfig(content_words=True)},
         {"mlm": MlmConfig(0.9)}, {"mlm": MlmConfig(layers=(1,))},
     ],
     ids=str,
