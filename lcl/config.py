@@ -240,9 +240,10 @@ class EvalConfig:
 
     retrieval: int = 1000
     views: int = 4
+    gallery: int = 5000  # new scenes that retrieval ranks, too; if no more than `retrieval`, they are not ranked again
 
     def __post_init__(self):
-        positive(self, "retrieval", "views")
+        positive(self, "retrieval", "views", "gallery")
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ def _profiles() -> dict[str, Profile]:
         SceneConfig(known=32, unseen=8),
         ModelConfig(VisionConfig(width=64, depth=1), LanguageConfig(vocab_size=512, width=64, depth=1), embed_dim=128),
         TrainConfig(pairs=1024, epochs=2, batch_size=64, evaluate_every=16),
-        EvalConfig(retrieval=128, views=2),
+        EvalConfig(retrieval=128, views=2, gallery=256),
     )
     gpu = Profile(
         "gpu",

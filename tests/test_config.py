@@ -127,6 +127,7 @@ INVALID = [
     (TrainConfig, {"evaluate_every": 0}),
     (EvalConfig, {"retrieval": 0}),
     (EvalConfig, {"views": 0}),
+    (EvalConfig, {"gallery": 0}),
 ]
 
 

@@ -17,13 +17,13 @@ MANIFEST = "study.json"
 RECALL = ("image_to_text_recall@1", "text_to_image_recall@1")
 AGAIN = "`make results` trains what is missing"
 FOILS, NO_IMAGE = ("relation", "count", "colour", "background", "object"), (("", ""), ("_no_image", ", no image"))
+WAYS = (("image_to_text", "image→text"), ("text_to_image", "text→image"))
 COLUMNS = {
-    "image_to_text_recall@1": "image→text R@1",
-    "image_to_text_recall@5": "image→text R@5",
-    "image_to_text_recall@10": "image→text R@10",
-    "text_to_image_recall@1": "text→image R@1",
-    "text_to_image_recall@5": "text→image R@5",
-    "text_to_image_recall@10": "text→image R@10",
+    **{f"{way}_recall@{k}": f"{title} R@{k}" for way, title in WAYS for k in (1, 5, 10)},
+    **{f"image_to_text_recall@1_objects{n}": f"image→text R@1, {n} object{'s'[: n > 1]}" for n in (1, 2, 3, 4)},
+    "image_to_text_recall@1_object_oracle": "image→text R@1, oracle of objects",
+    **{f"{way}_recall@{k}_gallery": f"{title} R@{k}, gallery" for way, title in WAYS for k in (1, 5, 10)},
+    "image_to_text_recall@1_object_oracle_gallery": "image→text R@1, oracle of objects, gallery",
     "image_to_text_ndcg@10": "image→text nDCG@10",
     "text_to_image_ndcg@10": "text→image nDCG@10",
     "zero_shot_top1": "zero-shot top-1",
@@ -294,10 +294,11 @@ def seeds_in_words(seeds: set[int]) -> str:
 def table(metrics: dict[str, dict[str, dict]]) -> list[list[str]]:
     """One run's metrics: a row per metric, a column per split, "value (chance)" in percent; the first row is a header."""
     rows = [["split", *metrics]]
-    ranked = [each.get(RECALL[0], {}) for each in metrics.values()]
-    if any("queries" in each for each in ranked):
-        counts = [f"{each['queries']:,}, {each['candidates']:,}" if "queries" in each else "" for each in ranked]
-        rows.append(["distinct pictures, captions", *counts])
+    for metric, title in ((RECALL[0], ""), (f"{RECALL[0]}_gallery", ", gallery")):
+        ranked = [each.get(metric, {}) for each in metrics.values()]
+        if any("queries" in each for each in ranked):
+            counts = [f"{each['queries']:,}, {each['candidates']:,}" if "queries" in each else "" for each in ranked]
+            rows.append([f"distinct pictures, captions{title}", *counts])
     for name, title in COLUMNS.items():
         found = [each.get(name) for each in metrics.values()]
         if any(found):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from lcl.data.scenes import SPLITS, Pairs, Scene, SceneDataset
 from lcl.eval.foils import foil_accuracy
 from lcl.eval.grounding import Metric, alignment, masked_words
 from lcl.eval.probes import linear_probe
+from lcl.eval.queries import QueryRanks, gallery_retrieval, object_oracle, rank_queries, recall_by_objects
 from lcl.eval.retrieval import Candidates, candidates, check_finite, retrieval
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
@@ -179,7 +181,14 @@ HELD_OUT = {"held_out": "pairs of the same collection that were never trained on
 def evaluate(
     model: Clip, tokenizer: Tokenizer, source: PairDataset, config: EvalConfig, extra: nn.ModuleDict | None = None
 ) -> dict[str, dict[str, Metric]]:
-    """Every metric of every split that is not trained on.
+    """Every metric of every split that is not trained on: what `evaluate_queries` returns, without the ranks."""
+    return evaluate_queries(model, tokenizer, source, config, extra)[0]
+
+
+def evaluate_queries(
+    model: Clip, tokenizer: Tokenizer, source: PairDataset, config: EvalConfig, extra: nn.ModuleDict | None = None
+) -> tuple[dict[str, dict[str, Metric]], QueryRanks | None]:
+    """Every metric of every split that is not trained on, and the rank of every query of the split `new_scenes`.
 
     Scenes are evaluated on all tasks. Of other pairs only retrieval can be measured, on the split `held_out`.
 
@@ -190,11 +199,11 @@ def evaluate(
         extra: the recipe's training-only modules; with a vocabulary head, masked words are measured.
 
     Returns:
-        {split: {metric: {"value", "chance"}}}, each 0 to 1.
+        {split: {metric: {"value", "chance"}}}, each 0 to 1; and the ranks, None if there are no scenes.
     """
     if not isinstance(source, SceneDataset):
-        return {"held_out": evaluate_pairs(model, tokenizer, source.test(config.retrieval))}
-    world, metrics = source, {}
+        return {"held_out": evaluate_pairs(model, tokenizer, source.test(config.retrieval))}, None
+    world, metrics, ranked, texts_to_t = source, {}, None, partial(embed_texts, model, tokenizer)
     for split in SPLITS:
         if split == "train" or not world.concepts(split):
             continue
@@ -202,15 +211,22 @@ def evaluate(
         found = candidates(pairs)
         v, t = embed_candidates(model, tokenizer, pairs, found)
         metrics[split] = retrieval(v, t, found.right)
+        if split == "new_scenes":
+            ranked = rank_queries(v, t, pairs, found)
+            metrics[split] |= recall_by_objects(ranked.image_to_text, pairs.scenes, found)
+            metrics[split] |= object_oracle(pairs.scenes, found)
+            if config.gallery > config.retrieval:
+                more = world.pairs(split, range(config.retrieval, config.gallery))
+                metrics[split] |= gallery_retrieval(pairs, more, v, t, partial(embed_images, model), texts_to_t)
         metrics[split] |= graded_retrieval(v[found.picture], t[found.caption], pairs.scenes)
         metrics[split] |= zero_shot(model, tokenizer, world, split, config.views)
         if split != "unseen_pairs":  # pictures of one thing, known as in new_scenes
             metrics[split] |= linear_probe(model, world, split, config.views)
         metrics[split]["alignment"] = alignment(model, tokenizer, pairs)
-        metrics[split] |= foil_accuracy(world, pairs.scenes, v[found.picture], lambda texts: embed_texts(model, tokenizer, texts))
+        metrics[split] |= foil_accuracy(world, pairs.scenes, v[found.picture], texts_to_t)
         if extra is not None and "masked_language" in extra:
             metrics[split] |= masked_words(model, extra["masked_language"], tokenizer, world, pairs)
-    return metrics
+    return metrics, ranked
 
 
 def evaluate_pairs(model: Clip, tokenizer: Tokenizer, rows: DatasetView) -> dict[str, Metric]:

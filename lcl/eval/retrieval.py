@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -87,8 +88,9 @@ def chance_of_recall(right: torch.Tensor, k: int) -> float:
     right: (Q, C) bool. A query with m right ones among C candidates is answered with probability 1 - C(C-m, k) / C(C, k).
     """
     number, k = right.shape[1], min(k, right.shape[1])
-    answered = {m: 1 - Fraction(math.comb(number - m, k), math.comb(number, k)) for m in set(right.sum(1).tolist())}
-    return float(sum(answered[m] for m in right.sum(1).tolist()) / len(right))
+    queries = Counter(right.sum(1).tolist())  # how many have m right ones
+    missed = sum(n * Fraction(math.comb(number - m, k), math.comb(number, k)) for m, n in queries.items())
+    return float(1 - missed / len(right))
 
 
 def retrieval(v: torch.Tensor, t: torch.Tensor, right: torch.Tensor | None = None) -> dict[str, Metric]:
@@ -105,8 +107,8 @@ def retrieval(v: torch.Tensor, t: torch.Tensor, right: torch.Tensor | None = Non
     similarity, metrics = v @ t.T, {}
     right = torch.eye(len(v), dtype=torch.bool) if right is None else right
     for direction, scores, owned in (("image_to_text", similarity, right), ("text_to_image", similarity.T, right.T)):
-        queries, number = scores.shape
+        (queries, number), ranked = scores.shape, ranks(scores, owned)
         for k in (1, 5, 10):
-            value, chance = recall_at_k(scores, k, owned), chance_of_recall(owned, k)
+            value, chance = (ranked < k).double().mean().item(), chance_of_recall(owned, k)
             metrics[f"{direction}_recall@{k}"] = {"value": value, "chance": chance, "queries": queries, "candidates": number}
     return metrics

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
 from lcl.config import EvalConfig, LclError
+from lcl.course.study import COLUMNS
 from lcl.data.drawn.captions import one
 from lcl.data.drawn.foils import KINDS
 from lcl.data.drawn.pictures import Concept
@@ -38,7 +39,7 @@ from lcl.eval.probes import image_features, linear_probe
 from lcl.eval.retrieval import ranks, recall_at_k, retrieval
 from lcl.losses.masked_lm import FusedMlm
 
-SMALL = EvalConfig(retrieval=64, views=2)
+SMALL = EvalConfig(retrieval=64, views=2, gallery=96)
 
 
 def random_scores(rows: int, columns: int, seed: int) -> torch.Tensor:
@@ -177,7 +178,10 @@ def test_every_split_but_train_is_measured_with_value_and_chance(measured):
             probes = {"probe_concept", "probe_category"}
             foils = {f"foil_{kind}{tail}" for kind in KINDS for tail in ("", "_no_image")}
             assert {"foil_object", "foil_background"} <= found.keys()  # of 64 scenes, some kinds may have none
-            assert {name for name in found if name not in {"category_top1", "alignment", *probes, *foils}} == {
+            queries = {name for name in found if "_objects" in name or "_oracle" in name or "_gallery" in name}
+            assert len(queries) == (4 + 1 + 7 if split == "new_scenes" else 0)
+            assert queries <= COLUMNS.keys()
+            assert found.keys() - queries - {"category_top1", "alignment", *probes, *foils} == {
                 *(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
                 "image_to_text_ndcg@10", "text_to_image_ndcg@10", "zero_shot_top1", "zero_shot_top5",
             }  # fmt: skip
@@ -203,8 +207,8 @@ def test_chance_counts_the_names_that_a_split_is_asked_for(measured, small_world
 def test_an_untrained_model_does_about_as_well_as_chance(measured):
     for split in measured[0]:
         for name in measured[0][split]:
-            if name.startswith("probe_"):
-                continue  # a probe learns, and untrained features tell a red thing from a blue one
+            if name.startswith("probe_") or "_oracle" in name:
+                continue  # a probe learns, and untrained features tell a red thing from a blue one; an oracle is no model
             values = [figures[split][name]["value"] for figures in measured]
             chance = measured[0][split][name]["chance"]
             few = name == "category_top1" or name.startswith("foil_")  # few things, and an untrained model likes the same few

@@ -69,7 +69,7 @@ def test_a_training_a_resumed_one_and_an_evaluation_mix_no_devices(gpu, small_wo
             states = [x for state in training.optimizer.state.values() for x in state.values()]
             assert {x.device.type for x in (*training.learner.state_dict().values(), *states)} == {"cuda"}
         if not settings and name == "lightclip-ping":  # once: it takes long
-            evaluate(whole.model, whole.tokenizer, small_world, EvalConfig(retrieval=32, views=1), whole.extra)
+            evaluate(whole.model, whole.tokenizer, small_world, EvalConfig(retrieval=32, views=1, gallery=32), whole.extra)
 
 
 def test_neighbours_and_pictures_mix_no_devices(gpu, small_world):

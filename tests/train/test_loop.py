@@ -40,7 +40,7 @@ TINY = dataclasses.replace(
     get_profile("smoke"),
     model=ModelConfig(VisionConfig(width=48, depth=1), LanguageConfig(vocab_size=400, width=48, depth=1, heads=2), 32),
     training=TrainConfig(pairs=1024, epochs=3, batch_size=32, learning_rate=2e-3, evaluate_every=40),
-    evaluation=EvalConfig(retrieval=32, views=1),
+    evaluation=EvalConfig(retrieval=32, views=1, gallery=32),
 )
 
 
@@ -618,7 +618,7 @@ def test_a_training_and_its_evaluation_run_on_cuda(small_world, teacher_of, name
     made = Training(profile, small_world, device="cuda", teacher=teacher_of(RECIPES[name]))
     losses = [event.loss for event in made if isinstance(event, Step)]
     assert all(math.isfinite(loss) for loss in losses)
-    evaluate(made.model, made.tokenizer, small_world, EvalConfig(retrieval=64, views=1), made.extra)
+    evaluate(made.model, made.tokenizer, small_world, EvalConfig(retrieval=64, views=1, gallery=64), made.extra)
 
 
 def test_stopping_early_leaves_the_model_ready_to_evaluate(small_world):
