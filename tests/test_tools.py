@@ -14,6 +14,7 @@ import slides
 import study
 from lcl.config import LclError, get_profile
 from lcl.course import study as study_module
+from lcl.course.statistics import saved_ranks
 from lcl.course.study import FOLDER, Study, read_study
 from lcl.data.scenes import open_scenes
 from lcl.storage import read_json
@@ -111,7 +112,10 @@ def test_a_cell_is_kept_if_it_is_of_this_study_and_was_told_this(tmp_path, monke
         ({"provenance": {"code": "c0de", "packages": {"torch": "3"}}}, None),
     ):  # fmt: skip
         path.write_text(json.dumps(made | change))
+        assert study.kept("clip-laptop-seed0", ["--seed", "0"], here) is None, "the ranks of its queries are missing"
+        path.with_suffix(".safetensors").touch()
         assert study.kept("clip-laptop-seed0", ["--seed", "0"], here) == found, change
+        path.with_suffix(".safetensors").unlink()
 
 
 @pytest.mark.parametrize("damage", ['{"seed": 0, "met', "{}", "[]"])
@@ -150,6 +154,7 @@ def test_new_cells_wait_until_all_are_there_and_then_replace_the_old_study_in_on
     small = ["--profile", "smoke", "--recipe", "clip", "--pairs", "64", "--epochs", "1", "--seed"]
     folder, old = tmp_path / "results", {"clip-laptop-seed0.json": "old", "gone-laptop-seed0.json": "old"}
     folder.mkdir()
+    (folder / "gone-laptop-seed0.safetensors").touch()
     for name, text in old.items():
         made = {"data": text, "provenance": {"packages": {"torch": "1"}}}
         (folder / name).write_text(json.dumps(made))
@@ -165,9 +170,11 @@ def test_new_cells_wait_until_all_are_there_and_then_replace_the_old_study_in_on
     assert {path.name for path in folder.glob("*.json")} == set(old) and (folder / "next" / "clip-laptop-seed1.json").exists()
     study.main([])
     assert "1 of 2 cells to train" in capsys.readouterr().out
-    assert {path.name for path in folder.iterdir()} == {"clip-laptop-seed0.json", "clip-laptop-seed1.json", "study.json"}
+    cells = {f"clip-laptop-seed{seed}.{kind}" for seed in (0, 1) for kind in ("json", "safetensors")}
+    assert {path.name for path in folder.iterdir()} == {*cells, "study.json"}
     assert [read_json(folder / f"clip-laptop-seed{seed}.json")["seed"] for seed in (0, 1)] == [0, 1]
     assert study_module.read_study() == plan
+    assert saved_ranks("clip-laptop", read_json(folder / "clip-laptop-seed1.json")).image_to_text.shape == (128,)
     study.main([])
     assert "0 of 2 cells to train" in capsys.readouterr().out
 

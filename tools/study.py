@@ -1,4 +1,4 @@
-"""Train what the course reports, keep each run's metrics.json in `results/`, and never train the same twice.
+"""Train what the course reports, keep each run's metrics.json and ranks of queries in `results/`, and never train the same twice.
 
 python tools/study.py [--workers 2] [CELL …]
 
@@ -34,6 +34,7 @@ from lcl import storage
 from lcl.config import LclError, get_profile
 from lcl.course.study import FOLDER, Study, differences, write_study
 from lcl.data.scenes import open_scenes
+from lcl.eval.queries import RANKS
 from lcl.train.provenance import code_key, version
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def kept(name: str, options: list[str], study: Study) -> Path | None:
         if path.exists():
             try:
                 run = storage.read_json(path)
-                if not differences(run, study) and run.get("told") == options:
+                if not differences(run, study) and run.get("told") == options and ranks_of(path).exists():
                     return path
             except (LclError, KeyError, TypeError, AttributeError):
                 log.warning("%s is damaged, and its cell counts as missing", path)
@@ -130,8 +131,14 @@ def train(name: str, options: list[str], study: Study, runs: Path, folder: Path)
         shutil.rmtree(run)
         raise LclError(f"{name} was trained while something changed ({', '.join(other)}), and is thrown away; call again.")
     made.pop("checksum", None)  # of the file as it was
+    storage.write_bytes(ranks_of(folder / f"{name}.json"), (run / RANKS).read_bytes())
     storage.write_json(folder / f"{name}.json", made | {"told": options})
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
+
+
+def ranks_of(path: Path) -> Path:
+    """The ranks of the test queries lie beside a kept cell."""
+    return path.with_suffix(".safetensors")
 
 
 def hours(missing: Sequence[str], workers: int) -> float:
@@ -150,8 +157,9 @@ def settle(study: Study) -> None:
     """All cells are there: let them take the place of what was kept before."""
     found = {name: kept(name, options, study) for name, options in cells().items()}
     for name, path in found.items():
+        ranks_of(path).replace(ranks_of(FOLDER / f"{name}.json"))
         path.replace(FOLDER / f"{name}.json")
-    for path in FOLDER.glob("*-seed*.json"):
+    for path in [*FOLDER.glob("*-seed*.json"), *FOLDER.glob("*-seed*.safetensors")]:
         if path.stem not in found:
             path.unlink()
     shutil.rmtree(FOLDER / NEXT, ignore_errors=True)

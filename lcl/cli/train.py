@@ -266,7 +266,7 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     """Train in a run's folder, from its last checkpoint if it has one, and evaluate."""
     from lcl.course.study import table_text
     from lcl.data.scenes import SceneDataset
-    from lcl.eval.metrics import evaluate
+    from lcl.eval.metrics import evaluate_queries
     from lcl.models.clip import load_model
     from lcl.train.checkpoints import resume
     from lcl.train.loop import Training, open_teacher
@@ -291,8 +291,8 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     if not ranks.is_main:
         return
     with _timed(seconds, "evaluation"):
-        metrics = evaluate(training.model, training.tokenizer, source, profile.evaluation, training.extra)
-    save_run(folder, training, curve, metrics, seconds, plan.pictures, plan.shards, plan.start)
+        metrics, ranked = evaluate_queries(training.model, training.tokenizer, source, profile.evaluation, training.extra)
+    save_run(folder, training, curve, metrics, seconds, plan.pictures, plan.shards, plan.start, ranked)
     shutil.rmtree(folder / START, ignore_errors=True)
     if not plan.checkpoint_every:  # they were for a stop; each is three times as large as the model
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

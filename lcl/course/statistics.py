@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lcl.config import require
+from lcl.config import choose, require
+from lcl.course import study
+from lcl.eval.queries import QueryRanks, read_ranks
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,37 @@ def crossed_gain(ours: np.ndarray, theirs: np.ndarray, rounds: int = 4000) -> Es
     low, high = np.quantile(means, [0.025, 0.975])
     p = min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (rounds + 1))
     return Estimate(float(difference.mean()), float(low), float(high), float(p))
+
+
+def query_gain(stem: str, over: str, way: str = "image_to_text", k: int = 1) -> Estimate:
+    """The gain in recall@k on new scenes, in points, if not only the seeds but also the queries had been others.
+
+    See `crossed_gain`. The ranks of the queries lie in `results/`, in a file `STEM-seedN.safetensors` for each run.
+
+    Args:
+        stem, over: of the study; the seeds that both have are compared.
+        way: "image_to_text" or "text_to_image".
+        k: candidates that count.
+
+    Raises:
+        LclError: if the runs do not count, were evaluated on different queries, or have no ranks that belong to them.
+    """
+    choose("direction", way, dict(study.WAYS))
+    runs = study.shared({name: study.saved_runs(name) for name in (stem, over)})
+    ranked = {name: [saved_ranks(name, run) for run in each] for name, each in runs.items()}
+    hits = (np.stack([100 * (getattr(each, way).numpy() < k) for each in ranked[name]]) for name in (stem, over))
+    return crossed_gain(*hits)
+
+
+def saved_ranks(stem: str, run: dict) -> QueryRanks:
+    """The ranks of a run of the study. Raises LclError if there are none, or if they are of other queries or of another run."""
+    path = study.FOLDER / f"{stem}-seed{run['seed']}.safetensors"
+    ranked = read_ranks(path)
+    require(ranked.queries == run.get("queries"), f"{path} holds the ranks of other queries than the run's; {study.AGAIN}.")
+    for way in dict(study.WAYS):
+        reached, recall = (getattr(ranked, way) < 1).double().mean().item(), run["metrics"]["new_scenes"][f"{way}_recall@1"]
+        require(abs(reached - recall["value"]) < 1e-9, f"{path} holds the ranks of another run; {study.AGAIN}.")
+    return ranked
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

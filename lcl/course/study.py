@@ -113,9 +113,10 @@ def _misfits(run: dict, first: dict, seed: int, study: Study) -> list[str]:
 
 
 def _shared_settings(run: dict) -> dict[str, object]:
-    """What must be the same in all runs of a stem."""
+    """What must be the same in all runs of a stem; "queries" is the fingerprint of the test queries, None in older runs."""
     return {
         "profile": run["profile"], "recipe": run["recipe"], "steps": run["steps"], "teacher": run.get("teacher"),
+        "queries": run.get("queries"),
         "packages": {name: version for name, version in run["provenance"]["packages"].items() if name != "torch"},
         "metrics": {split: set(metrics) for split, metrics in run["metrics"].items()},
     }  # fmt: skip
@@ -137,9 +138,11 @@ def saved_runs(stem: str) -> list[dict]:
 
 
 def shared(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    """The runs of every stem whose seeds all stems have. Raises LclError if there is no such seed."""
+    """The runs of every stem whose seeds all stems have. Raises LclError if there is no such seed, or for different queries."""
     seeds = set.intersection(*({run["seed"] for run in each} for each in runs.values()))
     require(bool(seeds), f"{', '.join(runs)} have no seed in common.")
+    same = len({run.get("queries") for each in runs.values() for run in each}) == 1
+    require(same, f"{', '.join(runs)} were evaluated on different queries, so they cannot be compared; {AGAIN}.")
     return {stem: [run for run in each if run["seed"] in seeds] for stem, each in runs.items()}
 
 

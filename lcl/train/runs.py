@@ -1,4 +1,4 @@
-"""Run folders: metrics.json, weights and curve, and where and with what they were made."""
+"""Run folders: metrics.json, weights, curve and ranks of queries, and where and with what they were made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import torch
 from lcl import storage
 from lcl.config import LclError, Profile, from_dict, need, require, to_dict
 from lcl.data.base import PairDataset
-from lcl.eval.metrics import Metric
+from lcl.eval.grounding import Metric
+from lcl.eval.queries import RANKS, QueryRanks, write_ranks
 from lcl.models.clip import Clip, load_model, save_model
 from lcl.models.tokenizer import Tokenizer
 from lcl.train.loop import Event, Step, Training, Validation
@@ -206,14 +207,15 @@ def save_run(
     pictures_folder: Path | None = None,
     shards_folder: Path | None = None,
     start: Path | None = None,
+    ranked: QueryRanks | None = None,
 ) -> None:
-    """Write the weights and the curve, then metrics.json, which marks the run as complete.
+    """Write the weights, the curve and the ranks of the queries, then metrics.json, which marks the run as complete.
 
     The pair of towers is one file, the training-only modules another. In metrics.json, `metrics` are a function of profile,
     seed and machine, bitwise; `seconds` by part since the start or resume, `step_ms` (median), `memory_gib` (maximum) and
     `provenance` are not.
 
-    `start` names the folder of the model that the training began with, if any.
+    `start` names the folder of the model that the training began with, if any; `ranked` is None without new scenes.
 
     Raises:
         LclError: for a training without a step.
@@ -226,6 +228,8 @@ def save_run(
     extra = storage.file_sha256(folder / EXTRA) if len(training.extra) else None
     written = curve_to_dict(curve)
     storage.write_json(folder / "curve.json", written)
+    if ranked:
+        write_ranks(folder / RANKS, ranked)
     losses = written["steps"]
     storage.write_checked(
         folder / "metrics.json",
@@ -236,6 +240,7 @@ def save_run(
             "first_loss": losses[0][1],
             "last_loss": losses[-1][1],
             "metrics": metrics,
+            "queries": ranked.queries if ranked else None,
             "profile": to_dict(training.profile),
             "recipe": to_dict(training.recipe),
             "training_only": extra,

@@ -4,12 +4,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from lcl.config import LclError
-from lcl.course.statistics import crossed_gain, holm, pooled_gains
+from lcl.course import study
+from lcl.course.statistics import crossed_gain, holm, pooled_gains, query_gain
+from lcl.eval.queries import QueryRanks, write_ranks
+from lcl.storage import write_json
 
 
 def table(values: np.ndarray) -> dict[str, dict[int, float]]:
@@ -94,6 +98,64 @@ def test_a_crossed_gain_is_what_a_slow_loop_draws():
     assert crossed_gain(ours, ours).p == 1.0
     with pytest.raises(LclError, match="same seeds and queries"):
         crossed_gain(ours, theirs[:3])
+
+
+@pytest.fixture
+def ranked(tmp_path, monkeypatch):
+    """A study of two recipes with the ranks of 40 queries: {(stem, seed): ranks from image to text}."""
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
+    study.write_study(study.Study("c0de", "d", "2", {"clip-laptop": [0, 1, 2], "lightclip-laptop": [0, 1, 2]}))
+    random, made = np.random.default_rng(3), {}
+    for stem, most in (("clip-laptop", 3), ("lightclip-laptop", 2)):
+        for seed in range(3):
+            made[stem, seed] = random.integers(0, most, 40)
+            save(stem, seed, made[stem, seed])
+    return made
+
+
+def save(stem: str, seed: int, ranks: np.ndarray, queries: str = "these", written: str = "these", recall: float | None = None):
+    back = np.roll(ranks, 1)
+    value = {"value": float((ranks < 1).mean()) if recall is None else recall, "chance": 0.02}
+    metrics = {"new_scenes": {f"{way}_recall@1": value for way in ("image_to_text", "text_to_image")}}
+    run = {"provenance": {"code": "c0de", "packages": {"torch": "2"}}, "data": "d", "profile": {}, "recipe": {}, "steps": 4}
+    path = study.FOLDER / f"{stem}-seed{seed}.json"
+    write_json(path, run | {"seed": seed, "metrics": metrics, "queries": queries})
+    write_ranks(path.with_suffix(".safetensors"), QueryRanks(written, torch.from_numpy(ranks), torch.from_numpy(back)))
+
+
+def test_saved_ranks_become_a_crossed_gain(ranked):
+    for k in (1, 2):
+        hits = (np.stack([100.0 * (ranked[stem, seed] < k) for seed in range(3)]) for stem in ("lightclip-laptop", "clip-laptop"))
+        ours, theirs = hits
+        assert query_gain("lightclip-laptop", "clip-laptop", k=k) == crossed_gain(ours, theirs)
+        assert query_gain("lightclip-laptop", "clip-laptop", "text_to_image", k).mean == pytest.approx((ours - theirs).mean())
+    assert query_gain("lightclip-laptop", "clip-laptop").mean > 0  # of two ranks the first is more frequent than of three
+    with pytest.raises(LclError, match="no direction 'image_to_image'"):
+        query_gain("lightclip-laptop", "clip-laptop", "image_to_image")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"queries": "others", "written": "others"}, "seed 2 differs from seed 0 in more than the seed: queries"),
+        ({"written": "others"}, "lightclip-laptop-seed2.safetensors holds the ranks of other queries"),
+        ({"recall": 0.0}, "lightclip-laptop-seed2.safetensors holds the ranks of another run"),
+    ],
+)
+def test_ranks_of_other_queries_or_of_another_run_are_refused(ranked, change, reason):
+    save("lightclip-laptop", 2, ranked["lightclip-laptop", 2], **change)
+    with pytest.raises(LclError, match=reason):
+        query_gain("lightclip-laptop", "clip-laptop")
+
+
+def test_two_recipes_with_ranks_of_two_sets_of_queries_have_no_crossed_gain(ranked):
+    for seed in range(3):
+        save("lightclip-laptop", seed, ranked["lightclip-laptop", seed], queries="others", written="others")
+    with pytest.raises(LclError, match="evaluated on different queries"):
+        query_gain("lightclip-laptop", "clip-laptop")
+    (study.FOLDER / "clip-laptop-seed0.safetensors").unlink()
+    with pytest.raises(LclError, match="does not exist"):
+        query_gain("clip-laptop", "clip-laptop")
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))

@@ -84,6 +84,7 @@ def test_mean_and_spread_are_those_of_the_seeds(folder):
         ({"metrics": {}}, "seed 1 differs from seed 0 in more than the seed: metrics"),
         ({"metrics": {"new_scenes": {}}}, "seed 1 differs from seed 0 in more than the seed: metrics"),
         ({"teacher": {"images": "other"}}, "seed 1 differs from seed 0 in more than the seed: teacher"),
+        ({"queries": "0ther"}, "seed 1 differs from seed 0 in more than the seed: queries"),
         ({"provenance": {"code": "c0de", "packages": {"torch": "2", "timm": "0"}}}, "in more than the seed: packages"),
     ],
 )
@@ -100,6 +101,30 @@ def test_a_mixed_study_is_named_and_left_out(folder, caplog, change, reason):
     assert reason in caplog.text
     with pytest.raises(LclError, match="not whole"):
         gains(["lightclip-laptop"], "clip-laptop", [I2T])
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"code": "0ther"}, "lightclip-laptop: seed 0 of other code"),
+        ({"data": "another world"}, "lightclip-laptop: seed 0 of other data"),
+        ({"queries": "others"}, "-laptop, .*-laptop were evaluated on different queries"),
+    ],
+)
+def test_recipes_of_two_codes_worlds_or_query_sets_are_not_compared(folder, change, refused):
+    keep(folder, "clip-laptop", *(run_of(seed, 0.5, queries="some") for seed in range(3)))
+    keep(folder, "lightclip-laptop", *(run_of(seed, 0.6 + seed / 9, **{"queries": "some"} | change) for seed in range(3)))
+    with pytest.raises(LclError, match=refused):
+        values(["clip-laptop", "lightclip-laptop"], I2T)
+    with pytest.raises(LclError, match=refused):
+        gain("lightclip-laptop", "clip-laptop", I2T)
+    if "queries" in change:  # these runs are whole, and still no table puts them side by side
+        for table in (lambda: comparison(["clip-laptop", "lightclip-laptop"], [I2T]),
+                      lambda: gains(["lightclip-laptop"], "clip-laptop", [I2T])):  # fmt: skip
+            with pytest.raises(LclError, match=refused):
+                table()
+    keep(folder, "lightclip-laptop", *(run_of(seed, 0.6 + seed / 9, queries="some") for seed in range(3)))
+    assert gain("lightclip-laptop", "clip-laptop", I2T).seeds == 3
 
 
 def test_a_study_that_was_stopped_half_way_is_named_and_left_out(folder):

@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lcl import storage
 from lcl.config import LclError, get_profile
+from lcl.eval.queries import QueryRanks, read_ranks
 from lcl.train.loop import Training
 from lcl.train.runs import LOG, EventLog, load_run, save_run
 
@@ -30,6 +33,16 @@ def run(small_world, tmp_path_factory) -> Path:
         events.append(event)
     save_run(folder, training, events, {"new_scenes": {"zero_shot_top1": {"value": 0.25, "chance": 0.125}}}, {"training": 1.0})
     return folder
+
+
+def test_a_run_keeps_the_ranks_of_its_queries(run, small_world, tmp_path):
+    training = Training(SHORT, small_world, 0, "cpu")
+    events, ranked = list(training), QueryRanks("these", torch.tensor([0, 2]), torch.tensor([1, 0]))
+    save_run(tmp_path, training, events, {"new_scenes": {}}, {"training": 1.0}, ranked=ranked)
+    found = read_ranks(tmp_path / "ranks.safetensors")
+    assert storage.read_json(tmp_path / "metrics.json")["queries"] == found.queries == "these"
+    assert found.image_to_text.tolist() == [0, 2] and found.text_to_image.tolist() == [1, 0]
+    assert storage.read_json(run / "metrics.json")["queries"] is None and not (run / "ranks.safetensors").exists()
 
 
 def harms(data: bytes) -> st.SearchStrategy[bytes]:
