@@ -47,13 +47,17 @@ TAIL = 30  # the class of rank r is drawn with weight 1 / (r + TAIL), a long tai
 
 @dataclass(frozen=True)
 class Scene:
-    """A pair's description, without its pixels. Objects are in drawing order: later ones are on top."""
+    """A pair's description, without its pixels. Objects are in drawing order: later ones are on top.
+
+    `facts` is what the caption states, whatever its words; see `captions.compose`.
+    """
 
     split: str
     index: int
     background: Background
     objects: tuple[SceneObject, ...]
     caption: str
+    facts: frozenset
 
     @property
     def concepts(self) -> frozenset[int]:
@@ -225,10 +229,11 @@ class SceneDataset:
             placed = self._place(rng, split, chosen)  # the pair is what this split is for: both must find room
         background = self._background(rng, placed)
         mentions = self._mentions(placed)
-        caption, spans = captions.compose(rng, list(mentions.values()), background.kind, background.colour, self.config.size)
+        told = rng, list(mentions.values()), background.kind, background.colour, self.config.size
+        caption, spans, facts = captions.compose(*told)
         span_of = dict(zip(mentions, spans, strict=True))
         objects = tuple(SceneObject(**obj, span=span_of[obj["concept"]]) for obj in placed)
-        return Scene(split, index, background, objects, caption)
+        return Scene(split, index, background, objects, caption, facts)
 
     def _mentions(self, objects: Sequence[dict]) -> dict[int, Mention]:
         """The objects of every class together, by class, in the order in which classes first appear."""

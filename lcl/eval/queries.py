@@ -10,10 +10,10 @@ import torch
 
 from lcl import storage
 from lcl.config import require
-from lcl.data.duplicates import distinct, pixel_hash
+from lcl.data.duplicates import pixel_hash
 from lcl.data.scenes import Pairs, Scene
 from lcl.eval.grounding import Metric
-from lcl.eval.retrieval import Candidates, candidates, chance_of_recall, ranks, retrieval
+from lcl.eval.retrieval import Candidates, agreeing, candidates, chance_of_recall, ranks, retrieval
 
 RANKS = "ranks.safetensors"  # in a run's folder
 
@@ -89,11 +89,7 @@ def object_oracle(scenes: Sequence[Scene], found: Candidates) -> dict[str, Metri
     Returns:
         Its value, the chance of recall@1, and the numbers of queries and candidates.
     """
-    contents, content = distinct(tuple(sorted(obj.concept for obj in scene.objects)) for scene in scenes)
-    content = torch.tensor(content)  # (N,), equal numbers, equal objects
-    named = torch.zeros(len(found.captions), len(contents), dtype=torch.bool)
-    named[found.caption, content] = True  # several, should pairs of different objects share a caption
-    agree = named[:, content[found.rows]].T  # (P, C)
+    agree = agreeing([tuple(sorted(obj.concept for obj in scene.objects)) for scene in scenes], found)  # (P, C)
     value = (agree & found.right).sum(1) / agree.sum(1)
     sizes = {"queries": len(found.rows), "candidates": len(found.captions)}
     metric = {"value": value.double().mean().item(), "chance": chance_of_recall(found.right, 1)} | sizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -24,7 +24,8 @@ class Candidates:
     Attributes:
         rows: P rows, for each distinct picture the first pair that shows it.
         captions: C distinct captions, see `duplicates.caption_key`.
-        right: (P, C) bool, which captions belong to which picture; one or more in every row and column.
+        right: (P, C) bool, which captions belong to which picture; one or more in every row and column. Of scenes, a caption
+            that states the same facts as the picture's own, in other words, belongs to it, too.
         picture, caption: (N,) int64, the numbers of a pair's picture and of its (first) caption.
     """
 
@@ -44,9 +45,20 @@ def candidates(pairs: Pairs | Samples) -> Candidates:
     first_of_row = torch.tensor([0, *map(len, texts)]).cumsum(0)[:-1]
     right = torch.zeros(len(rows), len(firsts), dtype=torch.bool)
     right[torch.tensor([picture[row] for row, _ in owned]), torch.tensor(caption)] = True
-    return Candidates(
+    found = Candidates(
         rows, [owned[place][1] for place in firsts], right, torch.tensor(picture), torch.tensor(caption)[first_of_row]
     )
+    if isinstance(pairs, Pairs):
+        right |= agreeing([scene.facts for scene in pairs.scenes], found)
+    return found
+
+
+def agreeing(keys: Sequence[Hashable], found: Candidates) -> torch.Tensor:
+    """Which pictures and captions come from pairs of an equal key: (P, C) bool. keys: of the N pairs."""
+    firsts, kind = distinct(keys)
+    kinds = torch.zeros(len(found.captions), len(firsts), dtype=torch.bool)
+    kinds[found.caption, kind] = True  # several, should pairs of different keys share a caption
+    return kinds[:, torch.tensor(kind)[found.rows]].T
 
 
 def ranks(similarity: torch.Tensor, right: torch.Tensor | None = None) -> torch.Tensor:

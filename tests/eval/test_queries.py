@@ -42,15 +42,16 @@ def many(small_world) -> Pairs:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "wanted"), [(1, 0.8893), (2, 0.8926)], indirect=["world"])
+@pytest.mark.parametrize(("world", "wanted"), [(1, 0.919), (2, 0.9254)], indirect=["world"])
 def test_among_a_thousand_scenes_the_objects_alone_tell_nearly_nine_in_ten(world, wanted):
     scenes = tuple(world.scene("new_scenes", index) for index in range(1000))
     pictures = torch.arange(1000)[:, None, None, None] // torch.tensor([1, 256, 1])[:, None, None] % 256  # all differ
     found = candidates(Pairs(pictures.to(torch.uint8), scenes))
-    captions: dict[tuple, set[str]] = {}
+    agree, right = {}, {}  # the captions of equal objects, and of equal facts
     for scene in scenes:
-        captions.setdefault(tuple(objects_of(scene)), set()).add(caption_key(scene.caption))
-    value = sum(Fraction(1, len(captions[tuple(objects_of(scene))])) for scene in scenes) / 1000
+        agree.setdefault(tuple(objects_of(scene)), set()).add(caption_key(scene.caption))
+        right.setdefault(scene.facts, set()).add(caption_key(scene.caption))
+    value = sum(Fraction(len(right[scene.facts]), len(agree[tuple(objects_of(scene))])) for scene in scenes) / 1000
     metric = object_oracle(scenes, found)[ORACLE]
     assert metric["queries"] == 1000 and metric["value"] == pytest.approx(float(value))
     assert metric["value"] == pytest.approx(wanted, abs=5e-4)
@@ -62,7 +63,7 @@ def test_the_oracle_guesses_among_the_captions_of_equal_objects(many):
     owner = {int(caption): many.scenes[row] for row, caption in reversed([*enumerate(found.caption)])}
     for row in found.rows:
         agree = [caption for caption in owner if objects_of(owner[caption]) == objects_of(many.scenes[row])]
-        right = [each for each in agree if caption_key(owner[each].caption) == caption_key(many.scenes[row].caption)]
+        right = [each for each in agree if owner[each].facts == many.scenes[row].facts]
         values.append(len(right) / len(agree))
     assert 0.2 < sum(values) / 300 < 0.9  # neither of both ends, at which a mistake could hide
     metric = object_oracle(many.scenes, found)[ORACLE]
@@ -90,7 +91,7 @@ def test_a_model_that_sees_objects_alone_reaches_what_the_oracle_says(many):
 
 def test_counts_tell_pictures_apart_and_so_they_do_for_the_oracle(small_world):
     scene = next(each for each in new_scenes(small_world, *range(60)).scenes if len(each.objects) == 1)
-    two = dataclasses.replace(scene, objects=scene.objects * 2, caption="two of them")
+    two = dataclasses.replace(scene, objects=scene.objects * 2, caption="two of them", facts=frozenset({"two"}))
     pairs = Pairs(torch.arange(2, dtype=torch.uint8)[:, None, None, None].expand(2, 3, 64, 64), (scene, two))
     assert object_oracle(pairs.scenes, candidates(pairs))[ORACLE]["value"] == 1.0
 
@@ -128,11 +129,11 @@ def test_a_gallery_is_what_is_ranked_if_all_is_embedded_at_once(small_world, tok
     assert measured["image_to_text_recall@1_gallery"]["queries"] == 90
 
 
+@pytest.mark.slow
 def test_an_evaluation_ranks_among_a_gallery_only_if_it_is_larger(small_world, tokenizer):
     model = untrained(0)
     config = EvalConfig(retrieval=24, views=1, gallery=50)
     metrics, ranked = evaluate_queries(model, tokenizer, small_world, config)
-    assert metrics == evaluate(model, tokenizer, small_world, config)
     more = {name for name in metrics["new_scenes"] if "gallery" in name}
     assert len(more) == 7 and {metrics["new_scenes"][name]["queries"] for name in more} == {50}
     others = [name for split, found in metrics.items() if split != "new_scenes" for name in found]
@@ -140,9 +141,8 @@ def test_an_evaluation_ranks_among_a_gallery_only_if_it_is_larger(small_world, t
     for way in ("image_to_text", "text_to_image"):
         share = (getattr(ranked, way) < 5).double().mean().item()
         assert share == metrics["new_scenes"][f"{way}_recall@5"]["value"]
-    same, again = evaluate_queries(model, tokenizer, small_world, dataclasses.replace(config, gallery=24))
+    same = evaluate(model, tokenizer, small_world, dataclasses.replace(config, gallery=24))
     assert same == {split: {n: m for n, m in each.items() if "gallery" not in n} for split, each in metrics.items()}
-    assert again.queries == ranked.queries
 
 
 def test_ranks_come_back_from_a_file(tmp_path):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcl.data.base import Samples
-from lcl.eval.retrieval import candidates, chance_of_recall, ranks, recall_at_k, retrieval
+from lcl.data.duplicates import caption_key
+from lcl.eval.retrieval import agreeing, candidates, chance_of_recall, ranks, recall_at_k, retrieval
 
 
 def matrix(draw, values, rows: int, columns: int) -> torch.Tensor:
@@ -72,3 +73,25 @@ def test_without_copies_it_is_the_usual_recall():
     own = (v @ t.T).diagonal()[:, None]
     assert recall_at_k(v @ t.T, 3) == ((v @ t.T > own).sum(1) < 3).double().mean().item()
     assert retrieval(v, t)["image_to_text_recall@5"]["chance"] == 5 / 50
+
+
+def test_of_scenes_a_caption_of_the_same_facts_is_right_in_other_words(small_world):
+    pairs = small_world.pairs("new_scenes", range(400))
+    found, extra = candidates(pairs), 0
+    texts = [caption_key(scene.caption) for scene in pairs.scenes]
+    for place, row in enumerate(found.rows):
+        same = [texts[other] for other, scene in enumerate(pairs.scenes) if scene.facts == pairs.scenes[row].facts]
+        right = [caption_key(found.captions[caption]) for caption in found.right[place].nonzero().flatten().tolist()]
+        assert set(right) == set(same) and len(set(same)) == len(right)
+        extra += len(right) > 1
+    assert extra > 20, "in a small world several pictures have the same to be said about them"
+
+
+def test_keys_agree_where_a_picture_and_a_caption_come_from_pairs_of_one_key():
+    found = candidates(samples([1, 2, 1, 3], [("a",), ("b",), ("c",), ("b",)]))
+    keys = ["x", "y", "x", "x"]
+    agree = agreeing(keys, found)
+    for place, row in enumerate(found.rows):
+        for caption in range(3):
+            owners = [pair for pair in range(4) if int(found.caption[pair]) == caption]
+            assert bool(agree[place, caption]) == any(keys[pair] == keys[row] for pair in owners)

@@ -53,7 +53,7 @@ class Mention(NamedTuple):
 
 def compose(
     rng: random.Random, mentions: Sequence[Mention], background: str, background_colour: str, size: int
-) -> tuple[str, list[tuple[int, int]]]:
+) -> tuple[str, list[tuple[int, int]], frozenset]:
     """Write a caption.
 
     Args:
@@ -63,17 +63,20 @@ def compose(
         size: side of the canvas in pixels.
 
     Returns:
-        The caption, and for every mention the characters (start, end) of its name.
+        The caption; for every mention the characters (start, end) of its name; and the facts that the caption states. Captions
+        of equal facts say the same in other words, or in another order.
     """
     order = sorted(range(len(mentions)), key=lambda _: rng.random())
     relation = (
         _relation(rng, [mentions[index] for index in order]) if len(mentions) > 1 and rng.random() < 0.6 else None
     )
-    text, spans = _pick(rng, LEADS), {}
+    text, spans, facts = _pick(rng, LEADS), {}, set()
+    names = [mention.concept.name for mention in mentions]
 
     def say(index: int) -> None:
         nonlocal text
-        phrase, start, end = _name(rng, mentions[index], size)
+        phrase, start, end, told = _name(rng, mentions[index], size)
+        facts.add((names[index], len(mentions[index].boxes), *told))
         spans[index] = (len(text) + start, len(text) + end)
         text += phrase
 
@@ -82,43 +85,50 @@ def compose(
         say(order[first])
         text += f" {_pick(rng, RELATIONS[words])} "
         say(order[second])
+        low, high = (first, second) if words in ("left of", "above") else (second, first)
+        facts.add(({"right of": "left of", "below": "above"}.get(words, words), names[order[low]], names[order[high]]))
         rest = [index for position, index in enumerate(order) if position not in (first, second)]
         joiners = [_pick(rng, (", with ", ", and "))] + [" and "] * 3
     else:
         say(order[0])
         rest = order[1:]
         joiners = [_pick(rng, (" with ", " and ", " next to ") if _near(mentions, order) else (" with ", " and "))]
+        facts |= {("next to", *sorted(names))} if joiners == [" next to "] else set()
         joiners = [", "] * (len(rest) - 1) + ([" and "] if len(rest) > 1 else joiners)
     for joiner, index in zip(joiners, rest, strict=False):
         text += joiner
         say(index)
     if rng.random() < 0.3:
         a_colour = f"{article(background_colour)} {background_colour}"
-        text += " " + _pick(rng, BACKGROUNDS[background]).format(background_colour, a=a_colour)
+        phrase = _pick(rng, BACKGROUNDS[background])
+        text += " " + phrase.format(background_colour, a=a_colour)
+        facts.add(("background", background_colour, *([] if phrase in BACKGROUNDS["solid"] else [background])))
     if rng.random() < 0.3:
         text = text[0].upper() + text[1:]
     if rng.random() < 0.3:
         text += "."
-    return text, [spans[index] for index in range(len(mentions))]
+    return text, [spans[index] for index in range(len(mentions))], frozenset(facts)
 
 
 def _pick(rng: random.Random, options: Sequence):
     return options[int(rng.random() * len(options))]
 
 
-def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, int]:
-    """A noun phrase such as "a small red apple", and the position of the name ("apple") in it."""
+def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, int, list[str]]:
+    """A noun phrase such as "a small red apple", the position of the name ("apple") in it, and its size and colour, if told."""
     concept, count = mention.concept, len(mention.boxes)
     name = concept.name
     if concept.synonyms and rng.random() < 0.35:
         name = _pick(rng, concept.synonyms)
-    adjectives = []
+    adjectives, told = [], []
     share = max(max(right - left, bottom - top) for left, top, right, bottom in mention.boxes) / size
     if count == 1 and rng.random() < 0.3 and not SMALL <= share <= LARGE:
         adjectives.append(_pick(rng, ("small", "little") if share < SMALL else ("big", "large")))
+        told.append("small" if share < SMALL else "large")
     colour = mention.colours[0] if len(set(mention.colours)) == 1 else None
     if colour and rng.random() < 0.3 and not set(name.split()) & COLOURS.keys():
         adjectives.append(colour)
+        told.append(colour)
     if not concept.counted:
         start = "some " if rng.random() < 0.4 else ""
     elif count == 1:
@@ -126,7 +136,7 @@ def _name(rng: random.Random, mention: Mention, size: int) -> tuple[str, int, in
     else:
         start, name = NUMBERS[count] + " ", plural(name)
     start += "".join(f"{adjective} " for adjective in adjectives)
-    return start + name, len(start), len(start) + len(name)
+    return start + name, len(start), len(start) + len(name), told
 
 
 def one(concept: Concept) -> str:

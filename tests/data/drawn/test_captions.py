@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lcl.data.drawn import captions
 from lcl.data.drawn.captions import Mention, article, compose, holds, next_to, plural
 from lcl.data.drawn.colours import COLOURS, colour_name
+from lcl.data.drawn.pictures import Concept
 from lcl.data.scenes import SPLITS, Scene, SceneObject
 
 
@@ -289,3 +290,58 @@ def test_composing_draws_on_nothing_but_random(world):
         only = SimpleNamespace(random=random.Random(seed).random)
         written = compose(only, mentions, "dots", "blue", 64)
         assert written == compose(random.Random(seed), mentions, "dots", "blue", 64)
+
+
+KINDS = {"shaded": "gradient", "striped": "stripes", "checked": "checks", "dotted": "dots", "grainy": "grain", "rough": "grain"}
+CANONICAL = {"to the left of": "left of", "to the right of": "right of", "over": "above", "under": "below"}
+
+
+def read_facts(world, scene) -> set:
+    """The facts of a caption, read from its text and from where the names stand in it."""
+    text = scene.caption.lower().rstrip(".")
+    for (start, end), concept in sorted({obj.span: obj.concept for obj in scene.objects}.items(), reverse=True):
+        text = f"{text[:start]}<{concept}>{text[end:]}"
+    facts, adjectives = set(), "|".join(["small", "little", "big", "large", *COLOURS])
+
+    def named(match: re.Match) -> str:
+        words = [{"little": "small", "big": "large"}.get(word, word) for word in match[2].split()]
+        facts.add((world.name(int(match[3])), {"two": 2, "three": 3}.get(match[1], 1), *words))
+        return f"#{match[3]}"
+
+    text = re.sub(rf"(?:\b(an?|some|two|three) )?((?:(?:{adjectives}) )*)<(\d+)>", named, text)
+    relations = "to the left of|left of|to the right of|right of|above|over|below|under|next to"
+    for first, words, second in re.findall(rf"#(\d+) ({relations}) #(\d+)", text):
+        relation, ends = CANONICAL.get(words, words), [world.name(int(first)), world.name(int(second))]
+        if relation in ("right of", "below"):
+            relation, ends = {"right of": "left of", "below": "above"}[relation], ends[::-1]
+        facts.add((relation, *(sorted(ends) if relation == "next to" else ends)))
+    if background := re.search(r" (?:on|against) (.*)$", re.sub(r".*#\d+", "", text)):
+        kinds = KINDS | {kind: kind for kind in ("stripes", "checks", "dots")}
+        told = background[1].split()
+        (colour,), kind = [word for word in told if word in COLOURS], {kinds[word] for word in told if word in kinds}
+        facts.add(("background", colour, *kind))
+    return facts
+
+
+def test_the_facts_of_a_caption_are_those_that_its_text_states(world):
+    scenes = [world.scene(split, index) for split in SPLITS for index in range(100)]
+    assert [scene.facts for scene in scenes] == [read_facts(world, scene) for scene in scenes]
+    assert {len(scene.facts) for scene in scenes} >= {1, 2, 3, 4, 5}
+    kinds = {fact[0] for scene in scenes for fact in scene.facts}
+    assert kinds >= {"left of", "above", "next to", "background"} and not kinds & {"right of", "below"}
+
+
+def test_the_same_facts_in_other_words_are_the_same_facts():
+    cat = Concept("cat", ("kitty",), "animals", True, ("grey",))
+    dog = Concept("dog", (), "animals", True, ("brown",))
+    mentions = [Mention(cat, ((0, 20, 9, 29),), ("grey",)), Mention(dog, ((40, 20, 60, 40),), ("brown",))]
+    by_facts: dict[frozenset, set[str]] = {}
+    for seed in range(3000):
+        text, _, facts = compose(random.Random(seed), mentions, "solid", "red", 64)
+        by_facts.setdefault(facts, set()).add(text)
+    related = by_facts[frozenset({("cat", 1), ("dog", 1), ("left of", "cat", "dog")})]
+    assert {"a cat left of a dog", "a dog to the right of a kitty"} <= related
+    assert {"a cat and a dog", "a dog with a kitty"} <= by_facts[frozenset({("cat", 1), ("dog", 1)})]
+    assert not any("left" in text or "grey" in text or "red" in text for text in by_facts[frozenset({("cat", 1), ("dog", 1)})])
+    texts = [text for each in by_facts.values() for text in each]
+    assert len(texts) == len(set(texts)), "no text states two sets of facts"
