@@ -268,7 +268,7 @@ def _profiles() -> dict[str, Profile]:
     )
     gpu = Profile(
         "gpu",
-        SceneConfig(size=128, known=640, unseen=128),
+        SceneConfig(size=128, known=600, unseen=128),
         ModelConfig(
             VisionConfig("vit", image_size=128, width=256, depth=8, heads=4),
             LanguageConfig(vocab_size=4096, width=256, depth=4, heads=4),

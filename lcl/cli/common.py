@@ -1,5 +1,6 @@
 """What the commands share: their list in the help, options, messages, progress, opening a data set."""
 
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from lcl.config import PROFILES, Profile
+from lcl.config import PROFILES, Profile, get_profile, require
 from lcl.words import printable
 
 ProfileOption = Annotated[str, typer.Option(help=f"Size of model and data: {', '.join(PROFILES)}.", envvar="LCL_PROFILE")]
+ScenesVersionOption = Annotated[
+    int | None, typer.Option(help="Version of the scenes: 1, or 2 with better names and familiar objects. Default: 1.")
+]
 PicturesOption = Annotated[
     Path | None, typer.Option(help="Draw the scenes from your own drawings: a folder with pictures and a names.csv.")
 ]
@@ -28,6 +32,21 @@ TextEncoderOption = Annotated[
 ImageSizeOption = Annotated[int, typer.Option(help="The frozen image encoder gets images of this size, in pixels.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="Number format in which the frozen encoders compute: float32, or bfloat16 (less exact, often faster).")
+]
+
+
+def _list_recipes(asked: bool) -> None:
+    if asked:
+        from lcl.train.recipes import CONTROLS, RECIPES
+
+        for recipe in (RECIPES | CONTROLS).values():
+            print(f"{recipe.name:24}{recipe.source}")
+        raise typer.Exit
+
+
+ListRecipesOption = Annotated[
+    bool,
+    typer.Option("--list-recipes", help="List all recipes, with the controls, and stop.", callback=_list_recipes, is_eager=True),
 ]
 
 
@@ -70,6 +89,25 @@ def bar(what: str, unit: str, total: int | None = None, **options):
     plain = {"bar_format": line, "mininterval": SECONDS, "miniters": 1, "leave": False, "delay": 1e-9}  # delay: no line of 0 %
     kind, own = (tqdm, {"dynamic_ncols": True}) if sys.stderr.isatty() else (Lines, plain)
     return kind(total=total, unit=unit, desc=what, **own | options)
+
+
+def changed(config, **changes):
+    """A config with changed fields, and changed fields of its fields; None leaves a field as it is."""
+    new = {
+        name: changed(getattr(config, name), **value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+        if value is not None
+    }
+    return dataclasses.replace(config, **new)
+
+
+NO_SCENES = "--data names pairs that are no scenes, so there is no version to choose; leave out --scenes-version."
+
+
+def profile_of(name: str, scenes_version: int | None, data: Path | None = None) -> Profile:
+    """The profile called `name`, with scenes of another version if one is given, which pairs from `data` do not have."""
+    require(data is None or scenes_version is None, NO_SCENES)
+    return changed(get_profile(name), scenes={"version": scenes_version})
 
 
 def open_pairs(profile: Profile, pictures: Path | str | None, data: Path | str | None, **splits: Path | str | None):

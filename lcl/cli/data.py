@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lcl.cli.common import PicturesOption, ProfileOption, bar, say
-from lcl.config import get_profile, require
+from lcl.cli.common import PicturesOption, ProfileOption, ScenesVersionOption, bar, profile_of, say
+from lcl.config import require
 
 data_app = typer.Typer(invoke_without_command=True)
 
@@ -16,6 +16,7 @@ data_app = typer.Typer(invoke_without_command=True)
 def data(
     context: typer.Context,
     profile: ProfileOption = "laptop",
+    scenes_version: ScenesVersionOption = None,
     pictures: PicturesOption = None,
     save: Annotated[Path | None, typer.Option(help="Write example scenes to this PNG.")] = None,
 ) -> None:
@@ -25,7 +26,7 @@ def data(
     """
     if context.invoked_subcommand:
         return
-    chosen = get_profile(profile)
+    chosen = profile_of(profile, scenes_version)
 
     from lcl import storage
     from lcl.data.scenes import SPLITS, open_scenes
@@ -116,6 +117,7 @@ def _number(count: int, what: str) -> str:
 def write_scenes(
     out: OutOption,
     profile: ProfileOption = "laptop",
+    scenes_version: ScenesVersionOption = None,
     count: Annotated[int | None, typer.Option(help="Pairs; by default those of the profile.", min=1)] = None,
     pictures: PicturesOption = None,
 ) -> None:
@@ -127,7 +129,7 @@ def write_scenes(
     from lcl.data.scenes import open_scenes
     from lcl.data.writing import next_tar, scene_samples, write_shards
 
-    chosen = get_profile(profile)
+    chosen = profile_of(profile, scenes_version)
     scenes, count = open_scenes(chosen.scenes, pictures), count or chosen.training.pairs
     there = next_tar(out)
     done = sum(tar["rows"] for _, tar in sorted(read_manifest(out).items())[:there])

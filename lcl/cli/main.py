@@ -25,15 +25,17 @@ from lcl.cli.common import (
     PrecisionOption,
     ProfileOption,
     RunArgument,
+    ScenesVersionOption,
     TextEncoderOption,
     bar,
     open_pairs,
+    profile_of,
     say,
 )
 from lcl.cli.data import data_app
 from lcl.cli.search import embed, search
 from lcl.cli.train import train
-from lcl.config import LclError, get_profile, require
+from lcl.config import LclError, require
 
 app = typer.Typer(
     name="lcl",
@@ -64,6 +66,7 @@ def _options(version: VersionOption = False) -> None:
 @app.command()
 def banks(
     profile: ProfileOption = "laptop",
+    scenes_version: ScenesVersionOption = None,
     image_encoder: ImageEncoderOption = "tf_efficientnet_lite0",
     text_encoder: TextEncoderOption = "all-MiniLM-L6-v2",
     image_size: ImageSizeOption = 128,
@@ -76,13 +79,15 @@ def banks(
     Recipes with a teacher, such as clip-ping, use these banks of features. `lcl train` builds those that are missing. If this
     command was stopped, run it again: it continues.
     """
-    for bank in _banks(_training_pairs(profile, pictures, data), image_encoder, text_encoder, image_size, precision):
+    rows = _training_pairs(profile, scenes_version, pictures, data)
+    for bank in _banks(rows, image_encoder, text_encoder, image_size, precision):
         print(f"{len(bank)} rows of {bank.width} numbers in {bank.folder}, fingerprint {bank.fingerprint}")
 
 
 @app.command()
 def neighbours(
     profile: ProfileOption = "laptop",
+    scenes_version: ScenesVersionOption = None,
     k: Annotated[int, typer.Option("--k", "-k", help="How many neighbours to find for each pair.", min=1)] = 8,
     approximate: Annotated[
         bool, typer.Option(help="Search faster with FAISS, miss some neighbours, and report how many were found.")
@@ -101,7 +106,7 @@ def neighbours(
 
     The features of the frozen encoders (`lcl banks`) are computed first, if they are missing.
     """
-    rows = _training_pairs(profile, pictures, data)
+    rows = _training_pairs(profile, scenes_version, pictures, data)
     built = _banks(rows, image_encoder, text_encoder, image_size, precision)
 
     from lcl.data.scenes import SceneView
@@ -128,9 +133,9 @@ def neighbours(
             print(f"wrote {save / f'{kind}.safetensors'}")
 
 
-def _training_pairs(name: str, pictures: Path | None, data: Path | None):
+def _training_pairs(name: str, scenes_version: int | None, pictures: Path | None, data: Path | None):
     """The pairs that a profile trains on; of shards, no more than there are."""
-    profile = get_profile(name)
+    profile = profile_of(name, scenes_version, data)
     source, number = open_pairs(profile, pictures, data), profile.training.pairs
     return source.train(min(number, len(source)) if data else number)
 

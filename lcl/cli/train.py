@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from lcl import storage
-from lcl.cli.common import DataOption, PicturesOption, ProfileOption, bar, open_pairs, say
+from lcl.cli.common import (
+    NO_SCENES,
+    DataOption,
+    ListRecipesOption,
+    PicturesOption,
+    ProfileOption,
+    ScenesVersionOption,
+    bar,
+    changed,
+    open_pairs,
+    say,
+)
 from lcl.cli.follow import MINUTES, follow
 from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
@@ -23,11 +34,13 @@ FEW_STEPS = 100  # of a training; below, a warning
 
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Option(help=f"Training method: {METHODS}.")] = "clip",
+    recipe: Annotated[str, typer.Option(help=f"Training method: {METHODS}. More: --list-recipes.")] = "clip",
+    list_recipes: ListRecipesOption = False,
     profile: ProfileOption = "laptop",
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: RECIPE-PROFILE.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed. Another seed gives another run.", min=0)] = 0,
     runs: Annotated[Path, typer.Option(help="The folder for all runs.")] = Path("runs"),
+    scenes_version: ScenesVersionOption = None,
     pictures: PicturesOption = None,
     data: DataOption = None,
     validation: Annotated[
@@ -101,8 +114,8 @@ def train(
     """
     # Refuse mistakes at once, before torch loads.
     given = [option for option in context.params if context.get_parameter_source(option).name == "COMMANDLINE"]
-    changed = ", ".join(_flag(option) for option in given if option not in ("resume", "workers", "device", "data", "pictures"))
-    require(resume is None or not changed, f"a resumed run keeps its own settings; leave out {changed}.")
+    settings = ", ".join(_flag(option) for option in given if option not in ("resume", "workers", "device", "data", "pictures"))
+    require(resume is None or not settings, f"a resumed run keeps its own settings; leave out {settings}.")
     if device:
         choose("device", device, ["cpu", "cuda", "mps"])
     base = get_profile(profile)
@@ -114,6 +127,7 @@ def train(
             recipe = recipe if "recipe" in given else base.training.recipe
             if pictures is None and data is None:
                 pictures, data = (Path(folder) if folder else None for folder in map(of_run.get, ("pictures", "shards")))
+    require(data is None or scenes_version is None, NO_SCENES)
     towers = {"vision": tower or base.model.vision.tower, "language": text_tower or base.model.language.tower}
     named = {kind for kind, prefix in (("vision", "timm:"), ("language", "hf:")) if towers[kind].startswith(prefix)}
     unused = {"tower_heads": tower_heads, "patch_size": patch_size} if towers["vision"] != "vit" else {}
@@ -129,9 +143,9 @@ def train(
         "tower": text_tower, "depth": text_depth, "context_length": context_length,
         "pretrained": (pretrained and "language" in named) or None,
     }  # fmt: skip
-    chosen = _changed(
+    chosen = changed(
         base,
-        scenes={"size": image_size},
+        scenes={"size": image_size, "version": scenes_version},
         model={"vision": vision, "language": language},
         training={
             "recipe": recipe, "pairs": pairs, "epochs": epochs, "batch_size": batch_size, "micro_batch": micro_batch,
@@ -174,7 +188,7 @@ def train(
         plan = dataclasses.replace(plan, data=source.fingerprint)
         if isinstance(source, ShardDataset) and pairs is None and not resume:
             fewer = min(chosen.training.pairs, len(source))
-            plan = dataclasses.replace(plan, profile=_changed(chosen, training={"pairs": fewer}))
+            plan = dataclasses.replace(plan, profile=changed(chosen, training={"pairs": fewer}))
         folder = resume
         if ranks.is_main and not resume:
             begun = load_model(start, config=chosen.model) if start else None
@@ -243,16 +257,6 @@ def _leave(folder: Path, is_new: bool, steps: int) -> None:
         print(f"stopped at step {step:,} of {steps:,}; go on with: {command}", file=sys.stderr)
     elif steps:
         print("stopped before the first checkpoint; nothing was saved.", file=sys.stderr)
-
-
-def _changed(config, **changes):
-    """A config with changed fields, and changed fields of its fields; None leaves a field as it is."""
-    new = {
-        name: _changed(getattr(config, name), **value) if isinstance(value, dict) else value
-        for name, value in changes.items()
-        if value is not None
-    }
-    return dataclasses.replace(config, **new)
 
 
 @contextlib.contextmanager
