@@ -36,7 +36,9 @@ def test_a_chapter_becomes_slides_that_need_no_network(path):
         plain = max(re.split(r"[*`$\\']", heading), key=len).strip()  # its longest part without a mark
         assert len(plain) > 2 and plain in page
     pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
-    assert page.count("<img ") == pictures and page.count('<img alt=""') == 0
+    diagrams = len(re.findall(r"^!\[[^\]]+\]\(diagrams/", text, flags=re.M))
+    assert diagrams >= 1 and page.count('src="data:image/svg+xml;base64,') == diagrams
+    assert page.count("<img ") == pictures + diagrams and page.count('<img alt=""') == 0 and 'alt=""' not in page
     assert not re.search(r"(?:src|href)=\"https?://[^\"]*\.(?:js|css|png)", page) and "<script src" not in page
     assert "$$" not in page
 

@@ -5,6 +5,7 @@ it, the equations and the figures; the rest are notes, shown by the key N. Left 
 and down scroll.
 """
 
+import base64
 import contextlib
 import html
 import re
@@ -82,9 +83,15 @@ def formulas(markdown: mistune.Markdown) -> None:
 
 
 def to_html(text: str) -> str:
-    """Markdown with LaTeX to HTML with MathML."""
+    """Markdown with LaTeX to HTML with MathML. Diagrams become part of the page."""
     text = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.html)", text)  # a chapter's slides lie beside it
-    return mistune.create_markdown(plugins=["table", formulas])(text)
+    page = mistune.create_markdown(plugins=["table", formulas])(text)
+    return re.sub(r'src="diagrams/([\w-]+\.svg)"', lambda found: f'src="{embedded(found[1])}"', page)
+
+
+def embedded(diagram: str) -> str:
+    """A diagram's file as the `src` of an image."""
+    return "data:image/svg+xml;base64," + base64.b64encode((ROOT / "notebooks" / "diagrams" / diagram).read_bytes()).decode()
 
 
 def split(text: str) -> tuple[str, str]:
@@ -92,7 +99,7 @@ def split(text: str) -> tuple[str, str]:
     shown, notes = [], []
     for part in re.split(r"\n\s*\n", text.strip()):
         lists = re.match(r"(?:[-*|]|\d+\.) ?", part) and not part.startswith("**")
-        if part.startswith(("$$", "|", "*Where")) or lists or not any(not p.startswith("#") for p in shown):
+        if part.startswith(("$$", "|", "![")) or lists or not any(not p.startswith("#") for p in shown):
             shown.append(part)
         else:
             notes.append(part)
