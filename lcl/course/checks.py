@@ -12,6 +12,7 @@ OPEN = (
     "Not answered yet: replace the ... in the cell above, run that cell, and then this one. "
     "(If that cell stopped with an error, read the error first.)"
 )
+STOPPED = "The cell that ran last stopped with an error, so this check would judge an old value. Fix that cell first, then run both."
 
 
 def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-4) -> str:
@@ -24,6 +25,8 @@ def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, to
     Returns:
         The sentence to show.
     """
+    if _last_cell_failed():
+        return STOPPED
     if answer is ...:
         return OPEN
     if _equal(answer, right, tolerance):
@@ -50,6 +53,8 @@ def check_function(
     Returns:
         The sentence to show.
     """
+    if _last_cell_failed():
+        return STOPPED
     if not callable(function):
         return OPEN if function is ... else f"{WRONG}a function is expected, not {_kind(function)}."
     expected, answers = [right(*copy.deepcopy(case)) for case in cases], []
@@ -72,8 +77,18 @@ def check_function(
     return f"{WRONG}called with {_shown(cases[first])}, {_difference(answers[first], expected[first])}"
 
 
+def _last_cell_failed() -> bool:
+    """Did the notebook's last cell, which is the one with the answer, stop with an error? False outside notebooks."""
+    from IPython import get_ipython  # takes a moment, and only notebooks need it
+
+    shell = get_ipython()
+    return shell is not None and not getattr(shell, "last_execution_succeeded", True)
+
+
 def _equal(answer: Any, right: Any, tolerance: float) -> bool:
     try:
+        if isinstance(right, (int, float)) and isinstance(answer, str):  # "1.1", as people type it
+            answer = float(answer.replace(",", "."))
         if isinstance(right, (int, float, torch.Tensor)) and not isinstance(answer, (str, bytes)):
             answer, right = _as_tensor(answer), _as_tensor(right)
             same = answer.shape == right.shape

@@ -1,13 +1,41 @@
 """Exercises check themselves: right, open, a known mistake, a strange answer; whatever comes, nothing raises."""
 
+import contextlib
+import io
+
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 
-from lcl.course.checks import OPEN, RIGHT, WRONG, check, check_function
+from lcl.course.checks import OPEN, RIGHT, STOPPED, WRONG, check, check_function
 
 
 def test_an_open_exercise_says_so():
     assert check(..., 1.0) == check_function(lambda x: ..., [(1.0,)], abs) == OPEN
+
+
+@pytest.mark.parametrize("answer", ["1.1", " 1.10 ", "1,1"])
+def test_a_number_given_as_text_is_understood(answer):
+    assert check(answer, 1.1) == RIGHT
+    assert check("1.2", 1.1).startswith(WRONG) and check("one", 1.1).startswith(WRONG) and check("1.1", "1.1") == RIGHT
+
+
+def test_after_a_cell_that_raised_nothing_is_judged():
+    """A real kernel: the value of before is right, but the cell that should replace it stops."""
+    shell = InteractiveShell.instance()
+    try:
+        shell.run_cell("from lcl.course.checks import check, check_function; answer = 2.0; double = lambda x: 2 * x")
+        shell.run_cell("said = check(answer, 2.0), check_function(double, [(1.0,)], double)")
+        assert shell.user_ns["said"] == (RIGHT, RIGHT)
+        with contextlib.redirect_stdout(io.StringIO()):
+            shell.run_cell("answer = 1 / 0")
+        shell.run_cell("said = check(answer, 2.0), check_function(double, [(1.0,)], double)")
+        assert shell.user_ns["said"] == (STOPPED, STOPPED)
+        shell.run_cell("answer = 3.0")
+        shell.run_cell("said = check(answer, 2.0)")
+        assert shell.user_ns["said"].startswith(WRONG)
+    finally:
+        InteractiveShell.clear_instance()
 
 
 def test_none_is_no_open_exercise_but_a_forgotten_result():
