@@ -12,7 +12,7 @@ OPEN = (
     "Not answered yet: replace the ... in the cell above, run that cell, and then this one. "
     "(If that cell stopped with an error, read the error first.)"
 )
-STOPPED = "The cell that ran last stopped with an error, so this check would judge an old value. Fix that cell first, then run both."
+STOPPED = "The cell that ran last stopped with an error, so this check would judge an old value. Fix that cell, then run both."
 
 
 def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-4) -> str:

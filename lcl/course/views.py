@@ -30,12 +30,14 @@ class Aligned:
 
     Attributes:
         words: m strings.
-        plan: (m, n), the share of every word that each patch has; what a row lacks to 1 is in the dustbin.
+        plan: (m, n), the share of every word that each patch has; what a row lacks to 1 is unmatched.
+        cosines: (m, n), of every word with every patch.
         boxes: for every word the boxes of what it names, (left, top, right, bottom) in pixels; () if it names nothing.
     """
 
     words: tuple[str, ...]
     plan: torch.Tensor
+    cosines: torch.Tensor
     boxes: tuple[tuple[Box, ...], ...]
 
 
@@ -54,7 +56,8 @@ def aligned(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exac
         spans = tokens.spans[row]
         named = [(obj.box, words_of_span(spans, obj.span)) for obj in scene.objects]
         boxes = tuple(tuple(box for box, its in named if word in its) for word in range(len(spans)))
-        found.append(Aligned(tuple(scene.caption[start:end] for start, end in spans), plan[row, : len(spans)], boxes))
+        texts, rows = tuple(scene.caption[start:end] for start, end in spans), (row, slice(len(spans)))
+        found.append(Aligned(texts, plan[rows], 1 - cost[rows], boxes))
     return found
 
 

@@ -45,12 +45,18 @@ def _choose(page: Page, exhibit: Locator, label: str) -> None:
 
 def _alignment(page: Page, exhibit: Locator) -> None:
     words = exhibit.locator(".lcl-words button")
-    _changes(exhibit, lambda: words.nth(1).hover(), picture=False)
-    words.nth(1).focus()
+    pressed = [words.nth(number).get_attribute("aria-pressed") == "true" for number in range(words.count())]
+    assert sum(pressed) == 1 and "names" in words.nth(pressed.index(True)).get_attribute("class")  # begins with an object
+    other = 2 if pressed.index(True) < 2 else 0
+    _changes(exhibit, lambda: words.nth(other).hover(), picture=False)
+    words.nth(other).focus()
     _changes(exhibit, lambda: page.keyboard.press("Tab"), picture=False)
-    assert words.nth(2).get_attribute("aria-pressed") == "true"
+    assert words.nth(other + 1).get_attribute("aria-pressed") == "true"
+    _changes(exhibit, lambda: exhibit.get_by_label("show").select_option(index=1))
+    assert exhibit.locator("rect.lit").count() >= 16 and "cosines" in _says(exhibit)
+    _changes(exhibit, lambda: exhibit.get_by_label("show").select_option(index=0))
     lit = 0
-    for number in range(words.count()):  # some lie in the dustbin
+    for number in range(words.count()):  # some are unmatched
         words.nth(number).hover()
         lit += exhibit.locator("rect.lit, rect.box").count()
     assert lit > 0, "no word lights anything"
@@ -77,17 +83,26 @@ def _labels(page: Page, exhibit: Locator) -> None:
 
 def _guesser(page: Page, exhibit: Locator) -> None:
     words = exhibit.locator(".lcl-controls button")
+    assert exhibit.locator(".lcl-bar").count() == 0  # nothing is given away
+    exhibit.get_by_role("button", name="show the predictions").click()
+    assert exhibit.locator(".lcl-bar").count() > 0
     _changes(exhibit, lambda: words.nth(1).click())
+    assert exhibit.locator(".lcl-bar").count() == 0
     assert words.nth(1).inner_text() == "[MASK]" and words.nth(1).get_attribute("aria-pressed") == "true"
     words.nth(2).focus()
-    _changes(exhibit, lambda: page.keyboard.press("Enter"))
+    _changes(exhibit, lambda: page.keyboard.press("Enter"), picture=False)
     exhibit.get_by_label("your guess").fill("surely not this")
-    assert "is not it" in _says(exhibit)
+    exhibit.get_by_label("your guess").focus()
+    _changes(exhibit, lambda: page.keyboard.press("Enter"))
+    assert "is not it" in _says(exhibit) and exhibit.locator(".lcl-bar").count() > 0
     _changes(exhibit, lambda: _slide(page, exhibit, "scene"))
 
 
 def _neighbours(page: Page, exhibit: Locator) -> None:
     _changes(exhibit, lambda: _slide(page, exhibit, "scene"))
+    assert exhibit.locator("figure button").count() > 5  # from the scenes to begin with, every neighbour leads on
+    _changes(exhibit, lambda: exhibit.locator("figure button").first.click())
+    _changes(exhibit, lambda: page.keyboard.press("Enter"))  # back: it has the focus
     _changes(exhibit, lambda: exhibit.get_by_label("targets").select_option(index=2))
     assert exhibit.locator(".lcl-target").count() > 0
     exhibit.get_by_label("targets").focus()

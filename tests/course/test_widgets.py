@@ -14,6 +14,7 @@ import matplotlib.path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import untrained
 from PIL import Image
 from traitlets import TraitError
@@ -211,6 +212,9 @@ def test_live_curves_draw_each_curve_by_its_own_values(tmp_path):
         const found = {{
           losses: {list(weights)}.map((weight) => lossLines(data, weight)), first, second,
           before: [lossLines(before, 0).length, recallLines(before).length],
+          panels: panelsOf({{ ...data, chances: {{ info_nce: 4 }} }}, 0)
+            .map(({{ title, unit, chance, lines }}) => [title, unit, chance ?? null, lines.map(({{ name }}) => name)]),
+          soft: panelsOf({{ ...data, losses: {{ soft: [1, 2] }}, chances: {{}} }}, 0)[0].lines.map(({{ name }}) => name),
           drawn: points(second, (step) => 2 * step, (value) => 100 - value),
           ticks: [[0, 10, false], [0, 0.47, false], [3, 1000, false], [0.004, 30, true]].map((range) => ticks(...range)),
         }};
@@ -222,6 +226,9 @@ def test_live_curves_draw_each_curve_by_its_own_values(tmp_path):
         assert validation == {"name": "validation", "steps": [5, 10], "values": [2.5, 1.5], "marks": True}  # never smoothed
     assert found["first"] == {"name": "image to text", "steps": [5, 10], "values": [10, 20], "marks": True}
     assert found["second"] == {"name": "text to image", "steps": [5, 10], "values": [70, 90], "marks": True}
+    assert found["panels"] == [["info_nce", "nats", 4, ["info_nce", "validation"]], ["soft", "nats", None, ["soft"]],
+                               ["recall@1, validation pairs", "percent", None, ["image to text", "text to image"]]]  # fmt: skip
+    assert found["soft"] == ["soft", "validation"]  # the loss of validation has a place in any recipe
     assert found["before"] == [2, 0] and found["drawn"] == "10,30 20,10"
     assert found["ticks"][:3] == [[0, 2, 4, 6, 8, 10], pytest.approx([0, 0.1, 0.2, 0.3, 0.4]), [200, 400, 600, 800, 1000]]
     assert found["ticks"][3] == pytest.approx([0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20])
@@ -268,6 +275,57 @@ def test_an_atlas_holds_every_image_in_its_place():
     for number in range(5):
         x, y = number % 3 * 8 + 4, number // 3 * 8 + 4
         assert abs(sheet.getpixel((x, y))[0] - 50 * number) < 8
+
+
+def test_every_neighbour_of_a_scene_to_begin_with_leads_on(exhibits, few_world):
+    """Its own list is held, whichever it is, and all cards are among the pictures that are held."""
+    data, number = exhibits["neighbours"].data, 40
+    assert data["queries"] == 2 and len(data["by_image"]) == len(data["by_caption"]) >= 2
+    scenes = [few_world.scene("train", index) for index in range(number)]
+    v, t = torch.randn(2, number, 8, generator=torch.Generator().manual_seed(1))
+    near = nearest_neighbours(F.normalize(v, dim=1), 3), nearest_neighbours(F.normalize(t, dim=1), 3)
+    for most in (5, 20, 1000):
+        held = widgets.NeighbourBrowser(few_world, scenes, [3, 7], *near, k=3, most=most).data
+        lists = list(zip(held["by_image"], held["by_caption"], strict=True))
+        assert all(0 <= place < len(held["captions"]) for both in lists for cards in both for place, _, _ in cards)
+        assert len(held["captions"]) <= max(most, 2 + 2 * 6) and held["captions"][:2] == [scenes[3].caption, scenes[7].caption]
+        if most == 1000:  # all lead on, and each list is that of its scene
+            assert len(lists) == len(held["captions"])
+            rows = [[scene.caption for scene in scenes].index(caption) for caption in held["captions"]]
+            for row, both in zip(rows, lists, strict=True):
+                assert [[rows[place] for place, _, _ in cards] for cards in both] == [each.indices[row].tolist() for each in near]
+
+
+def test_the_cosines_of_the_inspector_are_those_of_words_and_patches(exhibits):
+    data = exhibits["alignment"].data
+    for scenes in data["cosines"]:
+        for scene, rows in zip(data["scenes"], scenes, strict=True):
+            assert len(rows) == len(scene["words"]) and all(len(row) == data["rows"] ** 2 for row in rows)
+            assert all(-100 <= cosine <= 100 for row in rows for cosine in row)
+
+
+@needs_node
+def test_captions_flow_between_their_words(tmp_path):
+    code = 'const found = [gaps("a cat, a cat!", ["a", "cat", "a", "cat"]), gaps("x", ["x"]), gaps("!", [])]'
+    found = in_node(tmp_path, "alignment", code)
+    assert found == [["", " ", ", ", " ", "!"], ["", ""], ["!"]]
+
+
+@needs_node
+def test_a_board_says_how_much_better_the_first_run_is(tmp_path):
+    code = "const found = [difference(60, 50), difference(1, 3), difference(undefined, 3), difference(3, undefined)]"
+    assert in_node(tmp_path, "board", code) == [10, -2, None, None]
+
+
+@needs_node
+def test_small_labels_are_said_in_words(tmp_path):
+    found = in_node(tmp_path, "labels", "const found = [0, 7.6e-9, 0.0123, 1].map(small)")
+    assert found == ["0.000", "under 0.001", "0.012", "1.000"]
+
+
+def test_what_was_missed_is_red_and_every_group_has_a_colour_of_its_own():
+    assert plots.group_colours(views.FOUND)[2] == plots.RED and len(set(plots.group_colours(views.FOUND))) == 3
+    assert plots.group_colours("abcdef") == list(plots.CYCLE)
 
 
 def test_the_scrubber_tells_alpha_as_the_recipe_has_it(exhibits):

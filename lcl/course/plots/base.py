@@ -5,7 +5,7 @@ The colours are Okabe and Ito's, which colour-blind people can tell apart; colou
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -76,6 +76,12 @@ def show_image(axes: Axes, image: torch.Tensor, title: str = "", frame: str | No
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=frame is not None, color=frame, lw=3)
     axes.set_title(title, fontsize=size)
+
+
+def group_colours(names: Sequence[str]) -> list[str]:
+    """A colour a group of a map. What was missed is red, as people expect."""
+    cycle = [colour for colour in CYCLE if colour != RED] if "missed" in names else list(CYCLE)
+    return [RED if name == "missed" else cycle[number % len(cycle)] for number, name in enumerate(names)]
 
 
 def legend_label(name: str) -> str:

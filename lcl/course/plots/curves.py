@@ -20,6 +20,7 @@ def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Ch
     """
     steps, validations = ([event for event in curve if isinstance(event, kind)] for kind in (Step, Validation))
     names = list(steps[-1].losses) if steps else ["info_nce"]
+    home = "info_nce" if "info_nce" in names else names[0]  # where the loss of validation, InfoNCE, is shown
     rows = 1 if len(names) < 5 else 2  # six in a row are too narrow to read
     alt = f"Loss by step ({', '.join(names)}; dashed: chance level) and recall@1 on validation pairs: {in_one_line(curve)}."
     figure = Chart(9, (3.2 if len(names) == 1 else 2.8) * rows, alt)
@@ -30,7 +31,7 @@ def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Ch
         if len(values) > SMOOTH:
             smooth, half = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid"), SMOOTH // 2
             axes.plot([event.step for event in steps[half:-half]], smooth, color=BLUE, label=f"mean of {SMOOTH} steps")
-        if name == "info_nce" and validations:  # the only loss that validation measures
+        if name == home and validations:
             losses = [event.loss for event in validations]
             axes.plot([event.step for event in validations], losses, color=ORANGE, marker="o", ms=3, lw=1, label="validation")
         if name in chance_losses:

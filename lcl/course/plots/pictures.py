@@ -9,7 +9,18 @@ from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from lcl.course.plots.base import BLUE, CYCLE, GREEN, GREY, RED, Chart, as_pixels, legend_label, show_image
+from lcl.course.plots.base import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    RED,
+    Chart,
+    as_pixels,
+    group_colours,
+    legend_label,
+    show_image,
+)
 from lcl.data.drawn.captions import Box
 from lcl.data.scenes import Pairs
 
@@ -257,22 +268,24 @@ def embedding_map(
         names: of the groups.
         group: (N,) int64, the group of every point.
         what: what the groups are.
-        images: the first `images` points are images, drawn round, the others captions, drawn square; all are round if None.
+        images: the first `images` points are images, drawn as dots, the others captions, drawn as crosses; all are dots if None.
     """
     shares = ", ".join(f"{name} {int((group == number).sum())}" for number, name in enumerate(names))
     figure = Chart(9, 4.4, f"{len(group)} points by {' and '.join(coordinates)}, coloured by {what}: {shares}.")
     panels = figure.subplots(1, len(coordinates), squeeze=False)[0]
     first = torch.arange(len(group)) < (len(group) if images is None else images)
+    colours = group_colours(names)
     rarest_last = sorted(range(len(names)), key=lambda number: -int((group == number).sum()))  # or the others would hide it
     for axes, (way, points) in zip(panels, coordinates.items(), strict=True):
         for number in rarest_last:
             rare = (group == number).double().mean() < 0.02
-            for marker, which, size in (("o", first, 24 if rare else 6), ("s", ~first, 16 if rare else 4)):
+            for marker, which, size in (("o", first, 30 if rare else 9), ("x", ~first, 24 if rare else 9)):
                 x, y = points[(group == number) & which].T
                 label = legend_label(names[number]) if marker == "o" else None
-                axes.scatter(x, -y, s=size, color=CYCLE[number % len(CYCLE)], marker=marker, label=label, linewidths=0, alpha=0.7)
+                lines = 0 if marker == "o" else 0.9
+                axes.scatter(x, -y, s=size, color=colours[number], marker=marker, label=label, linewidths=lines, alpha=0.7)
         axes.set(title=way, xticks=[], yticks=[], aspect="equal")
-    title = what if images is None else f"{what} (images round, captions square)"
+    title = what if images is None else f"{what} (dots: images, crosses: captions)"
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8,
                   markerscale=2.5, title=title)  # fmt: skip
     return figure

@@ -13,7 +13,7 @@ from lcl.data.scenes import Pairs
 
 
 class AlignmentInspector(Exhibit):
-    """Scenes and their words: a word highlights the patches that it is matched with, by their shares.
+    """Scenes and their words: a word shows the patches that it is matched with, or its cosine with each.
 
     Args:
         pairs: S scenes.
@@ -39,15 +39,17 @@ class AlignmentInspector(Exhibit):
             [[[round(1 - share, 3) for share in one.plan.sum(1).tolist()] for one in row] for row in by_solver]
             for by_solver in ordered
         ]
+        cosines = [[(100 * one.cosines).round().int().tolist() for one in row[0]] for row in ordered]  # hundredths; any solver's
         patches = first[0].plan.shape[1]
         data = {
             "scenes": scenes, "checkpoints": list(found), "solvers": solvers, "plans": plans, "binned": binned,
+            "cosines": cosines,
             "side": pairs.images.shape[-1], "rows": math.isqrt(patches),
         }  # fmt: skip
         best = [int(row.argmax()) if row.sum() > 0.5 else -1 for row in first[0].plan]
         title = f"{checkpoint}, {solvers[0]}"
         still = plots.word_lines(pairs.images[0], first[0].words, best, patches, first[0].boxes, title)
-        super().__init__("Alignment inspector: a scene and the words of its caption; a word highlights its patches.", data, still)
+        super().__init__("Alignment inspector: a scene and the words of its caption; a word shows its patches.", data, still)
 
 
 def _sparse(plan: torch.Tensor) -> list[list[list[float]]]:

@@ -1,7 +1,11 @@
 // The run board: two runs compared by their curves, their metrics, and the pictures on which they disagree.
 
+function difference(one, other) { // in points; above 0 where the first run is better
+  return one === undefined || other === undefined ? null : one - other;
+}
+
 export default exhibit("board", ({ data, body, say, guard }) => {
-  const W = 395, H = 230, LEFT = 44, BOTTOM = 30, TOP = 24, RIGHT = 8;
+  const W = 395, H = 230, LEFT = 44, BOTTOM = 30, TOP = 24, RIGHT = 22;
   const VIEWS = ["curves", "metrics", "pictures"], WAYS = ["image to text", "text to image"];
   const state = { a: 0, b: 1, view: 0, split: 0, way: 0, who: 0, at: 0 };
   const sheet = h("div", {}), more = h("span", { class: "lcl-controls" });
@@ -15,17 +19,16 @@ export default exhibit("board", ({ data, body, say, guard }) => {
       const value = high * part / 4, told = scale ? `${25 * part}` : value.toFixed(1);
       parts.push(h("line", { x1: LEFT, x2: W - RIGHT, y1: y(value), y2: y(value), stroke: "currentColor", "stroke-opacity": 0.12 }), h("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, told), h("text", { x: x(part / 4), y: H - BOTTOM + 16, "text-anchor": "middle", "font-size": 11, fill: "currentColor" }, `${25 * part} %`));
     }
-    parts.push(h("text", { x: LEFT, y: 13, "font-size": 12, "font-weight": "bold", fill: "currentColor" }, title), h("text", { x: W - RIGHT, y: H - 2, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, "of the training"));
+    parts.push(h("text", { x: LEFT, y: 13, "font-size": 12, "font-weight": "bold", fill: "currentColor" }, title), h("text", { x: W - RIGHT, y: H - 2, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, "share of the steps"));
     both().forEach((run, number) => {
-      const line = scale ? H - BOTTOM - 12 - 14 * number : TOP + 10 + 14 * number;
       parts.push(h("polyline", { points: run.validations.map((one) => `${x(one[0] / run.steps)},${y(one[column])}`).join(" "), fill: "none", stroke: MARKS[number], "stroke-width": 2, "stroke-dasharray": number ? "6 3" : "none" }));
-      parts.push(h("line", { x1: W - 150, x2: W - 128, y1: line, y2: line, stroke: MARKS[number], "stroke-width": 3, "stroke-dasharray": number ? "6 3" : "none" }), h("text", { x: W - 123, y: line + 4, "font-size": 11, fill: "currentColor" }, run.name));
     });
     return h("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img", "aria-label": `${title} of ${both().map((run) => run.name).join(" and ")}` }, parts);
   }
 
   function curves() {
-    sheet.replaceChildren(h("div", { class: "lcl-row" }, curve("InfoNCE on validation pairs", 1), curve("validation recall@1, image to text (%)", 2, 1), curve("validation recall@1, text to image (%)", 3, 1)));
+    const key = h("div", { class: "lcl-legend" }, both().map((run, number) => legendEntry(run.name, MARKS[number], number ? "dashed" : "solid")));
+    sheet.replaceChildren(key, h("div", { class: "lcl-row" }, curve("InfoNCE on validation pairs", 1), curve("validation recall@1, image to text (%)", 2, 1), curve("validation recall@1, text to image (%)", 3, 1)));
     const last = (run) => run.validations.at(-1);
     say(both().map((run) => last(run) ? `${run.name}: InfoNCE ${last(run)[1].toFixed(2)}, recall@1 ${percent(last(run)[2])} and ${percent(last(run)[3])} at its last validation step` : `${run.name} has no validation step`).join("; ") + ".");
   }
@@ -36,14 +39,14 @@ export default exhibit("board", ({ data, body, say, guard }) => {
     for (const title of data.metrics) {
       const [one, other] = [a, b].map((run) => run.table[split]?.[title]);
       if (one === undefined && other === undefined) continue;
-      const gap = one === undefined || other === undefined ? null : other - one;
+      const gap = difference(one, other);
       if (gap !== null && (best === null || Math.abs(gap) > Math.abs(best.gap))) best = { title, gap };
-      const bar = gap === null ? null : h("i", { style: `display:block;height:.8em;width:${Math.min(100, 2 * Math.abs(gap))}px;margin-left:${gap < 0 ? 100 - Math.min(100, 2 * Math.abs(gap)) : 100}px;background:${gap < 0 ? MARKS[0] : MARKS[1]}` });
+      const bar = gap === null ? null : h("i", { style: `display:block;height:.8em;width:${Math.min(100, 2 * Math.abs(gap))}px;margin-left:${gap < 0 ? 100 - Math.min(100, 2 * Math.abs(gap)) : 100}px;background:${gap < 0 ? MARKS[1] : MARKS[0]}` });
       rows.push(h("tr", {}, h("th", { scope: "row" }, title), h("td", {}, cell(one)), h("td", {}, cell(other)), h("td", {}, gap === null ? "–" : `${gap > 0 ? "+" : ""}${gap.toFixed(1)}`), h("td", { style: "min-width:200px", "aria-hidden": "true" }, bar)));
     }
-    const head = h("tr", {}, ["percent", a.name, b.name, "difference", ""].map((text) => h("th", { scope: "col" }, text)));
+    const head = h("tr", {}, ["percent", a.name, b.name, `${a.name} − ${b.name}`, ""].map((text) => h("th", { scope: "col" }, text)));
     sheet.replaceChildren(h("table", { class: "lcl-table" }, h("thead", {}, head), h("tbody", {}, rows)));
-    say(best ? `On ${split} they differ most in ${best.title}: ${best.gap > 0 ? "+" : ""}${best.gap.toFixed(1)} points for ${b.name}.` : `On ${split} no metric was measured for both.`);
+    say(best ? `On ${split} they differ most in ${best.title}: ${best.gap > 0 ? "+" : ""}${best.gap.toFixed(1)} points for ${a.name}.` : `On ${split} no metric was measured for both.`);
   }
 
   function disagreements() { // queries that one run answers correctly and the other does not

@@ -51,6 +51,11 @@ function thumbnail(atlas, number, pixels, alt) {
   return h("span", { class: "lcl-thumbnail", role: "img", "aria-label": alt, style });
 }
 
+// An entry of a legend: a piece of line, then its name.
+function legendEntry(name, colour, style = "solid") {
+  return h("span", {}, h("i", { class: "lcl-key", style: `border-top:3px ${style} ${colour}` }), name);
+}
+
 // A sentence with captions in it. Their overrides of direction are written as codes: they would reverse the rest of the sentence.
 function inOrder(text) { return text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16)}`); }
 
@@ -73,7 +78,7 @@ function exhibit(kind, draw) {
       const status = h("p", { class: "lcl-says", role: "status", "aria-live": "polite" });
       const body = h("div", {}), root = h("div", { class: "lcl", role: "group", "aria-label": model.get("label"), "data-lcl": kind }, body, status, problem);
       const guard = (work) => (...parts) => {
-        try { problem.textContent = ""; return work(...parts); } catch (error) { problem.textContent = `This exhibit met an error: ${error.message}`; }
+        try { problem.textContent = ""; return work(...parts); } catch (error) { problem.textContent = `This figure met an error: ${error.message}`; }
       };
       if (model.get("data")?.atlas) root.style.setProperty("--atlas", `url("${model.get("data").atlas.src}")`);
       el.append(root);

@@ -28,9 +28,8 @@ class LiveCurves(Exhibit):
         self._drawn, self._handle = 0.0, None
         self._chance = training.recipe.chance_losses(config.batch_size, training.profile.model.language.vocab_size)
         empty = {
-            "total": config.steps, "chance": math.log(config.batch_size), "chance_name": f"chance: ln {config.batch_size}",
-            "steps": [], "losses": {}, "validations": [], "pace": "",
-            "message": "Preparing: the first scenes are drawn, which takes a while.",
+            "total": config.steps, "chances": self._chance, "steps": [], "losses": {}, "validations": [],
+            "pace": "", "message": "Preparing: the first scenes are drawn, which takes a while.",
         }  # fmt: skip
         super().__init__("Training curves: losses and recall@1 by step.", empty, plots.loss_curve([], self._chance))
 

@@ -8,6 +8,10 @@ function targets(cosines, alpha, temperature) { // LightCLIP's softened labels, 
   });
 }
 
+function small(label) { // in words where digits would say nothing
+  return label > 0 && label < 0.001 ? "under 0.001" : label.toFixed(3);
+}
+
 export default exhibit("labels", ({ data, body, say, guard }) => {
   const N = data.captions.length, SIZE = 336, cell = SIZE / N, LOW = Math.log(1e-3);
   const state = { at: data.steps.length - 1, own: true, alpha: 0, temperature: data.temperature, row: 0, column: Math.min(1, N - 1) };
@@ -39,7 +43,7 @@ export default exhibit("labels", ({ data, body, say, guard }) => {
       h("figure", {}, thumbnail(data.atlas, j, 96, data.captions[j]), h("figcaption", {}, `caption ${j}: “${data.captions[j]}”`)));
     const kin = data.shared[i][j], whose = i === j ? "its own caption" : kin ? `of a scene that shares ${kin} object${kin > 1 ? "s" : ""} with it` : "of a scene that shares no object with it";
     const right = given > 0 ? ` ${percent(landed / given)} of the negatives' share falls on scenes that share an object.` : "";
-    say(`Step ${data.steps[state.at]}, α ${alphaNow().toFixed(3)}: image ${i} has the label ${y[i][j].toPrecision(2)} for caption ${j}, ${whose}.${right}`);
+    say(`Step ${data.steps[state.at]}, α ${alphaNow().toFixed(3)}: image ${i} has the label ${small(y[i][j])} for caption ${j}, ${whose}.${right}`);
   });
 
   for (const target of [labels, truth]) {
@@ -49,7 +53,7 @@ export default exhibit("labels", ({ data, body, say, guard }) => {
       draw();
     });
     target.addEventListener("keydown", (event) => {
-      const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -state.column], End: [0, N - 1 - state.column] }[event.key];
       if (!move || modified(event)) return;
       event.preventDefault();
       event.stopPropagation();
@@ -66,6 +70,7 @@ export default exhibit("labels", ({ data, body, say, guard }) => {
       h("label", { class: "lcl-control" }, schedule, "α of the recipe at this step"), alpha,
       range("T", 0.01, 1, 0.01, data.temperature, (value) => { state.temperature = value; draw(); }, (value) => value.toFixed(2))),
     h("div", { class: "lcl-row" },
-      h("div", {}, h("div", {}, "labels (yellow: 1, dark: 0.001 and less)"), labels), h("div", {}, h("div", {}, "ground truth (yellow: most shared objects)"), truth), detail));
+      h("div", {}, h("div", {}, "labels: images down, captions across"), labels, h("div", { class: "lcl-scale" }, "0.001 or less", h("i"), "1")),
+      h("div", {}, h("div", {}, "shared objects: images down, captions across"), truth, h("div", { class: "lcl-scale" }, "none", h("i"), "most")), detail));
   draw();
 });

@@ -12,7 +12,7 @@ function inside(x, y, polygon) {
 export default exhibit("map", ({ data, body, say, guard, model }) => {
   const W = 620, H = 460, MARGIN = 12, N = data.captions.length, MOST = 60;
   const state = { way: 0, colour: 0, at: null, chosen: [], zoom: 1, centre: [0.5, 0.5], drag: null };
-  const plane = h("div", { class: "lcl-plane", style: `width:${W}px;height:${H}px` });
+  const plane = h("div", { class: "lcl-plane", style: `aspect-ratio:${W}/${H}` });
   const points = h("canvas", { width: W, height: H, "aria-hidden": true });
   const over = h("canvas", { width: W, height: H, tabindex: 0, role: "application", "aria-label": "map of embeddings. Arrow keys go to the next point that way, Enter gathers it and its nearest, plus and minus zoom, Escape empties the gallery" });
   const card = h("div", { class: "lcl-card", hidden: true, "aria-hidden": true }), gallery = h("div", { class: "lcl-gallery", role: "list", "aria-label": "gathered points" }), legend = h("div", { class: "lcl-legend" });
@@ -28,16 +28,18 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
     context.clearRect(0, 0, W, H);
     context.globalAlpha = 0.75;
     for (let group = 0; group < scheme.names.length; group++) {
-      context.fillStyle = CYCLE[group % CYCLE.length];
+      context.fillStyle = context.strokeStyle = scheme.colours[group];
+      context.lineWidth = 1.4;
       for (let number = 0; number < N; number++) {
         if (scheme.of[number] !== group) continue;
         const [x, y] = place(number);
         if (x < 0 || y < 0 || x > W || y > H) continue;
-        if (data.modality[number]) context.fillRect(x - 1.7, y - 1.7, 3.4, 3.4);
-        else { context.beginPath(); context.arc(x, y, 2, 0, 7); context.fill(); }
+        context.beginPath();
+        if (data.modality[number]) { context.moveTo(x - 3, y - 3); context.lineTo(x + 3, y + 3); context.moveTo(x + 3, y - 3); context.lineTo(x - 3, y + 3); context.stroke(); }
+        else { context.arc(x, y, 3, 0, 7); context.fill(); }
       }
     }
-    legend.replaceChildren("● images, ■ captions.  ", ...scheme.names.map((name, group) => h("span", {}, h("b", { style: `color:${CYCLE[group % CYCLE.length]}` }, "■ "), name)));
+    legend.replaceChildren("● images, ✕ captions.  ", ...scheme.names.map((name, group) => h("span", {}, h("b", { style: `color:${scheme.colours[group]}` }, "■ "), name)));
   }
 
   function mark() { // what lies over the points: the one that is looked at, those that are gathered, the lasso
@@ -61,8 +63,8 @@ export default exhibit("map", ({ data, body, say, guard, model }) => {
     context.stroke();
     context.lineWidth = 1;
     card.replaceChildren(thumbnail(data.atlas, data.picture[state.at], 72, ""), h("div", {}, tell(state.at)));
-    card.style.left = `${Math.max(0, Math.min(W - 200, x > W / 2 ? x - 215 : x + 14))}px`;
-    card.style.top = `${Math.min(Math.max(0, y - 40), H - 130)}px`;
+    card.style.left = `${100 * Math.max(0, Math.min(W - 200, x > W / 2 ? x - 215 : x + 14)) / W}%`;
+    card.style.top = `${100 * Math.min(Math.max(0, y - 40), H - 130) / H}%`;
   }
 
   function tell(number) {

@@ -49,7 +49,8 @@ class EmbeddingMap(Exhibit):
                 for way, points in coordinates.items()
             ],
             "colours": [
-                {"name": what, "names": list(names), "of": of.tolist(), "tell": what != "modality"}
+                {"name": what, "names": list(names), "colours": plots.group_colours(names), "of": of.tolist(),
+                 "tell": what != "modality"}
                 for what, (names, of) in colours.items()
             ],
         }  # fmt: skip

@@ -1,5 +1,6 @@
 """The neighbour browser."""
 
+from collections import deque
 from collections.abc import Sequence
 
 from lcl.config import require
@@ -15,9 +16,10 @@ class NeighbourBrowser(Exhibit):
     Args:
         dataset: draws the scenes.
         scenes: all that were searched.
-        queries: indices of the scenes to browse.
+        queries: indices of the scenes to begin with. Their neighbours lead on to their own neighbours, and so on.
         by_image, by_caption: their neighbours.
         k: neighbours to show.
+        most: scenes that the browser holds. The neighbours of `queries` are held even if they are more.
     """
 
     _esm = script("neighbours")
@@ -30,28 +32,37 @@ class NeighbourBrowser(Exhibit):
         by_image: Neighbours,
         by_caption: Neighbours,
         k: int = 5,
+        most: int = 1200,
     ):
-        both = {"by_image": by_image, "by_caption": by_caption}
-        found = {name: near.indices[list(queries), :k].tolist() for name, near in both.items()}
-        short = any(row < 0 for rows in found.values() for near in rows for row in near)
+        both, queries = {"by_image": by_image, "by_caption": by_caption}, list(dict.fromkeys(queries))
+        place = {row: number for number, row in enumerate(queries)}  # all that are held, in the order in which they were found
+        open_to, waiting = [], deque(queries)  # those whose neighbours are held, too; those to look at, breadth first
+        while waiting:
+            row = waiting.popleft()
+            near = {other for each in both.values() for other in each.indices[row, :k].tolist()} - place.keys()
+            if len(open_to) >= len(queries) and len(place) + len(near) > most:
+                break
+            open_to.append(row)
+            waiting.extend(sorted(near))
+            place |= {other: len(place) + number for number, other in enumerate(sorted(near))}
+        short = any(row < 0 for row in place)
         require(not short, f"some scene has fewer than {k} neighbours; search exactly, or ask for fewer.")
-        used = sorted({*queries, *(row for rows in found.values() for near in rows for row in near)})
-        place = {row: number for number, row in enumerate(used)}
+        used = list(place)
         images = dataset.render([scenes[row] for row in used])
 
-        def cards(name: str) -> list[list[list[float]]]:
-            """For every query its neighbours: place in the atlas, cosine, number of shared objects."""
+        def cards(near: Neighbours) -> list[list[list[float]]]:
+            """For every open scene its neighbours: place in the atlas, cosine, number of shared objects."""
             return [
                 [
-                    [place[row], round(cosine, 4), len(scenes[row].concepts & scenes[query].concepts)]
-                    for row, cosine in zip(chosen, both[name].similarities[query].tolist(), strict=False)
+                    [place[other], round(cosine, 4), len(scenes[other].concepts & scenes[row].concepts)]
+                    for other, cosine in zip(near.indices[row, :k].tolist(), near.similarities[row].tolist(), strict=False)
                 ]
-                for query, chosen in zip(queries, found[name], strict=True)
+                for row in open_to
             ]
 
         data = {
-            "queries": [place[query] for query in queries], "captions": [scenes[row].caption for row in used],
-            "atlas": atlas(images), **{name: cards(name) for name in both},
+            "queries": len(queries), "captions": [scenes[row].caption for row in used],
+            "atlas": atlas(images), **{name: cards(near) for name, near in both.items()},
         }  # fmt: skip
         rows = [[(place[queries[0]], name.replace("_", " "), 0)] + [
             (row, f"{cosine:.2f}, shares {shared}", shared) for row, cosine, shared in data[name][0]
