@@ -32,6 +32,7 @@ COLUMNS = {
     "probe_concept": "linear probe, concept",
     "probe_category": "linear probe, category",
     "alignment": "alignment",
+    "alignment_among_objects": "alignment, among objects",
     **{f"foil_{kind}{tail}": f"foil, {kind}{words}" for kind in FOILS for tail, words in NO_IMAGE},
     "masked_word_true_image": "masked word, true image",
     "masked_word_no_image": "masked word, no image",

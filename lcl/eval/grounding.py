@@ -56,20 +56,38 @@ def alignment(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "ex
     An object word is a word of an object's name; a word that is cut off counts as missed. Chance is the share of all patches
     that would be right, averaged over the words.
     """
+    return alignments(model, tokenizer, pairs, solver)["alignment"]
+
+
+def alignments(model: Clip, tokenizer: Tokenizer, pairs: Pairs, solver: str = "exact") -> dict[str, Metric]:
+    """`alignment`, and "alignment_among_objects", which asks whether a word finds its own object rather than another one.
+
+    The second is the same share of those object words only whose patch has its centre in a box of any object of the picture. Its
+    chance is that of a random patch in these boxes, over the same words: what a model reaches that finds objects and does not
+    know which is which. Without such words, its value is 0 and its chance is that over all words.
+    """
     rows = align(model, tokenizer, pairs, solver)
     side = pairs.images.shape[-1]
     with torch.no_grad():
         number = model.vision(pairs.images[:1].to(model.tau.device)).patch_tokens.shape[1]
     spans = tokenizer.encode(pairs.captions, 1_000_000).spans  # of the whole captions, nothing cut off
-    hits, chances = [], []
+    found = []  # for every word: is it right, is it on any object, and its chance among all patches and among those of objects
     for scene, patch, words in zip(pairs.scenes, rows, spans, strict=True):
+        shown = {n for obj in scene.objects for n in patches_in_box(obj.box, side, number)}
         for span in {obj.span for obj in scene.objects}:
             boxes = [obj.box for obj in scene.objects if obj.span == span]
             right = {n for box in boxes for n in patches_in_box(box, side, number)}
+            chances = len(right) / number, len(right) / max(len(shown), 1)
             for word in words_of_span(words, span):
-                hits.append(word < len(patch) and int(patch[word]) in right)
-                chances.append(len(right) / number)
-    return {"value": sum(hits) / len(hits), "chance": sum(chances) / len(chances)}
+                at = int(patch[word]) if word < len(patch) else -1
+                found.append((at in right, at in shown, *chances))
+    inside = [each for each in found if each[1]] or found
+    value, _, chance, _ = (sum(column) / len(found) for column in zip(*found, strict=True))
+    among, _, _, chance_among = (sum(column) / len(inside) for column in zip(*inside, strict=True))
+    return {
+        "alignment": {"value": value, "chance": chance},
+        "alignment_among_objects": {"value": among, "chance": chance_among},
+    }
 
 
 def mask_names(tokenizer: Tokenizer, pairs: Pairs, context_length: int) -> tuple[Tokens, torch.Tensor, list[int]]:

@@ -17,7 +17,7 @@ from lcl.data.drawn.captions import one
 from lcl.data.drawn.pictures import Concept
 from lcl.data.scenes import SPLITS, Pairs, Scene, SceneDataset
 from lcl.eval.foils import foil_accuracy
-from lcl.eval.grounding import Metric, alignment, masked_words
+from lcl.eval.grounding import Metric, alignments, masked_words
 from lcl.eval.probes import linear_probe
 from lcl.eval.queries import QueryRanks, gallery_retrieval, object_oracle, rank_queries, recall_by_objects
 from lcl.eval.retrieval import Candidates, candidates, check_finite, retrieval
@@ -222,7 +222,7 @@ def evaluate_queries(
         metrics[split] |= zero_shot(model, tokenizer, world, split, config.views)
         if split != "unseen_pairs":  # pictures of one thing, known as in new_scenes
             metrics[split] |= linear_probe(model, world, split, config.views)
-        metrics[split]["alignment"] = alignment(model, tokenizer, pairs)
+        metrics[split] |= alignments(model, tokenizer, pairs)
         metrics[split] |= foil_accuracy(world, pairs.scenes, v[found.picture], texts_to_t)
         if extra is not None and "masked_language" in extra:
             metrics[split] |= masked_words(model, extra["masked_language"], tokenizer, world, pairs)

@@ -211,7 +211,7 @@ def test_training_prints_the_table_and_where_the_report_is(trained):
 def test_a_run_says_what_was_measured_and_with_what(trained):
     runs, _ = trained
     assert contents(runs / "first").keys() == {
-        "metrics.json", "model.json", "model.safetensors", "curve.json", "log.jsonl", "report.html"
+        "metrics.json", "model.json", "model.safetensors", "curve.json", "ranks.safetensors", "log.jsonl", "report.html"
     }  # fmt: skip
     found = metrics_of(runs / "first")
     assert found["seed"] == 5

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from lcl.config import LclError
 from lcl.data.drawn.captions import plural
 from lcl.data.scenes import Pairs
-from lcl.eval.grounding import align, alignment, mask_names, masked_words, patches_in_box
+from lcl.eval.grounding import align, alignment, alignments, mask_names, masked_words, patches_in_box
 from lcl.losses.masked_lm import FusedMlm
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import MASK, SPECIAL, Tokenizer, words_of_span
@@ -71,6 +71,12 @@ def test_alignment_is_the_share_of_object_words_that_point_into_a_box_of_theirs(
     hits = [int(patch[row][word]) in right for row, word, right in asked]
     assert figure["value"] == pytest.approx(sum(hits) / len(hits))
     assert figure["chance"] == pytest.approx(sum(len(right) / 64 for *_, right in asked) / len(asked))
+    shown = {row: {n for obj in scene.objects for n in patches_in_box(obj.box, 64, 64)} for row, scene in enumerate(pairs.scenes)}
+    on_object = [(row, word, right) for row, word, right in asked if int(patch[row][word]) in shown[row]]
+    among = alignments(model, tokenizer, pairs)["alignment_among_objects"]
+    assert 0 < len(on_object) < len(asked)
+    assert among["value"] == pytest.approx(sum(hits) / len(on_object))  # a word in the box of its object is in that of an object
+    assert among["chance"] == pytest.approx(sum(len(right) / len(shown[row]) for row, _, right in on_object) / len(on_object))
 
 
 class Knowing(Clip):
@@ -107,14 +113,18 @@ def test_a_model_that_points_into_the_boxes_is_right_and_one_that_points_beside_
     model.places = places
     some = dataclasses.replace(pairs, images=pairs.images[kept], scenes=tuple(pairs.scenes[row] for row in kept))
     assert alignment(model, tokenizer, some)["value"] == float(inside)
+    among = alignments(model, tokenizer, some)["alignment_among_objects"]
+    assert among["value"] == float(inside) and 0 < among["chance"] < 1
 
 
 def test_alignment_of_untrained_models_is_near_chance(small_world, tokenizer):
     pairs = small_world.pairs("new_scenes", range(100))
-    figures = [alignment(untrained(seed), tokenizer, pairs) for seed in range(4)]
-    chance = figures[0]["chance"]
-    assert 0.05 < chance < 0.5
-    assert sum(figure["value"] for figure in figures) / 4 == pytest.approx(chance, abs=0.12)
+    both = [alignments(untrained(seed), tokenizer, pairs) for seed in range(4)]
+    for name, low, high in (("alignment", 0.05, 0.5), ("alignment_among_objects", 0.4, 0.7)):
+        figures = [each[name] for each in both]
+        chance = sum(figure["chance"] for figure in figures) / 4
+        assert low < chance < high
+        assert sum(figure["value"] for figure in figures) / 4 == pytest.approx(chance, abs=0.12)
 
 
 def test_a_word_cut_off_at_the_contexts_end_counts_as_missed(small_world, tokenizer):
