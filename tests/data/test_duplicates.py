@@ -96,6 +96,13 @@ def test_rows_are_grouped_as_a_slow_loop_groups_them(keys):
     assert distinct(found)[1] == distinct(groups)[1] and set(found) == set(range(len(set(groups))))
 
 
+@given(st.lists(st.one_of(st.integers(0, 4), st.text("ab", max_size=2))))
+def test_every_key_is_numbered_by_the_first_that_equals_it(keys):
+    firsts, which = distinct(iter(keys))
+    assert firsts == [place for place, key in enumerate(keys) if key not in keys[:place]]
+    assert [keys[firsts[number]] for number in which] == keys
+
+
 def test_linked_keys_count_as_equal():
     found = group_rows([torch.tensor([1, 2, 3, 4]), torch.tensor([5, 6, 7, 8])], torch.tensor([[6, 8]]))
     assert found[1] == found[3] and len(set(found.tolist())) == 3

@@ -1,12 +1,14 @@
 """Retrieval with several right answers: ranks and chance against slow loops, and what is ranked."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lcl.config import LclError
 from lcl.data.base import Samples
 from lcl.data.duplicates import caption_key
 from lcl.eval.retrieval import agreeing, candidates, chance_of_recall, ranks, recall_at_k, retrieval
@@ -29,6 +31,15 @@ def test_the_rank_is_that_of_the_first_right_answer(data, rows, columns):
     for row, rank in enumerate(ranks(scores, right).tolist()):
         order = sorted(range(columns), key=lambda column: (-scores[row, column].item(), column))
         assert rank == min(place for place, column in enumerate(order) if right[row, column])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_similarities_that_are_not_finite_are_refused_by_every_measure(bad):
+    broken = torch.eye(4)
+    broken[2, 1] = bad
+    for measure in (lambda: ranks(broken), lambda: recall_at_k(broken, 1), lambda: retrieval(broken, torch.eye(4))):
+        with pytest.raises(LclError, match="not finite"):
+            measure()
 
 
 @pytest.mark.parametrize(("columns", "owned", "k"), [(5, 1, 1), (5, 2, 1), (5, 2, 3), (6, 3, 5), (4, 4, 1), (3, 1, 10)])
