@@ -9,13 +9,15 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from conftest import PixelEncoder, WordEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcl import storage
 from lcl.config import LclError
+from lcl.data.base import Samples
 from lcl.teachers import search
-from lcl.teachers.banks import Bank
+from lcl.teachers.banks import Bank, build_bank
 from lcl.teachers.search import (
     KEPT,
     Neighbours,
@@ -23,6 +25,7 @@ from lcl.teachers.search import (
     find_neighbours,
     load_neighbours,
     nearest_neighbours,
+    open_neighbours,
     reference_neighbours,
 )
 
@@ -344,6 +347,43 @@ def test_as_many_are_found_as_were_asked_for_even_if_more_are_kept(bank):
 def test_neighbours_of_a_bank_that_is_gone_are_found_anew_as_the_sentence_promises(bank):
     find_neighbours(bank, 3)
     assert find_neighbours(bank_of(bank.folder, clustered(12, 200, 8), "beef"), 3).bank == "beef"
+
+
+class Pairs:
+    """A data set of random pictures and captions of two words."""
+
+    def __init__(self, number: int):
+        self.description = {"data": "random", "rows": number}
+        self.images = torch.randint(256, (number, 3, 8, 8), generator=random(number), dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def captions(self, some: range) -> list[str]:
+        return [f"a{row % 5} b{row % 3}" for row in some]
+
+    def take(self, some: range) -> Samples:
+        return Samples(self.images[list(some)], [(caption,) for caption in self.captions(some)], list(some))
+
+
+def test_a_data_sets_neighbours_are_those_that_ship_with_the_course_or_those_of_its_banks(tmp_path, monkeypatch):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+    monkeypatch.setattr(search, "ImageEncoder", PixelEncoder)
+    monkeypatch.setattr(search, "TextEncoder", WordEncoder)
+    rows, told = Pairs(12), []
+    computed = open_neighbours(rows, told.append)  # those that ship are of another data set
+    for encoder, found in zip((PixelEncoder(), WordEncoder()), computed, strict=True):
+        bank = build_bank(rows, encoder, tmp_path / encoder.kind)
+        assert_same(found, find_neighbours(bank))
+        assert found.indices.shape == (12, KEPT) and found.bank == bank.fingerprint
+    assert sum(told) == 2 * 12
+    monkeypatch.setattr(search, "SHIPPED", tmp_path)
+    for kind in ("images", "captions"):
+        shipped = Neighbours(torch.tensor([[1], [0]]), torch.ones(2, 1), f"shipped {kind}", {"rows": rows.description})
+        save_neighbours(tmp_path / f"{kind}.safetensors", shipped)
+    assert [found.bank for found in open_neighbours(rows)] == ["shipped images", "shipped captions"]
+    few = open_neighbours(Pairs(3))  # another data set again, with fewer others than are kept
+    assert [found.indices.shape for found in few] == [(3, 2), (3, 2)]
 
 
 @settings(max_examples=40)
