@@ -17,6 +17,7 @@ from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
 from lcl.config import EvalConfig, LclError
 from lcl.course.study import COLUMNS
+from lcl.data.base import Samples
 from lcl.data.drawn.captions import one
 from lcl.data.drawn.foils import KINDS
 from lcl.data.drawn.pictures import Concept
@@ -29,6 +30,7 @@ from lcl.eval.metrics import (
     embed_images,
     embed_texts,
     evaluate,
+    evaluate_pairs,
     graded_retrieval,
     ndcg_at_k,
     neighbour_purity,
@@ -85,6 +87,20 @@ def test_top_k_accuracy_is_that_of_clip_benchmark_and_scikit_learn(seed, k, monk
     assert ours["value"] == pytest.approx(zeroshot_classification.accuracy(scores, target, (k,))[0])
     assert ours["value"] == pytest.approx(top_k_accuracy_score(target, scores, k=k, labels=range(12)))
     assert ours["chance"] == pytest.approx(k / 12)
+
+
+@pytest.mark.parametrize("columns", [4, 40])  # a sort of few values is stable by chance
+def test_of_equal_scores_the_first_comes_first_in_top_k_and_in_ndcg(columns):
+    scores = torch.randint(3, (50, columns), generator=torch.Generator().manual_seed(0)).double()
+    right = F.one_hot(torch.randint(columns, (50,), generator=torch.Generator().manual_seed(1)), columns).bool()
+    for k in (1, 5, 10):
+        hits, gains = [], []
+        for score, own in zip(scores.tolist(), right.int().argmax(1).tolist(), strict=True):
+            rank = sorted(range(columns), key=lambda c: (-score[c], c)).index(own)  # noqa: B023
+            hits.append(rank < k)
+            gains.append(1 / math.log2(rank + 2) if rank < k else 0.0)
+        assert top_k_accuracy(scores, right, k)["value"] == pytest.approx(sum(hits) / 50)
+        assert ndcg_at_k(scores, right, k)["value"] == pytest.approx(sum(gains) / 50)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 20])
@@ -441,6 +457,28 @@ def test_image_features_are_what_the_tower_pools_whatever_the_batch_and_the_mode
     assert not model.training and found.shape == (20, model.vision.width) and found.device.type == "cpu"
     torch.testing.assert_close(found, model.vision(images).pooled)
     torch.testing.assert_close(image_features(model, images, 7), found, rtol=1e-4, atol=1e-5)
+
+
+class View:
+    """A dataset view that gives these samples, whatever rows it is asked for."""
+
+    def __init__(self, images: torch.Tensor, rows: list[int]):
+        self.samples = Samples(images[rows], [(f"caption {row}",) for row in rows], rows)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def take(self, rows) -> Samples:
+        return self.samples
+
+
+def test_pairs_that_cannot_be_read_are_left_out_with_a_warning_and_whole_ones_without(tokenizer, caplog):
+    images = torch.randint(256, (6, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    readable = evaluate_pairs(untrained(0), tokenizer, View(images[[0, 1, 3, 4]], [0, 1, 2, 3]))
+    assert caplog.text == "" and readable["image_to_text_recall@1"]["queries"] == 4
+    found = evaluate_pairs(untrained(0), tokenizer, View(images, [0, 1, 3, 3, 4, 0]))  # pairs 2 and 5 are replaced
+    assert "2 of 6 pairs to evaluate on cannot be read" in caplog.text
+    assert found["image_to_text_recall@5"]["queries"] == found["text_to_image_recall@1"]["candidates"] == 4
 
 
 def test_measuring_says_nothing_on_the_side(small_world, tokenizer):
