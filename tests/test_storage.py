@@ -128,7 +128,7 @@ def test_json_comes_back_as_it_went(tmp_path_factory, value):
     assert storage.read_json(path) == value
 
 
-@given(st.dictionaries(st.text(), st.integers(), min_size=2))
+@given(st.dictionaries(st.text(st.characters()), st.integers(), min_size=2))  # half of a surrogate pair is a character, too
 def test_a_fingerprint_knows_values_not_their_order(value):
     assert storage.fingerprint(value) == storage.fingerprint(dict(reversed(value.items())))
     assert storage.fingerprint(value) != storage.fingerprint(value | {next(iter(value)): 0.5})
@@ -144,7 +144,7 @@ def test_tensors_come_back_as_they_went_even_views(tmp_path):
         assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor)
 
 
-@pytest.mark.parametrize("read", [storage.read_json, storage.read_tensors])
+@pytest.mark.parametrize("read", [storage.read_json, storage.read_tensors, storage.read_metadata])
 def test_a_missing_file_is_said_to_be_missing(tmp_path, read):
     assert "does not exist" in refused(read, tmp_path / "nothing")
     refused(read, tmp_path)  # a folder is no file
@@ -170,6 +170,54 @@ def test_no_bytes_are_mistaken_for_tensors(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "noise"
     path.write_bytes(data)
     refused(storage.read_tensors, path)
+
+
+def test_a_json_file_may_have_the_most_bytes_and_not_one_more(tmp_path):
+    path = tmp_path / "j"
+    path.write_text("[1, 2]")
+    assert storage.read_json(path, most=6) == [1, 2]
+    assert "6 bytes, more than" in refused(lambda path: storage.read_json(path, most=5), path)
+
+
+def test_metadata_comes_back_as_it_went(tmp_path):
+    for metadata in (None, {"made by": "a test"}):
+        storage.write_tensors(tmp_path / "t", TENSORS, metadata)
+        assert storage.read_metadata(tmp_path / "t") == (metadata or {})
+    (tmp_path / "t").write_bytes(b"noise")
+    assert "cut off" in refused(storage.read_metadata, tmp_path / "t")
+
+
+OTHERS = {  # than those of TENSORS, and what is said about them
+    "no bias": ({"weights": TENSORS["weights"]}, "missing or extra are bias"),
+    "another name": (TENSORS | {"scale": torch.ones(1)}, "missing or extra are scale"),
+    "another shape": (TENSORS | {"bias": TENSORS["bias"][:2]}, "is [2], but this model's is [3]"),
+    "turned": (TENSORS | {"weights": TENSORS["weights"].T}, "is [100, 40], but this model's is [40, 100]"),
+    "another type": (TENSORS | {"bias": TENSORS["bias"].int()}, "of type torch.int32, but this model's is torch.uint8"),
+    "NaN": (TENSORS | {"weights": TENSORS["weights"] * torch.nan}, "holds NaN or infinity"),
+    "one infinity": (TENSORS | {"weights": TENSORS["weights"].index_fill(1, torch.tensor(3), -torch.inf)}, "NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_tensors_that_are_not_those_of_the_model_are_refused(tmp_path, name):
+    tensors, reason = OTHERS[name]
+    outlined = {key: torch.empty_like(tensor, device="meta") for key, tensor in TENSORS.items()}
+    storage.write_tensors(tmp_path / "t", TENSORS)
+    read = storage.read_tensors(tmp_path / "t", like=outlined)
+    assert all(torch.equal(read[key], TENSORS[key]) for key in TENSORS) and read.keys() == TENSORS.keys()
+    storage.write_tensors(tmp_path / "t", tensors)
+    assert reason in refused(lambda path: storage.read_tensors(path, like=outlined), tmp_path / "t")
+
+
+def test_an_outline_takes_no_memory_and_has_so_many_tensors_at_most(monkeypatch):
+    monkeypatch.setattr(storage, "MAX_PARAMETERS", 4)
+    with storage.outline():
+        layers = torch.nn.Sequential(torch.nn.Linear(10**6, 10**6), torch.nn.Linear(2, 2))
+    assert {parameter.device.type for parameter in layers.parameters()} == {"meta"}
+    with pytest.raises(LclError, match="more than 4 tensors"), storage.outline():
+        torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    for _ in range(3):  # outside, nobody counts
+        assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
 
 
 def test_a_fresh_folder_takes_its_name_only_when_it_is_whole(tmp_path):
