@@ -151,6 +151,15 @@ def test_a_control_differs_from_its_method_in_what_it_controls_and_in_nothing_el
     assert CONTROLS.keys() == pairs.keys() | other_terms | {"siglip", "siglip-ping"}
 
 
+def test_every_term_weighs_one_but_for_two_and_those_of_neighbours_and_teachers_leave_by_the_same_power():
+    half = {"masked_language", "queue_contrast"}
+    for name, recipe in ALL.items():
+        assert recipe.weights == {term: 0.5 if term in half else 1.0 for term in recipe.weights}, name
+        leaving = recipe.weights.keys() & NEEDS_TEACHER if name != "clip-ping+constant" else ()
+        assert recipe.fade == dict.fromkeys(leaving, 2.0), name
+        assert recipe.warmup == dict.fromkeys(recipe.weights.keys() & {"matched_contrast"}, 0.5), name
+
+
 def test_every_objective_alone_weighs_what_it_weighs_in_lightclip():
     whole = RECIPES["lightclip"]
     for name, objective in (("soft", "soft_info_nce"), ("match", "matched_contrast"), ("mlm", "masked_language")):
@@ -369,8 +378,9 @@ def test_other_neighbours_change_the_guided_part_and_nothing_else(name, tokens):
     assert torch.equal(first["info_nce"], second["info_nce"]) and not torch.equal(first[name], second[name])
 
 
-def test_equal_generators_give_equal_losses_and_others_mask_other_words(tokens):
-    recipe = RECIPES["clip+mlm"]
+@pytest.mark.parametrize("recipe", [RECIPES["clip+mlm"], CONTROLS["clip+match-random"]], ids=["masks", "negatives"])
+def test_equal_generators_give_equal_losses_and_others_draw_other_masks_and_negatives(tokens, recipe):
+    recipe = dataclasses.replace(recipe, match=dataclasses.replace(recipe.match, negatives=1))
     first, again, other = (recipe.loss(moment(recipe, tokens, seed=seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
