@@ -50,7 +50,7 @@ class Batch:
     images: torch.Tensor
     tokens: Tokens
     indices: torch.Tensor
-    replaced: int = 0
+    replaced: int
 
 
 @dataclass(frozen=True)

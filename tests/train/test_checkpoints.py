@@ -286,6 +286,17 @@ def test_a_state_that_is_none_is_refused(start, tmp_path, state):
         resume(tmp_path, start())
 
 
+def test_a_state_of_a_later_format_is_refused_and_that_of_version_0_1_is_read(start, tmp_path, caplog):
+    path = save_checkpoint(tmp_path, start()) / STATE
+    state = {key: value for key, value in storage.read_json(path).items() if key != "checksum"}  # whole, but for the format
+    storage.write_json(path, state | {"format": "lcl-checkpoint-1"})
+    assert resume(tmp_path, start()) == 0 and not caplog.text
+    storage.write_json(path, state | {"format": "lcl-checkpoint-3"})
+    with pytest.raises(LclError, match="no checkpoint in .* is whole"):
+        resume(tmp_path, start())
+    assert "is of no format that this library knows" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

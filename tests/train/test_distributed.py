@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,14 +103,6 @@ SHARED = [*RECIPES, "siglip-ping", "clip+queue"]  # by two processes
 
 def one_of_two(rank: int, port: int, folder: str) -> None:
     with joined(rank, port) as ranks:
-        assert (ranks.rank, ranks.world_size, ranks.is_main) == (rank, 2, rank == 0)
-        mine = torch.full((2, 3), float(rank))
-        assert ranks.gather(mine)[:, 0].tolist() == [0, 0, 1, 1] and ranks.add(mine.clone())[0, 0] == 1
-        both = [torch.full((2,), 1.0 + rank), torch.full((1, 3), 10.0 * rank)]
-        ranks.average(both)
-        assert both[0].tolist() == [1.5, 1.5] and both[1].tolist() == [[5.0, 5.0, 5.0]]
-        assert ranks.broadcast(f"said by {rank}") == "said by 0"
-        ranks.wait()
         found = {name: learn(name, ranks, ROWS // 2, STEPS) for name in SHARED}
         torch.save(found, f"{folder}/{rank}.pt")
 
@@ -191,28 +184,57 @@ class Watched(Recipe):
         return super().loss(context, *names)
 
 
-def train_at_random(ranks: Ranks, folder: Path, micro_batch: int | None = None) -> tuple[list, list]:
-    """Two steps with random masks and views: the parts of the loss, and the seeds of all generators."""
+def train_at_random(ranks: Ranks, folder: Path, micro_batch: int | None = None) -> tuple[list, list, dict]:
+    """Two steps with random masks and views: the parts of the loss, the seeds of all generators, and what batch norms keep."""
     profile = dataclasses.replace(SHORT, training=dataclasses.replace(SHORT.training, micro_batch=micro_batch))
     source, recipe = open_scenes(profile.scenes), Watched(**vars(RECIPES["lightclip-ping"]) | {"ping": PingConfig(live=True)})
     captions = ranks.main_first(lambda: build_bank(source.train(32), WordEncoder(), folder / "bank"))
     teacher = LiveTeacher(PixelEncoder(), captions, 24)
     training = Training(profile, source, 0, recipe=recipe, teacher=teacher, ranks=ranks)
-    return [event.losses for event in training if isinstance(event, Step)], recipe.seeds
+    losses = [event.losses for event in training if isinstance(event, Step)]
+    return losses, recipe.seeds, dict(training.model.named_buffers())
+
+
+def exchange(ranks: Ranks, rank: int, folder: Path) -> None:
+    """What two processes tell each other."""
+    assert (ranks.rank, ranks.world_size, ranks.is_main) == (rank, 2, rank == 0)
+    mine = torch.full((2, 3), float(rank))
+    assert ranks.gather(mine)[:, 0].tolist() == [0, 0, 1, 1] and ranks.add(mine.clone())[0, 0] == 1
+    both = [torch.full((2,), 1.0 + rank), torch.full((1, 3), 10.0 * rank)]
+    ranks.average(both)
+    assert both[0].tolist() == [1.5, 1.5] and both[1].tolist() == [[5.0, 5.0, 5.0]]
+    ranks.average([])  # as those of a model without batch norms
+    assert ranks.broadcast(f"said by {rank}") == "said by 0"
+
+    def work() -> bool:
+        found = (folder / "made first").exists()
+        if not found:
+            time.sleep(0.3)
+            (folder / "made first").touch()
+        return found
+
+    assert ranks.main_first(work) == (rank == 1)
+    ranks.wait()
 
 
 def one_of_two_at_random(rank: int, port: int, folder: str) -> None:
     with joined(rank, port) as ranks:
+        exchange(ranks, rank, Path(folder))
         torch.save(train_at_random(ranks, Path(folder)), f"{folder}/{rank}.pt")
 
 
-def test_two_processes_draw_the_masks_and_views_of_one_and_no_two_the_same(tmp_path, start_method):
+def test_two_processes_draw_the_masks_and_views_of_one_and_no_two_the_same_and_keep_its_statistics(tmp_path, start_method):
     start_two(one_of_two_at_random, tmp_path, start_method)
-    (losses, first), (same, second) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    of_one, seeds = train_at_random(Ranks(), tmp_path, micro_batch=8)
+    (losses, first, kept), (same, second, again) = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)
+    )
+    of_one, seeds, kept_by_one = train_at_random(Ranks(), tmp_path, micro_batch=8)
     assert losses == same and len(set(seeds)) == 4 and sorted(first + second) == sorted(seeds)
     for step, whole in zip(losses, of_one, strict=True):
         assert step == pytest.approx(whole, rel=1e-4)
+    assert any(name.endswith("running_var") for name in kept)
+    close(kept, kept_by_one, 1e-3)
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
 def one_of_two_goes_on(rank: int, port: int, folder: str) -> None:
@@ -265,6 +287,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 def test_a_group_of_one_needs_no_other():
+    with join() as ranks:
+        assert ranks.device == ("cuda" if torch.cuda.is_available() else "cpu")
     with join("cpu") as ranks:
         x = torch.ones(2, requires_grad=True)
         assert ranks == Ranks() and ranks.is_main and torch.equal(ranks.gather(x), x.detach()) and ranks.broadcast(3) == 3

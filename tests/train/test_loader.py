@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from lcl.config import LclError, TrainConfig
+from lcl.data.base import Samples
+from lcl.data.scenes import SceneView
+from lcl.models.tokenizer import Tokenizer
 from lcl.train import loader
 from lcl.train.distributed import Ranks
 from lcl.train.loader import batches
@@ -84,6 +87,60 @@ def test_processes_share_every_batch_out_among_them(few_world, tokenizer, monkey
         for part, rows in zip(parts, range(0, 16, 16 // size), strict=True):
             length = min(part.tokens.ids.shape[1], whole.tokens.ids.shape[1])  # the rest is padding
             assert torch.equal(part.tokens.ids[:, :length], whole.tokens.ids[rows : rows + 16 // size, :length])
+
+
+class TwoCaptions(SceneView):
+    """Scenes with two captions each, as shards may have."""
+
+    from_files = True  # not that a data set of one chunk is worth workers
+
+    def take(self, rows, device="cpu"):
+        taken = super().take(rows, device)
+        return Samples(taken.images, [(caption, f"again, {caption}") for caption in taken.captions], taken.rows)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often images were drawn, and captions encoded."""
+    counts = {"take": 0, "encode": 0}
+
+    def counting(name, real):
+        def counted(*arguments):
+            counts[name] += 1
+            return real(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(SceneView, "take", counting("take", SceneView.take))
+    monkeypatch.setattr(Tokenizer, "encode", counting("encode", Tokenizer.encode))
+    return counts
+
+
+@pytest.mark.parametrize(("chunk", "takes"), [(33, 1), (32, 1), (31, 6), (16, 6)])
+def test_what_fits_is_drawn_and_encoded_once_and_a_chunk_once_an_epoch(
+    few_world, tokenizer, monkeypatch, calls, chunk, takes
+):
+    monkeypatch.setattr(loader, "CHUNK", chunk)
+    drawn(few_world, tokenizer, pairs=32, epochs=3, batch_size=16)
+    assert calls == {"take": takes, "encode": takes}
+
+
+def test_of_two_captions_each_has_its_turn_and_only_captions_are_encoded_anew(few_world, tokenizer, monkeypatch, calls):
+    monkeypatch.setattr(type(few_world), "train", lambda self, count: TwoCaptions(self, count))
+    config = TrainConfig(pairs=32, epochs=2, batch_size=16)
+    seen = {}
+    for batch in batches(few_world, tokenizer, config, 48, 0, "cpu"):
+        for row, ids in zip(batch.indices.tolist(), batch.tokens.ids.tolist(), strict=True):
+            seen.setdefault(row, []).append(ids[:12])
+    assert sorted(seen) == list(range(32)) and all(first != second for first, second in seen.values())
+    assert len({first[1] for first, _ in seen.values()}) > 1  # they do not begin alike
+    assert calls == {"take": 1, "encode": 2}
+
+
+def test_without_torchrun_all_processors_are_those_of_this_process(monkeypatch):
+    monkeypatch.setattr(loader, "processors", lambda: 6)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert loader._processors() == 6
 
 
 @pytest.mark.parametrize(("rows", "allowed"), [(1000, 50), (10, 50), (2000, 100)])  # before 1,000 rows, 5 % of 1,000
