@@ -61,6 +61,10 @@ def words() -> Tokenizer:
     return Tokenizer.train([f"number {number} of many" for number in range(COUNT)], 300, "x")
 
 
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
 def break_tar(folder, number: int) -> None:
     """A tar goes to pieces after it was looked at: as long as before, but every byte is another."""
     path = sorted(folder.glob("*.tar"))[number]
@@ -95,12 +99,41 @@ def test_the_division_is_always_the_same_and_a_part_of_the_training_is_drawn_eve
     for part in ("train", "validation", "test"):
         one, other = (getattr(whose, part)(5) for whose in (pairs, again))
         assert one.captions(range(5)) == other.captions(range(5)) and one.description == other.description
-    rows = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0)).tolist()  # or saved runs would lose their splits
+    rows = torch.randperm(COUNT, generator=seeded()).tolist()  # or saved runs would lose their splits
     for part, numbers in ((pairs.test(20), rows[:10]), (pairs.validation(20), rows[10:15])):
         assert [number_of(caption) for caption in part.captions(range(len(part)))] == numbers
     some = [number_of(caption) for caption in pairs.train(60).captions(range(60))]
     assert some == sorted(some) and some[0] < 20 and some[-1] > 180  # in order of the tars, and out of all of them
     assert set(some) < {number_of(caption) for caption in pairs.train(185).captions(range(185))}
+
+
+def colours(folder, numbers):
+    made = (Sample(f"{number:06d}", picture(number), "png", (f"number {number} of many",)) for number in numbers)
+    write_shards(folder, made, {}, rows=20)
+    return open_shards(folder)
+
+
+def test_a_transfer_leaves_out_pictures_that_were_trained_on(tmp_path):
+    """Which others are taken, if there are too many, is always the same."""
+    trained, other = colours(tmp_path / "trained", range(90)), colours(tmp_path / "other", range(70, 130))
+    for count in (100, 15):
+        view, left_out = collection.transfer_view(other, SIZE, count, trained)
+        found = [number_of(caption) for caption in view.captions(range(len(view)))]
+        assert left_out == 20 and len(set(found)) == len(view) == min(count, 40) and set(found) <= set(range(90, 130))
+        assert found == [number for number in (torch.randperm(60, generator=seeded()) + 70).tolist() if number >= 90][:count]
+    view, left_out = collection.transfer_view(other, SIZE, 100)
+    assert (len(view), left_out) == (60, 0)
+    with pytest.raises(LclError, match="was trained on every picture in .*other; name another data set"):
+        collection.transfer_view(other, SIZE, 100, other)
+
+
+def test_with_shards_of_their_own_for_both_other_splits_all_pairs_are_trained_on(tmp_path):
+    ours, one, two = (colours(tmp_path / str(n), range(start, n)) for n, start in ((90, 0), (120, 95), (140, 120)))
+    dataset = ShardDataset(ours, SIZE, validation=one, test=two)
+    assert len(dataset) == len(ours) == 90 and dataset.left_out == 0
+    assert (len(dataset.validation(999)), len(dataset.test(999))) == (25, 20)
+    prints = {dataset.fingerprint, ShardDataset(ours, SIZE, one).fingerprint, ShardDataset(ours, SIZE, None, one).fingerprint}
+    assert ShardDataset(ours, SIZE).fingerprint == ours.fingerprint and len(prints | {ours.fingerprint}) == 4
 
 
 def test_a_row_is_its_picture_and_its_caption(pairs):

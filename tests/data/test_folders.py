@@ -212,6 +212,12 @@ def test_folders_are_classes(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("classes", "shown"), [("abcde", "(a, b, c, d, e)"), ("abcdef", "(a, b, c, d, e, …)")])
+def test_of_many_classes_the_first_five_are_named(tmp_path, classes, shown):
+    _, what = rows_of_folder(cases.pictures(tmp_path, [f"{name}/1.jpg" for name in classes]))
+    assert what.endswith(f" {len(classes)} folders {shown}")
+
+
 @pytest.mark.parametrize(
     ("names", "reason"),
     [

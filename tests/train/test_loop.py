@@ -25,6 +25,7 @@ from lcl.config import (
 )
 from lcl.data.scenes import SceneDataset
 from lcl.eval.metrics import evaluate
+from lcl.losses.contrastive import info_nce
 from lcl.losses.neighbours import NeighbourFeatures
 from lcl.models.clip import Clip, load_model
 from lcl.storage import read_tensors
@@ -81,6 +82,21 @@ def test_events_are_every_step_in_turn_and_looks_where_they_belong(finished):
         assert step.loss == pytest.approx(sum(step.losses.values()))  # the recipe `clip` weighs its one part with 1
         assert step.gradient_norm > 0 and step.pairs_per_second > 0 and step.seconds > 0 and 1 <= step.logit_scale <= 100
     assert steps[-1].seconds_left == 0 < steps[0].seconds_left
+
+
+def test_the_validation_loss_is_that_of_batches_of_new_pairs(small_world, monkeypatch):
+    """Batch by batch, as large as those of the training: a loss among more pairs would be higher."""
+    monkeypatch.setattr(loop, "VALIDATION_PAIRS", 96)
+    made = Training(with_training(pairs=64, epochs=1), small_world, device="cpu")
+    *_, validation = made
+    rows = small_world.validation(96)
+    seen, losses = rows.take(range(len(rows))), []
+    with torch.no_grad():
+        for start in range(0, 96, 32):
+            tokens = made.tokenizer.encode(seen.captions[start : start + 32], 48)
+            found = made.model(seen.images[start : start + 32], tokens)
+            losses.append(info_nce(found.v, found.t, found.logit_scale)["info_nce"].item())
+    assert validation.loss == pytest.approx(sum(losses) / 3, rel=1e-4)
 
 
 def test_a_look_leaves_the_model_in_training_and_the_end_in_evaluation(small_world):
@@ -159,8 +175,9 @@ def test_the_temperature_alone_learns_faster_by_its_rate(small_world):
     assert set(rates.values()) == {learning_rate(made.profile.training, 0)}
 
 
-def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(small_world):
-    made = Training(with_training(pairs=256), small_world, device="cpu")
+@pytest.mark.parametrize("micro_batch", [None, 16])
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(small_world, micro_batch):
+    made = Training(with_training(pairs=256, micro_batch=micro_batch), small_world, device="cpu")
     events = iter(made)
     for _ in range(3):
         next(events)
