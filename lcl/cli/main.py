@@ -55,7 +55,7 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-VersionOption = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)]
+VersionOption = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version)]
 
 
 @app.callback()
