@@ -1,10 +1,12 @@
 """The command line: what it writes, what it prints, and that a mistake ends in one sentence and exit code 2."""
 
+import contextlib
 import functools
 import hashlib
 import html
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import re
@@ -21,12 +23,13 @@ import pytest
 import torch
 import typer
 from commands import Result, lcl
+from conftest import PixelEncoder, WordEncoder
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcl import __version__
 from lcl.cli import follow, train
-from lcl.cli.main import app
+from lcl.cli.main import app, main
 from lcl.cli.train import METHODS
 from lcl.config import LclError, get_profile
 from lcl.course import report
@@ -134,6 +137,15 @@ def test_the_version_is_printed_without_loading_torch():
 def test_activation_checkpointing_is_understood_by_its_old_name_too(option):
     refusal = lcl("train", "--profile", "smoke", option).refusal
     assert is_one_sentence(refusal) and "leave out activation checkpointing" in refusal  # a conv tower has no such blocks
+
+
+def test_a_console_of_few_characters_gets_them_all(monkeypatch):
+    """As on Windows, where a pipe's encoding may lack an arrow or an umlaut."""
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stderr", console)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "läufe → erster"])
+    assert "läufe → erster" in console.buffer.getvalue().decode()
 
 
 def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
@@ -284,6 +296,12 @@ def test_a_stop_during_the_report_leaves_the_run_whole(trained, tmp_path, capsys
     assert contents(run) == before and "the run is saved" in capsys.readouterr().err
 
 
+def test_without_the_package_that_draws_it_the_report_says_what_to_install(trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    reason = train._report(trained[0] / "first", None)
+    assert "matplotlib is not installed" in reason and "lcl[course]" in reason
+
+
 @pytest.mark.slow
 def test_evaluating_compares_what_an_older_run_measured(trained, tmp_path):
     shutil.copytree(trained[0] / "first", tmp_path / "older")
@@ -406,6 +424,9 @@ def test_data_shows_the_splits_the_credits_and_a_sheet_of_scenes(tmp_path):
     result = lcl("data", "--profile", "smoke", "--save", tmp_path / "sheet.png")
     assert result.code == 0
     assert all(word in result.out for word in ("unseen_pairs", "OpenMoji", "CC BY"))
+    made = open_once(get_profile("smoke").scenes, None)
+    assert f"{len(made.pictures.concepts)} concepts in {len(made.pictures.styles)} drawing styles" in result.out
+    assert f"32 known and {len(made.unseen)} unseen concepts, data set {made.fingerprint}\n" in result.out
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -420,7 +441,11 @@ def test_scenes_are_written_as_shards_looked_at_and_noticed_when_cut(tmp_path, m
     again = lcl("data", "scenes", "--profile", "smoke", "--count", 1200, "--out", out)
     assert again.code == 0 and again.out == made.out  # the missing one was written again, the same bytes
     cut = out / "pairs-00000.tar"
-    cut.write_bytes(cut.read_bytes()[:99_999])
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:70_000] + bytes([whole[70_000] ^ 1]) + whole[70_001:])  # as long, and not what was written
+    changed = lcl("data", "scenes", "--profile", "smoke", "--count", 1200, "--out", out)
+    assert changed.code == 2 and "pairs-00000.tar" in changed.err.splitlines()[-1]
+    cut.write_bytes(whole[:99_999])
     assert "tar: cut 1×" in lcl("data", "verify", out).refusal.splitlines()[-1]
     assert "tar: cut 1×" in lcl("data", "verify", out, "--accept").out
     other = lcl("data", "scenes", "--profile", "smoke", "--count", 1300, "--out", out).refusal.splitlines()[-1] + "\n"
@@ -455,6 +480,46 @@ def test_ones_own_pictures_become_shards(tmp_path, mine):
     assert "2 pairs of 2 images" in made.out
     assert "left out: image: missing 1×; the first: line 4, 7.png: image: missing (there is no " in made.out
     assert (tmp_path / "empty" / "rejected.csv").read_text() == "line,path,reason\n4,7.png,image: missing\n"
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """All bars that the commands show, which count and show nothing."""
+    shown = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, what, unit, total=None, initial=0, **_):
+            super().__init__(self)
+            self.name, self.total, self.n = f"{what} {unit}", total, initial
+            shown.append(self)
+
+        def update(self, number=1):
+            self.n += number
+
+    for module in ("common", "data", "train"):
+        monkeypatch.setattr(f"lcl.cli.{module}.bar", Bar)
+    return shown
+
+
+def test_bars_count_all_that_they_announce(tmp_path, mine, bars):
+    lcl(*mine[1], tmp_path / "out")
+    lcl("data", "verify", tmp_path / "out")
+    for _ in range(2):  # the second time all is there
+        lcl("data", "scenes", "--profile", "smoke", "--count", 30, "--out", tmp_path / "scenes")
+    again = [("writing pair", 30, 30), ("scanning tar", 1, 1)]
+    assert [(bar.name, bar.total, bar.n) for bar in bars] == [("writing image", 3, 3), again[1], *again, *again]
+
+
+@pytest.mark.parametrize("recipe", ["clip-ping", "a-clip-ping"])
+def test_the_bar_of_banks_counts_every_row_of_every_bank(tmp_path, bars, monkeypatch, recipe):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+    monkeypatch.setattr(loop, "ImageEncoder", PixelEncoder)
+    monkeypatch.setattr(loop, "TextEncoder", WordEncoder)
+    monkeypatch.setattr(loop, "Training", fail)
+    with pytest.raises(ValueError, match="bad"):
+        lcl("train", "--profile", "smoke", "--recipe", recipe, "--pairs", 64)
+    (banks,) = (bar for bar in bars if bar.name == "banks row")
+    assert banks.n == banks.total > 0
 
 
 def test_ones_own_pictures_that_are_refused_leave_nothing_behind(tmp_path, mine, monkeypatch):
@@ -728,6 +793,12 @@ def shards(tmp_path) -> Path:
 def test_scenes_that_a_run_was_trained_on_are_no_transfer(trained, shards):
     refused = lcl("evaluate", trained[0] / "first", "--data", shards).refusal
     assert is_one_sentence(refused) and "hold the scenes that the run was trained on" in refused
+
+
+@pytest.mark.parametrize("command", ["report", "diagnose"])
+def test_a_run_is_not_reported_on_with_the_data_of_another(trained, shards, command):
+    refused = lcl(command, trained[0] / "first", "--data", shards).refusal
+    assert is_one_sentence(refused) and "was trained on another data set" in refused
 
 
 @pytest.mark.slow
