@@ -33,9 +33,12 @@ TESTS = {
     "losses/neighbours": ["tests/teachers/test_teacher.py"],
     "train/objectives": ["tests/train/test_recipes.py"],
     "train/loop": ["tests/train/test_loop.py", "tests/train/test_distributed.py"],
+    "train/loader": ["tests/train/test_loader.py", "tests/data/test_collection.py"],
+    "data/scenes": ["tests/data/test_versions.py", "tests/data/test_scenes.py"],
     "data/tars": ["tests/data/test_shards.py", "tests/data/test_hostile_tars.py"],
     "cli/main": ["tests/cli"],
-    "cli/train": ["tests/cli"],
+    "cli/train": ["tests/cli/test_main.py"],
+    "cli/data": ["tests/cli/test_data.py", "tests/cli/test_main.py", "tests/data/test_cc3m.py"],
     "cli/search": ["tests/cli/test_search_command.py"],
     "storage": ["tests/test_storage.py"],
 }
