@@ -296,9 +296,9 @@ def test_a_stop_during_the_report_leaves_the_run_whole(trained, tmp_path, capsys
     assert contents(run) == before and "the run is saved" in capsys.readouterr().err
 
 
-def test_without_the_package_that_draws_it_the_report_says_what_to_install(trained, monkeypatch):
+def test_without_the_package_that_draws_it_the_report_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    reason = train._report(trained[0] / "first", None)
+    reason = train._report(tmp_path, None)
     assert "matplotlib is not installed" in reason and "lcl[course]" in reason
 
 
