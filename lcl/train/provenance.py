@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -100,10 +101,8 @@ def imported(modules: Sequence[str], folder: Path = HERE) -> set[str]:
     while ahead:
         if (name := ahead.pop()) not in found:
             found.add(name)
-            for node in _own_imports(ast.parse(_path(name, folder).read_text(encoding="utf-8"))):
-                named = [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
-                named = [each.removeprefix("lcl.") for each in named if each != "lcl"]
-                ahead += [module for module in named if _path(module, folder).exists()]
+            named = _read(_path(name, folder).read_text(encoding="utf-8"))[1]
+            ahead += [module for module in named if _path(module, folder).exists()]
     return found
 
 
@@ -111,25 +110,29 @@ def _path(module: str, folder: Path) -> Path:
     return folder.joinpath(*module.split(".")).with_suffix(".py")
 
 
-def _own_imports(tree: ast.AST) -> list[ast.ImportFrom]:
-    return [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom) and (each.module or "").split(".")[0] == "lcl"]
-
-
 def statements(source: str) -> list[str]:
     """The top-level statements of a file without comments, docstrings, blank lines and imports from our package."""
+    return _read(source)[0]
+
+
+@functools.cache  # a key reads some forty files, which takes a second
+def _read(source: str) -> tuple[list[str], list[str]]:
+    """The statements of a file, and the names that it imports from our package, as "models.clip" or "config.LclError"."""
     lines, tree = source.splitlines(), ast.parse(source)
+    nodes = list(ast.walk(tree))
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    texts = [each for each in ast.walk(tree) if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)]
+    texts = [each for each in nodes if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)]
     texts = [each for each in texts if isinstance(each.value.value, str)]  # a string that stands alone does nothing
-    own = set(_own_imports(tree))
-    for_types = [each for each in ast.walk(tree) if isinstance(each, ast.If) and own.issuperset(each.body) and not each.orelse]
+    own = {each for each in nodes if isinstance(each, ast.ImportFrom) and (each.module or "").split(".")[0] == "lcl"}
+    for_types = [each for each in nodes if isinstance(each, ast.If) and own.issuperset(each.body) and not each.orelse]
     for node in [*texts, *own, *for_types]:
         lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
     found = []
     for node in tree.body:
         first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
         found.append("\n".join(line.rstrip() for line in lines[first - 1 : node.end_lineno] if line.strip()))
-    return [text for text in found if text]
+    named = [name for node in own for name in (node.module, *(f"{node.module}.{each.name}" for each in node.names))]
+    return [text for text in found if text], [name.removeprefix("lcl.") for name in named if name != "lcl"]
