@@ -783,11 +783,17 @@ def test_all_ranks_stop_after_the_same_step(tmp_path):
     assert checkpoints.checkpoints(tmp_path / "two" / "checkpoints")[-1].name == f"step-{int(stopped):08d}"
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("written") / "shards"
+    assert lcl("data", "scenes", "--profile", "smoke", "--count", 700, "--out", folder).code == 0
+    return folder
+
+
 @pytest.fixture
-def shards(tmp_path) -> Path:
-    """The smoke profile's first 700 scenes."""
-    assert lcl("data", "scenes", "--profile", "smoke", "--count", 700, "--out", tmp_path / "shards").code == 0
-    return tmp_path / "shards"
+def shards(written, tmp_path) -> Path:
+    """The smoke profile's first 700 scenes, which a test may move."""
+    return shutil.copytree(written, tmp_path / "shards")
 
 
 def test_scenes_that_a_run_was_trained_on_are_no_transfer(trained, shards):

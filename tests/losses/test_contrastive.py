@@ -2,13 +2,11 @@
 
 import math
 
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_clip.loss import SigLipLoss
 
 from lcl.config import LclError
 from lcl.losses.contrastive import (
@@ -54,6 +52,8 @@ def slow(v: list, t: list, scale: float) -> float:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("seed", "size", "width"), [(0, 2, 1), (1, 3, 8), (2, 16, 64), (3, 64, 128), (4, 7, 512)])
 def test_value_and_gradients_are_those_of_open_clip(dtype, seed, size, width):
+    import open_clip  # takes a second
+
     ours, peers = (batch(seed, size, width, dtype) for _ in range(2))
     loss, peer = loss_of(*ours), open_clip.ClipLoss()(*peers)
     loss.backward()
@@ -363,6 +363,8 @@ def sigmoid_of(v, t, scale, bias, rows=None) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("seed", "size", "width"), [(0, 2, 1), (1, 3, 8), (2, 16, 64), (3, 64, 128)])
 def test_value_and_gradients_of_the_sigmoid_loss_are_those_of_open_clip(dtype, seed, size, width):
+    from open_clip.loss import SigLipLoss
+
     (ours, peers), biases = (batch(seed, size, width, dtype) for _ in range(2)), []
     for tensors in (ours, peers):
         biases.append(torch.tensor(-10.0, dtype=dtype, requires_grad=True))
