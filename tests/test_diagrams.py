@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
+import nbformat
 import pytest
 
 import diagrams
@@ -37,6 +38,16 @@ def test_the_saved_diagrams_are_those_that_the_code_draws():
 @pytest.mark.parametrize("name", SHEETS)
 def test_words_stay_on_the_sheet_in_their_boxes_and_apart(name):
     assert SHEETS[name].overlaps() == []
+
+
+@pytest.mark.parametrize("number", range(14))
+def test_every_chapter_shows_its_map_and_its_diagram_with_their_words(number):
+    path = next(FOLDER.parent.glob(f"{number:02d}_*.ipynb"))
+    cells = nbformat.read(path, as_version=4).cells
+    shown = re.findall(r"^!\[([^\]]+)\]\(diagrams/([\w-]+)\.svg\)$", "\n".join(cell.source for cell in cells), flags=re.M)
+    own = [name for name in SHEETS if name.startswith(f"{number:02d}-")]
+    assert [name for _, name in shown] == [f"map-{number:02d}", *own]
+    assert all(words == SHEETS[name].alt for words, name in shown) and "map-" not in "".join(c.source for c in cells[1:])
 
 
 def test_words_that_cover_others_or_leave_their_box_are_found():
