@@ -34,6 +34,7 @@ tools: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/prose.py
 
 unit: setup
 	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 -m "not slow" --ignore tests/solutions --ignore tests/browser tests

@@ -210,7 +210,7 @@ def rendering(world: SceneDataset, repeats: int) -> Iterator[Benchmark]:
 def matching(repeats: int) -> Iterator[Benchmark]:
     """The matching of a step of lightclip, 256 pairs and 4 negatives each way: 12 words, 64 patches.
 
-    Each solver beside scipy's alone, which is told the same costs, none dearer than the dustbin; and the exact one beside
+    Each solver beside scipy's alone, which is told the same costs, none above the unmatched cost; and the exact one beside
     torch-linear-assignment where it is installed (on a CPU that is a loop over scipy's; its own is for GPUs).
     """
     from scipy.optimize import linear_sum_assignment
@@ -403,7 +403,7 @@ def streaming(repeats: int, facts: Facts, number: int = 4096, workers: int = 2) 
 
 
 def our_stream(pairs: ShardDataset, tokenizer: Tokenizer, count: int, workers: int) -> Iterator[int]:
-    """One epoch of batches, pictures and tokens, as a training gets them: of each, how many pairs it holds."""
+    """One epoch of batches, pictures and tokens, as a training run gets them: of each, how many pairs it holds."""
     config = TrainConfig(pairs=count, epochs=1)
     for batch in batches(pairs, tokenizer, config, 48, 0, "cpu", workers=workers):
         yield len(batch.images)

@@ -230,7 +230,7 @@ class TrainConfig:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """Optimiser steps of the whole training run."""
         return self.epochs * (self.pairs // self.batch_size)
 
 

@@ -1,6 +1,6 @@
 """What the papers state, and what became of it here: the ledger behind docs/claims.md. Tests hold every name in it.
 
-A figure is a function of the study's kept runs or of the bench (`verdicts`), worked out when the page is made; what a test shows
+A figure is a function of the study's saved runs or of the bench (`verdicts`), worked out when the page is made; what a test shows
 to be equal is said in words.
 """
 
@@ -84,14 +84,14 @@ CLAIMS = (
             "losses/test_contrastive.py::test_a_ramp_never_falls_and_ends_at_its_largest_value",
             "train/test_recipes.py::test_softening_begins_as_clip_to_the_bit_and_then_departs",
         ),
-        ("04_soft_labels", "Watch the labels through a training", "LabelScrubber("),
+        ("04_soft_labels", "Watch the labels during training", "LabelScrubber("),
         lambda bench: points(above("clip+soft", T2I, NDCG[1])),
         judged=verdicts.not_alone,
     ),
     Claim(
         "Words and patches, matched one to one", LIGHTCLIP,
         "A bipartite matching of patches and words with minimal cost; relaxed.",
-        "Cost 1 - cosine; patches may stay free, and a word may fall into a dustbin at a fixed price.",
+        "Cost 1 - cosine; patches may stay free, and a word may stay unmatched at a fixed cost.",
         ("lcl.losses.matching.exact", "lcl.losses.matching.sinkhorn"),
         (
             "losses/test_matching.py::test_ten_thousand_random_matchings_with_ties_cost_what_scipy_says",
@@ -99,7 +99,7 @@ CLAIMS = (
             "losses/test_matching.py::test_sinkhorn_comes_within_a_hundredth_of_the_optimum_and_keeps_its_margins",
         ),
         ("05_bipartite_matching", "Three words, four patches", "by_brute_force"),
-        lambda bench: f"percent of words that find their thing's patch, `clip+match`: {levels('clip+match', 'alignment')}; "
+        lambda bench: f"percent of words that find their object's patch, `clip+match`: {levels('clip+match', 'alignment')}; "
         f"{points(above('clip+match', 'alignment'))}",
         judged=verdicts.not_alone,
     ),
@@ -148,7 +148,7 @@ CLAIMS = (
         ),
         ("07_lightclip", "What does inference cost?", "operations(exported) == operations(plain)"),
         verdicts.inference, "no additional cost", "they agree",
-        judged=lambda bench: "holds here, to the bit",
+        judged=lambda bench: "holds here, bitwise",
     ),
     Claim(
         "A larger text tower does not pay", LIGHTCLIP,
@@ -255,12 +255,12 @@ CLAIMS = (
     Claim(
         "Linear evaluation", PING,
         "Strong transfer under linear evaluation.",
-        "Logistic regression on the frozen tower's pooled features, 8 pictures a thing.",
+        "Logistic regression on the frozen tower's pooled features, 8 pictures an object.",
         ("lcl.eval.probes.linear_probe",),
         ("eval/test_metrics.py::test_who_sees_the_concept_is_probed_to_know_it_and_of_known_ones_the_category",),
         ("09_clip_ping", "What do NN and XNN buy?", "probe_concept"),
         verdicts.probed,
-        differs="theirs probes other data sets; ours unseen things and an unseen hand, of the same kind of picture",
+        differs="theirs probes other data sets; ours unseen objects and an unseen drawing style, of the same kind of picture",
         judged=verdicts.transfer,
     ),
     Claim(

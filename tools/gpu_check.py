@@ -250,7 +250,7 @@ def parity(stage: Stage) -> None:
 
 
 def resumes(stage: Stage) -> None:
-    """A training that is stopped and resumed, against one that is not; and against that one once more, which is the noise."""
+    """A training run that is stopped and resumed, against one that is not; and against that one once more, which is the noise."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     rows, image_encoder, text_encoder = scenes("smoke").train(128), encoders.ImageEncoder(), encoders.TextEncoder()
     teacher, bank = open_bank_teacher(rows, image_encoder, text_encoder), build_bank(rows, text_encoder)

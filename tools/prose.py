@@ -29,7 +29,7 @@ WORDS = {
     r"\bwhoever\b": "anyone who",
     r"\bto the bit\b": "bitwise identical",
     r"\bcan(?:not|'t| not) be told from\b": "does not differ significantly from",
-    rf"\btrainings\b|\b(?:a|each|every|another|this|that|kept|whole) training\b{NO}": "training run",
+    rf"\btrainings\b|\b(?:a|each|every|another|this|kept|whole) training\b{NO}": "training run",
     r"\bkept (?:runs?|checkpoints?)\b": "saved run",
     r"\bdustbin\b|\btolls?\b": "unmatched, dual price",
     r"\b(?:two|both|each|another|other) hands?\b": "drawing style",
@@ -77,8 +77,8 @@ def documents() -> dict[Path, list[tuple[str, str]]]:
 
 
 def plain(text: str) -> str:
-    """Prose without code, formulas, links' addresses, tables' rules and quoted words."""
-    text = re.sub(r"```.*?```|\$\$.*?\$\$|<[^>]+>", " ", text, flags=re.DOTALL)
+    """Prose without code, formulas, pictures, links' addresses, tables' rules and quoted words."""
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)|```.*?```|\$\$.*?\$\$|<[^>]+>", " ", text, flags=re.DOTALL)
     text = re.sub(r"`[^`]*`|\$[^$]*\$|“[^”]*”|\"[^\"\n]*\"|https?://\S+", " X ", text)
     return re.sub(r"\]\([^)]*\)|^\s*\|[-:| ]+\|\s*$", " ", text, flags=re.MULTILINE)
 

@@ -94,7 +94,7 @@ def shows_results(cell: nbformat.NotebookNode) -> bool:
 
 
 def refresh_results(path: Path) -> None:
-    """Run the cells of a notebook that show kept runs, and put their outputs in the place of the old ones."""
+    """Run the cells of a notebook that show saved runs, and put their outputs in the place of the old ones."""
     notebook = nbformat.read(path, as_version=4)
     cells = list(filter(shows_results, notebook.cells))
     if not cells:

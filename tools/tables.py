@@ -1,4 +1,4 @@
-"""Tables and sentences of the pages of results, worked out from the study's kept runs and the bench."""
+"""Tables and sentences of the pages of results, worked out from the study's saved runs and the bench."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from verdicts import I2T, PAIR, PAPER, T2I, TRIED, ZERO, bank_minutes, clip_minu
 ALL = ("clip+soft", "clip+match", "clip+mlm", "lightclip", "clip+nn", "clip+xnn", "clip-ping", "lightclip-ping")
 MAIN = ("clip", "lightclip", "clip-ping", "lightclip-ping")
 SPLITS = {
-    "new_scenes": "new scenes", "unseen_pairs": "unseen pairs of known things", "unseen_drawings": "an unseen hand",
-    "unseen_concepts": "unseen things",
+    "new_scenes": "new scenes", "unseen_pairs": "unseen pairs of known objects", "unseen_drawings": "an unseen drawing style",
+    "unseen_concepts": "unseen objects",
 }  # fmt: skip
 BUYS = {
     I2T: "image→text", T2I: "text→image", ZERO: "zero-shot", "category_top1": "zero-shot category",

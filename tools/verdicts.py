@@ -1,4 +1,4 @@
-"""What the study's kept runs and the bench say of the papers' statements, in a line each: figures, and verdicts by intervals."""
+"""What the study's saved runs and the bench say of the papers' statements, in a line each: figures, and verdicts by intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBES = ("probe_concept", "probe_category")
 JUDGED = (I2T, T2I, *NDCG, ZERO, "category_top1", *PROBES, "alignment")  # on every split, the more the better
 PAIR = ("clip", "clip-ping")  # what is trained with fewer and with more pairs, too
 TRIED = (0,)  # the seed by which weights of recipes were chosen
-TRANSFER = {"unseen_drawings": "an unseen hand", "unseen_concepts": "unseen things"}  # of what no training showed: split, words
+TRANSFER = {"unseen_drawings": "an unseen drawing style", "unseen_concepts": "unseen objects"}
 PAPER = {ZERO: 5.5, I2T: 10.7, T2I: 5.7}  # what CLIP-PING gains over CLIP, says its abstract
 
 
@@ -197,7 +197,7 @@ def transfer(bench: Bench) -> str:
 
 
 def beside_longer(stem: str, *figures: str) -> str:
-    """Points above `clip`, and above a training of it that takes longer than the recipe's steps."""
+    """Points above `clip`, and above a training run of it that takes longer than the recipe's steps."""
     longer = above(stem, *figures, tail="-longer")
     return f"{points(above(stem, *figures))}; above `clip` trained for {times_longer()} times as many steps: {longer}"
 

@@ -1,4 +1,4 @@
-"""A training as the command line follows it: progress, log, checkpoints, and a stop that loses nothing."""
+"""A training run as the command line follows it: progress, log, checkpoints, and a stop that loses nothing."""
 
 import contextlib
 import logging

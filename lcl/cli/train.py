@@ -29,7 +29,7 @@ from lcl.cli.follow import MINUTES, follow
 from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
 METHODS = "clip, clip+soft, clip+match, clip+mlm, lightclip, clip+nn, clip+xnn, clip-ping, a-clip-ping, lightclip-ping"
-FEW_STEPS = 100  # of a training; below, a warning
+FEW_STEPS = 100  # of a training run; below, a warning
 
 
 def train(
@@ -238,7 +238,7 @@ def _leave(folder: Path, is_new: bool, steps: int) -> None:
     Args:
         folder: of the run.
         is_new: it was not resumed.
-        steps: of the whole training; 0 if an error stopped it.
+        steps: of the whole training run; 0 if an error stopped it.
     """
     from lcl.train.checkpoints import checkpoints
     from lcl.train.runs import LOG, PLAN, START

@@ -59,7 +59,7 @@ def folder_of(name: str) -> Path:
 
 
 def describe(training: Training) -> dict:
-    """What must match for weights to fit a training, JSON-able.
+    """What must match for weights to fit a training run, JSON-able.
 
     Pixels and teacher features are not part of it: their last bits may differ between machines, which does no harm.
     """
@@ -75,7 +75,7 @@ def describe(training: Training) -> dict:
 
 
 def save_training(name: str, training: Training, curve: Sequence[Event], notes: dict | None = None) -> Path:
-    """Save a training's weights, curve and notes (JSON-able), replacing an older checkpoint of that name; returns the folder."""
+    """Save a training run's weights, curve and notes (JSON-able) in place of an older checkpoint; returns the folder."""
     folder = data_folder() / "checkpoints" / name
     storage.write_tensors(folder / "weights.safetensors", pack(training.learner.state_dict()))
     about = {
@@ -92,7 +92,7 @@ def _short(curve: dict) -> dict:
 
 
 def load_saved(name: str, training: Training) -> tuple[list[Event], dict]:
-    """Load a saved checkpoint into a training, as if it had been trained here.
+    """Load a saved checkpoint into a training run, as if it had been trained here.
 
     Returns:
         The curve and the notes.

@@ -74,7 +74,7 @@ class DatasetView(Protocol):
 
 
 class PairDataset(Protocol):
-    """A data set: training pairs, and others that a training never sees.
+    """A data set: training pairs, and others that a training run never sees.
 
     Attributes:
         size: side of the images in pixels.

@@ -1,4 +1,4 @@
-"""A folder of shards as a data set, with validation and test pairs that a training never sees."""
+"""A folder of shards as a data set, with validation and test pairs that a training run never sees."""
 
 from __future__ import annotations
 

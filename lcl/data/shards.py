@@ -1,8 +1,8 @@
 """Pairs in tars in WebDataset's layout: written, scanned once from end to end, and then read row by row.
 
 A sample is all members of one name: `000017.jpg`, `000017.txt` and others. WebDataset itself streams such tars. We write with it
-but read through an index of all rows, which is made by the first scan: any row is one read away, so the order of a training is a
-list of row numbers, and can be resumed anywhere.
+but read through an index of all rows, which is made by the first scan: any row is one read away, so a run reads
+rows in any order, and can be resumed anywhere.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def evaluate_queries(
                 metrics[split] |= gallery_retrieval(pairs, more, v, t, partial(embed_images, model), texts_to_t)
         metrics[split] |= graded_retrieval(v[found.picture], t[found.caption], pairs.scenes)
         metrics[split] |= zero_shot(model, tokenizer, world, split, config.views)
-        if split != "unseen_pairs":  # pictures of one thing, known as in new_scenes
+        if split != "unseen_pairs":  # pictures of one object, known as in new_scenes
             metrics[split] |= linear_probe(model, world, split, config.views)
         metrics[split] |= alignments(model, tokenizer, pairs)
         metrics[split] |= foil_accuracy(world, pairs.scenes, v[found.picture], texts_to_t)

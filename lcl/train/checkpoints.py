@@ -1,4 +1,4 @@
-"""Checkpoints: everything a training needs to resume with bitwise identical results.
+"""Checkpoints: everything a training run needs to resume with bitwise identical results.
 
 A checkpoint is a folder `step-00000500` with tensors and `state.json`, which is written last and has the checksums of both
 files: a folder without it is no checkpoint. The position in the data is the step; see `loader`.
@@ -29,7 +29,7 @@ KEPT = 2
 
 
 def describe(training: Training) -> dict:
-    """What must be the same for a training to resume; JSON-able."""
+    """What must be the same for a training run to resume; JSON-able."""
     of = {
         "data": training.source.fingerprint,
         "recipe": to_dict(training.recipe),

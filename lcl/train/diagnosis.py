@@ -1,4 +1,4 @@
-"""Diagnose a training: evidence is measured first, then judged; every check is a pure function of numbers."""
+"""Diagnose a training run: evidence is measured first, then judged; every check is a pure function of numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lcl.train.runs import Run, load_run
 
 PAIRS = 256  # training pairs that are measured
 MANY_CUT = 0.05  # share of the captions that are cut, from which the context is too short (our choice)
-COLLAPSED = 0.9  # mean cosine of two images, or two captions; in healthy trainings 0.01 to 0.16, in a collapsed one 1.00
+COLLAPSED = 0.9  # mean cosine of two images, or two captions; in healthy training runs 0.01 to 0.16, in a collapsed one 1.00
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Diagnosis(tuple):
 
 
 def diagnose(run: Path | str | Run | Training, curve: Sequence[Event] = (), source: PairDataset | None = None) -> Diagnosis:
-    """Check a run's folder, or a training and its events, for the usual faults; takes some seconds.
+    """Check a run's folder, or a training run and its events, for the usual faults; takes some seconds.
 
     Args:
         run: a finished run or its folder, or a `Training`.
@@ -138,7 +138,7 @@ def gather(run: Path | str | Run | Training, curve: Sequence[Event] = (), source
         return measure(run.model, run.tokenizer, run.source, profile.training, curve, run.recipe, run.extra, teacher)
     found = run if isinstance(run, Run) else load_run(Path(run))
     source = source or open_dataset(found.profile, found.pictures_folder, found.shards_folder, **found.split_folders)
-    # a run's folder has no teacher, so neighbours are checked only for a Training
+    # a run's folder has no teacher, so neighbours are checked for a `Training` only
     return measure(found.model, found.tokenizer, source, found.profile.training, found.curve, found.recipe, found.extra, None)
 
 

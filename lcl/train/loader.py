@@ -1,7 +1,7 @@
 """The data loader: batches in an order that is a function of (seed, epoch, step, rank) and of nothing else.
 
-So a training resumes in the middle of an epoch by asking for its next step, and the number of worker processes does not change
-what it sees.
+So a training run resumes in the middle of an epoch by asking for its next step, and the number of worker processes does not
+change what it sees.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def batches(
     source: PairDataset, tokenizer: Tokenizer, config: TrainConfig, context: int, seed: int, device: str,
     ranks: Ranks | None = None, first: int = 0, workers: int | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
-    """The batches of a training, or this rank's rows of them.
+    """The batches of a training run, or this rank's rows of them.
 
     A data set of up to CHUNK pairs is drawn or read once and stays in memory. Scenes of a larger one are drawn chunk by
     chunk; files are read by worker processes, which are restarted where they were if they die, RESTARTS times.

@@ -82,7 +82,7 @@ Event = Step | Validation
 
 
 def in_one_line(curve: Sequence[Event]) -> str:
-    """Sum up a training: steps, speed if it ran here, loss and parts, recall@1 of the last validation step."""
+    """Sum up a training run: steps, speed if it ran here, loss and parts, recall@1 of the last validation step."""
     steps, validations = ([event for event in curve if isinstance(event, kind)] for kind in (Step, Validation))
     if not steps:
         return "stopped before the first step: nothing was learned"
@@ -222,7 +222,7 @@ class Training:
             started = time.perf_counter()
 
     def take_step(self, batch: Batch, step: int) -> tuple[float, float, float, dict[str, float]]:
-        """One optimiser step: number `step` of the whole training, counted from 0.
+        """One optimiser step: number `step` of the whole training run, counted from 0.
 
         Returns:
             The loss, the gradient norm before clipping, logit_scale, and the parts of the loss.
@@ -290,7 +290,7 @@ class Training:
 
 
 def open_teacher(settings: PingConfig, source: PairDataset, profile: Profile, progress: Progress | None = None) -> Teacher:
-    """The teacher of a training: banks of all its pairs, built and kept if they do not exist yet.
+    """The teacher of a training run: banks of all its pairs, built and kept if they do not exist yet.
 
     Args:
         settings: encoders, and whether the teacher is live.

@@ -1,4 +1,4 @@
-"""Objectives of a training: each turns what one step shows into a named scalar. A recipe weighs them."""
+"""Objectives of a training run: each turns what one step shows into a named scalar. A recipe weighs them."""
 
 from __future__ import annotations
 

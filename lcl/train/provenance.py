@@ -78,7 +78,7 @@ def processor() -> str:
 
 
 def code_key(modules: Sequence[str] = LEARNS, folder: Path = HERE) -> str:
-    """Name the code that a training's metrics depend on: 16 hexadecimal digits.
+    """Name the code that a training run's metrics depend on: 16 hexadecimal digits.
 
     The key is that of the *set* of top-level statements of these modules and of all modules of the package that they import.
     Comments, docstrings, blank lines and imports within the package do not count, nor does the file that a statement stands

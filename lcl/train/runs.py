@@ -218,7 +218,7 @@ def save_run(
     `start` names the folder of the model that the training began with, if any; `ranked` is None without new scenes.
 
     Raises:
-        LclError: for a training without a step.
+        LclError: for a training run without a step.
     """
     steps = [event for event in curve if isinstance(event, Step)]
     require(bool(steps), "the training made no step, so there is no run to save.")

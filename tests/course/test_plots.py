@@ -208,14 +208,14 @@ def rectangles(axes) -> list[tuple[float, float, float]]:
     return [(patch.get_x(), patch.get_y(), patch.get_width()) for patch in axes.patches]
 
 
-def test_a_word_is_joined_with_its_patch_and_one_in_the_dustbin_with_none():
+def test_a_word_is_joined_with_its_patch_and_an_unmatched_one_with_none():
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     axes = plots.word_lines(image, ["a", "cat"], [-1, 5], 16, [(), ((4, 4, 20, 30),)]).axes[0]
     assert rectangles(axes) == [(4, 4, 16), (16, 16, 16)]  # its box, and patch 5 of 4 × 4, which lies in row 1, column 1
-    assert [text.get_text() for text in axes.texts] == ["a  (dustbin)", "cat"]
+    assert [text.get_text() for text in axes.texts] == ["a  (unmatched)", "cat"]
 
 
-def test_the_dustbin_is_the_last_column_of_a_cost_matrix():
+def test_the_unmatched_share_is_the_last_column_of_a_cost_matrix():
     plan = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     axes = plots.cost_matrix(torch.rand(2, 3), plan, ["cat", "of"]).axes[0]
     assert axes.collections[0].get_offsets().tolist() == [[1, 0], [3, 1]]

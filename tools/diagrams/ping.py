@@ -88,7 +88,7 @@ def scale() -> Diagram:
 
 
 def failures() -> Diagram:
-    """Chapter 11: which question to ask first when a training disappoints."""
+    """Chapter 11: which question to ask first when a training run disappoints."""
     sheet = Diagram(
         252,
         "A path of questions for a training that disappoints: Is the first loss near ln B? Does it fall? Does it fall"

@@ -1,6 +1,6 @@
 """Figures with alt text: pure functions from numbers to a `Chart`. They keep no state.
 
-`base` holds what all figures share, `pictures` shows images and matrices of similarities, `curves` shows trainings, `results`
+`base` holds what all figures share, `pictures` shows images and matrices of similarities, `curves` shows training runs, `results`
 compares recipes.
 """
 

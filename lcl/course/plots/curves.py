@@ -15,7 +15,7 @@ def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Ch
     """Every part of the loss by step, a panel each; the last panel is recall@1 on validation pairs.
 
     Args:
-        curve: the events of a training.
+        curve: the events of a training run.
         chance_losses: the loss of a model that knows nothing, by part: a dashed line.
     """
     steps, validations = ([event for event in curve if isinstance(event, kind)] for kind in (Step, Validation))

@@ -172,7 +172,7 @@ def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], tit
     """The costs of matching words with patches, and the plan: dots as large as a patch's share of the word.
 
     Args:
-        cost, plan: (m, n); what a row of the plan lacks to 1 is in the dustbin, the last column.
+        cost, plan: (m, n); what a row of the plan lacks to 1 is unmatched, the last column.
         rows: the words.
     """
     words, patches = cost.shape
@@ -194,7 +194,7 @@ def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], tit
 
 def _matched(words: Sequence[str], patch: Sequence[int]) -> str:
     pairs = zip(words, patch, strict=True)
-    return ", ".join(f"{word} → {f'patch {place}' if place >= 0 else 'dustbin'}" for word, place in pairs)
+    return ", ".join(f"{word} → {f'patch {place}' if place >= 0 else 'unmatched'}" for word, place in pairs)
 
 
 def word_lines(
@@ -204,7 +204,7 @@ def word_lines(
 
     Args:
         image: (3, H, W) uint8.
-        patch: the patch of every word; -1 for the dustbin.
+        patch: the patch of every word; -1 if it is unmatched.
         patches: n, a square number.
         boxes: for every word the boxes of what it names, in pixels; empty for a word that names nothing, which is drawn grey.
     """
@@ -221,7 +221,7 @@ def word_lines(
     for number, (word, place, own) in enumerate(zip(words, patch, boxes, strict=True)):
         y = side * (number + 0.5) / len(words)
         colour = CYCLE[objects.index(tuple(own)) % len(CYCLE)] if own else GREY
-        axes.text(side * 1.3, y, word if place >= 0 else f"{word}  (dustbin)", va="center", fontsize=10, color=colour)
+        axes.text(side * 1.3, y, word if place >= 0 else f"{word}  (unmatched)", va="center", fontsize=10, color=colour)
         for left, top, right, bottom in own:
             axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour, lw=1.2, ls="--"))
         if place >= 0 and own:

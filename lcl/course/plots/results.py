@@ -110,7 +110,7 @@ def gain_by_cost(points: Mapping[str, tuple[float, Gain]], xlabel: str, ylabel: 
 
 
 def planned_steps(curve: Sequence[Event]) -> int:
-    """How many steps a training was meant to take; without any step in its curve, that of its last validation, or 1."""
+    """How many steps a training run was meant to take; without any step in its curve, that of its last validation, or 1."""
     last = max((event.step for event in curve if isinstance(event, Validation)), default=1)
     return next((event.total for event in curve if isinstance(event, Step)), last)
 

@@ -1,6 +1,7 @@
 """Interactive figures (widgets), one per module, with its script beside it; `base` holds what they share.
 
-Exhibits send all their data at once and need neither kernel nor network afterwards. Explorers ask the kernel to draw again.
+Widgets of the class `Exhibit` send all their data at once and need neither kernel nor network afterwards. Explorers ask the
+kernel to draw again.
 """
 
 from lcl.course.widgets.alignment import AlignmentInspector as AlignmentInspector

@@ -78,7 +78,7 @@ def _with_still(bundle: dict | tuple[dict, dict], still: Chart) -> tuple[dict, d
 
 
 def script(name: str) -> str:
-    """The JavaScript module of an exhibit: the shared part, then its own file."""
+    """The JavaScript module of a widget: the shared part, then its own file."""
     return "".join((Path(__file__).parent / f"{part}.js").read_text(encoding="utf-8") for part in ("common", name))
 
 

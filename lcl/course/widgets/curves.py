@@ -1,4 +1,4 @@
-"""Live curves of a training."""
+"""Live curves of a training run."""
 
 import math
 import time
@@ -15,7 +15,7 @@ POINTS = 600  # as many steps as a reader can see
 
 
 class LiveCurves(Exhibit):
-    """A training's curves, which grow while it runs: call `show` once, `add` for every event, `close` at the end.
+    """A training run's curves, which grow while it runs: call `show` once, `add` for every event, `close` at the end.
 
     What was added stays, and can be read, when the kernel is busy or gone.
     """
@@ -44,7 +44,7 @@ class LiveCurves(Exhibit):
             self._update("Training.")
 
     def close(self, curve: Sequence[Event] | None = None) -> None:
-        """Show the end, also in the still picture. curve: of a training that ran elsewhere."""
+        """Show the end, also in the still picture. curve: of a training run that ran elsewhere."""
         self._curve = list(self._curve if curve is None else curve)
         self._update("Done." if self._curve and self._curve[-1].step == self.data["total"] else "Stopped.")
         self.still = plots.loss_curve(self._curve, self._chance)

@@ -202,7 +202,7 @@ def _plain(name: str) -> str:
 
 
 def _keep_unambiguous(concepts: list[dict]) -> None:
-    """Drop synonyms that two things share, so that every name has one meaning."""
+    """Drop synonyms that two concepts share, so that every name has one meaning."""
     names = {concept["name"] for concept in concepts}
     shared = Counter(synonym for concept in concepts for synonym in concept["synonyms"])
     for concept in concepts:
