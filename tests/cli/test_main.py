@@ -23,7 +23,7 @@ import pytest
 import torch
 import typer
 from commands import Result, lcl
-from conftest import PixelEncoder, WordEncoder
+from conftest import PixelEncoder, RememberedScenes, WordEncoder
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -47,7 +47,7 @@ from lcl.train.recipes import RECIPES
 from lcl.train.runs import EventLog, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
-open_once = functools.cache(scenes.open_scenes)
+open_once = functools.cache(lambda *given, plain=scenes.open_scenes: RememberedScenes(plain(*given)))
 
 
 @pytest.fixture(autouse=True)
