@@ -21,6 +21,7 @@ from lcl import storage
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
 from lcl.data.scenes import SceneDataset, open_scenes
 from lcl.models.clip import Clip
+from lcl.train import loop
 from lcl.train.checkpoints import STATE, TENSORS, _restore, _tensors, checkpoints, resume, save_checkpoint
 from lcl.train.distributed import Ranks
 from lcl.train.loop import Step, Training, Validation
@@ -32,6 +33,11 @@ SHORT = dataclasses.replace(
     model=ModelConfig(VisionConfig(width=16, depth=1), LanguageConfig(vocab_size=300, width=16, depth=1, heads=2), 16),
     training=dataclasses.replace(SMOKE.training, pairs=96, epochs=2, batch_size=16, evaluate_every=4),
 )
+
+
+@pytest.fixture(autouse=True)
+def few_validation_pairs(monkeypatch):
+    monkeypatch.setattr(loop, "VALIDATION_PAIRS", 32)
 
 
 @pytest.fixture

@@ -50,6 +50,13 @@ def with_training(**changes):
     return dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, **changes))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_validation_pairs():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "VALIDATION_PAIRS", 64)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(small_world):
     """A tiny training of 96 steps, and its events."""
