@@ -37,15 +37,19 @@ def test_vectors_and_whole_numbers_stay_as_they_are():
     assert list(back) == list(state) and all(torch.equal(back[name], state[name]) for name in ("norm", "tau", "count"))
 
 
-@pytest.fixture
-def trained(small_world, monkeypatch, tmp_path):
-    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+@pytest.fixture(scope="module")
+def learned(small_world):
     profile = get_profile("smoke")
     profile = dataclasses.replace(profile, training=dataclasses.replace(profile.training, pairs=256, epochs=1))
     training = Training(profile, small_world)
-    curve = list(training)
-    saved.save_training("mine", training, curve, {"note": [1, 2]})
-    return training, curve
+    return training, list(training)
+
+
+@pytest.fixture
+def trained(learned, monkeypatch, tmp_path):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+    saved.save_training("mine", *learned, {"note": [1, 2]})
+    return learned
 
 
 def test_what_is_kept_takes_the_place_of_training(trained, small_world):
