@@ -71,7 +71,7 @@ PLOTS = {
 }
 
 
-@pytest.fixture(params=PLOTS)
+@pytest.fixture(scope="module", params=PLOTS)
 def figure(request, pairs, few_world):
     return PLOTS[request.param](pairs, few_world)
 
@@ -102,15 +102,19 @@ def test_a_plot_is_a_figure_and_becomes_a_png(figure):
     png = plots.to_png(figure, dpi=40)
     assert png.startswith(b"\x89PNG\r\n\x1a\n") and len(png) > 1000
     assert matplotlib.pyplot.get_fignums() == []  # nothing is left behind
+
+
+def test_a_plot_shows_itself_and_becomes_part_of_a_page():
+    figure = plots.bars({"a": {"ours": 1.0}}, "s")
     kind, data = plots.to_data_url(figure).split(",")
     assert kind == "data:image/png;base64" and base64.b64decode(data, validate=True).startswith(b"\x89PNG")
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_plot_says_in_words_what_it_shows(figure):
     assert len(figure.alt) > 20 and figure.alt.endswith(".") and "\n" not in figure.alt
     words, about = figure._repr_mimebundle_()
     assert words == {"text/plain": figure.alt} and about["image/png"]["alt"] == figure.alt
-    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_axes_that_show_numbers_say_of_what(figure):
