@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,12 +44,18 @@ def picture(number: int) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Two hundred pairs, each of a colour of its own, in ten tars."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "pairs"
     made = (Sample(f"{number:06d}", picture(number), "png", (f"number {number} of many",)) for number in range(COUNT))
-    write_shards(tmp_path / "pairs", made, {"made of": "colours"}, rows=20)
-    return tmp_path / "pairs"
+    write_shards(folder, made, {"made of": "colours"}, rows=20)
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """Two hundred pairs, each of a colour of its own, in ten tars, which a test may damage."""
+    return shutil.copytree(written, tmp_path / "pairs")
 
 
 @pytest.fixture
@@ -282,7 +289,7 @@ def test_workers_read_what_one_reads_alone_from_any_step_on(pairs, words):
 
 def test_forked_workers_do_not_read_from_one_open_file(pairs, words):
     """They would move each other's place in it; before this was so, one batch in some twenty had a wrong row."""
-    config, rows = TrainConfig(pairs=len(pairs), epochs=20, batch_size=16), pairs.train(len(pairs))
+    config, rows = TrainConfig(pairs=len(pairs), epochs=10, batch_size=16), pairs.train(len(pairs))
     rows.take(range(len(rows)))  # opens the tars here
     for batch in batches(pairs, words, config, 48, 0, "cpu", workers=2):
         assert batch.replaced == 0 and torch.equal(batch.images, rows.take(batch.indices.tolist()).images)
@@ -339,9 +346,10 @@ def kill_readers(most: int) -> int:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_a_worker_that_is_killed_is_started_again_where_it_was(pairs, words, caplog):
+def test_a_worker_that_is_killed_is_started_again_where_it_was(pairs, words, caplog, monkeypatch):
     """Here they die while this process is busy with what they gave it, as a step of training would be: that goes on."""
-    config = TrainConfig(pairs=len(pairs), epochs=6, batch_size=16)
+    monkeypatch.setattr(loader, "POLL_SECONDS", 1)
+    config = TrainConfig(pairs=len(pairs), epochs=4, batch_size=16)
     whole, seen, kills = read(pairs, words, config), [], 0
     for batch in batches(pairs, words, config, 48, 0, "cpu", workers=2):
         seen.append((batch.indices.tolist(), batch.images, batch.tokens.ids.tolist(), 0))
