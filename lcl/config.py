@@ -115,9 +115,9 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The image tower: "vit" or "conv" (from scratch), or "timm:NAME" for any model of timm.
+    """The image tower: "vit" or "conv" (ours), one of LightCLIP's by name, or "timm:NAME" for any model of timm.
 
-    width, depth, heads and patch_size are for towers from scratch; timm's models have their own.
+    width, depth, heads and patch_size are for "vit" and "conv"; the others have their own.
     """
 
     tower: str = "conv"
@@ -130,7 +130,7 @@ class VisionConfig:
 
     def __post_init__(self):
         if not self.tower.startswith("timm:"):
-            choose("image tower", self.tower, ["conv", "vit", "timm:NAME"])
+            choose("image tower", self.tower, ["conv", "vit", "resnet18", "mobilenetv2", "swin-nano", "timm:NAME"])
             require(not self.pretrained, f"the image tower {self.tower!r} has no pre-trained weights.")
         positive(self, "image_size", "width", "depth", "heads", "patch_size")
         require(

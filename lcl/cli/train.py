@@ -29,6 +29,7 @@ from lcl.cli.follow import MINUTES, follow
 from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
 METHODS = "clip, clip+soft, clip+match, clip+mlm, lightclip, clip+nn, clip+xnn, clip-ping, a-clip-ping, lightclip-ping"
+TOWERS = "conv, vit, resnet18, mobilenetv2, swin-nano, or timm:NAME (a model of timm)"
 FEW_STEPS = 100  # of a training run; below, a warning
 
 
@@ -52,7 +53,7 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--from", help="Begin with the weights of a finished run, or of exported towers; see above.")
     ] = None,
-    tower: Annotated[str | None, typer.Option(help="Image tower: conv, vit, or timm:NAME (a model of timm).")] = None,
+    tower: Annotated[str | None, typer.Option(help=f"Image tower: {TOWERS}.")] = None,
     tower_width: Annotated[int | None, typer.Option(help="Width of the image tower, in channels.")] = None,
     tower_depth: Annotated[int | None, typer.Option(help="Number of layers of the image tower.")] = None,
     tower_heads: Annotated[int | None, typer.Option(help="Number of attention heads of a vit tower.")] = None,
@@ -131,7 +132,7 @@ def train(
     towers = {"vision": tower or base.model.vision.tower, "language": text_tower or base.model.language.tower}
     named = {kind for kind, prefix in (("vision", "timm:"), ("language", "hf:")) if towers[kind].startswith(prefix)}
     unused = {"tower_heads": tower_heads, "patch_size": patch_size} if towers["vision"] != "vit" else {}
-    unused |= {"tower_width": tower_width, "tower_depth": tower_depth} if "vision" in named else {}
+    unused |= {"tower_width": tower_width, "tower_depth": tower_depth} if towers["vision"] not in ("conv", "vit") else {}
     idle = ", ".join(_flag(option) for option, value in unused.items() if value is not None)
     require(not idle, f"the image tower {towers['vision']!r} takes no {idle}; leave that out, or choose another --tower.")
     require(bool(named) or not pretrained, "towers from scratch have no pre-trained weights; name one: --tower timm:NAME.")

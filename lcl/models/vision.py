@@ -121,13 +121,13 @@ class TimmTower(nn.Module):
         LclError: for a name or an image size that timm refuses; for weights that do not exist or cannot be had.
     """
 
-    def __init__(self, name: str, image_size: int, pretrained: bool = False):
+    def __init__(self, name: str, image_size: int, pretrained: bool = False, **options):
         super().__init__()
         timm = need("timm", "teachers")  # takes seconds
 
         choose("timm model", name.split(".")[0], timm.list_models())
         try:
-            self.body = self._make(timm, name, image_size, pretrained)
+            self.body = self._make(timm, name, image_size, pretrained, options)
             default = self.body.default_cfg
             self.register_buffer("mean", torch.tensor(default["mean"])[:, None, None], persistent=False)
             self.register_buffer("std", torch.tensor(default["std"])[:, None, None], persistent=False)
@@ -142,9 +142,9 @@ class TimmTower(nn.Module):
         self.width = seen.pooled.shape[-1]  # some heads widen the features
 
     @staticmethod
-    def _make(timm, name: str, image_size: int, pretrained: bool) -> nn.Module:
+    def _make(timm, name: str, image_size: int, pretrained: bool, options: dict) -> nn.Module:
         packaged = pretrained and name in PACKAGED_IMAGE
-        options = {} if packaged else {"num_classes": 0}
+        options = options if packaged else options | {"num_classes": 0}
         if pretrained and not packaged:
             weights = fetched_weights(name, hub_of(timm, name))
             options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
@@ -205,6 +205,15 @@ def augment(images: torch.Tensor, generator: torch.Generator, least: float = 0.6
     return (views * (0.8 + 0.4 * draws[3])[:, None, None, None]).round().clamp(0, 255).to(torch.uint8)
 
 
+# LightCLIP's towers (named by a secondary source), with 4 × 4 patches at 64 pixels; the Swin's sizes are our reading.
+SWIN_NANO = {"patch_size": 2, "window_size": 4, "embed_dim": 48, "depths": (2, 2, 2, 2), "num_heads": (3, 6, 12, 24)}
+LIGHT_TOWERS = {
+    "resnet18": ("resnet18", {"output_stride": 16}),
+    "mobilenetv2": ("mobilenetv2_100", {"output_stride": 16}),
+    "swin-nano": ("swin_tiny_patch4_window7_224", SWIN_NANO | {"drop_path_rate": 0.0}),
+}
+
+
 def make_vision(config: VisionConfig, weights: bool = True) -> nn.Module:
     """Make the tower of a config: a module from images (B, 3, H, W) to ImageFeatures, with a `width`.
 
@@ -214,5 +223,5 @@ def make_vision(config: VisionConfig, weights: bool = True) -> nn.Module:
         return ViT(config.image_size, config.patch_size, config.width, config.depth, config.heads)
     if config.tower == "conv":
         return ConvTower(config.width, config.depth)
-    name = config.tower.removeprefix("timm:")
-    return TimmTower(name, config.image_size, weights and (config.pretrained or "." in name))
+    name, options = LIGHT_TOWERS.get(config.tower, (config.tower.removeprefix("timm:"), {}))
+    return TimmTower(name, config.image_size, weights and (config.pretrained or "." in name), **options)

@@ -8,13 +8,15 @@ from conftest import untrained
 from PIL import Image
 
 from lcl import storage
-from lcl.config import LclError
+from lcl.config import LclError, ModelConfig, VisionConfig, get_profile
 from lcl.deploy import onnx
 from lcl.deploy.gallery import open_gallery
 from lcl.deploy.query import check_query
 from lcl.eval.metrics import embed, embed_texts
 from lcl.eval.retrieval import recall_at_k
+from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer
+from lcl.models.vision import LIGHT_TOWERS
 
 PAIRS = range(24)
 
@@ -48,6 +50,15 @@ def test_onnx_answers_as_torch_does_for_any_batch_and_length(exported, small_wor
     with torch.no_grad():
         torch.testing.assert_close(v, model.encode_image(pairs.images), rtol=0, atol=1e-4)
         torch.testing.assert_close(t, model.encode_text(tokens), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIGHT_TOWERS)
+def test_the_towers_of_lightclip_are_exported(name, small_world, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    model = Clip(ModelConfig(VisionConfig(name), get_profile("smoke").model.language)).eval()
+    pairs = small_world.pairs("train", range(3))
+    assert onnx.export_onnx(tmp_path, model, tokenizer, pairs.images, pairs.captions) < 1e-4
 
 
 @pytest.mark.slow

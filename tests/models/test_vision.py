@@ -7,7 +7,7 @@ from torch import nn
 
 from lcl.config import LclError, VisionConfig
 from lcl.models.layers import Block, pack
-from lcl.models.vision import ImageFeatures, augment, make_vision
+from lcl.models.vision import LIGHT_TOWERS, ImageFeatures, augment, make_vision
 
 SMALL = {"width": 48, "depth": 1, "heads": 3}
 TOWERS = {
@@ -16,6 +16,7 @@ TOWERS = {
     **{
         f"timm:{name}": VisionConfig(f"timm:{name}") for name in ("resnet18", "mobilenetv2_100", "vit_tiny_patch16_224")
     },
+    **{name: VisionConfig(name) for name in LIGHT_TOWERS},
 }
 AWKWARD = ("deit_tiny_patch16_224", "mobilenetv3_small_050", "efficientvit_b0", "pit_ti_224", "levit_128s")
 """Models of timm that take a size, whose head widens the features, whose size is fixed, or whose name misleads."""
@@ -48,6 +49,14 @@ def test_every_tower_gives_patches_and_one_pooled_vector(tower):
     assert seen.patch_tokens.shape[1] >= 4
     assert seen.pooled.shape == (2, tower.width)
     assert seen.patch_tokens.isfinite().all() and seen.pooled.isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "millions"), [("resnet18", 11.18), ("mobilenetv2", 2.22), ("swin-nano", 5.11)])
+@torch.no_grad()
+def test_a_tower_of_lightclip_has_as_many_patches_as_the_vit_and_its_own_parameters(name, millions):
+    made = make_vision(VisionConfig(name)).eval()
+    assert made(pictures(1)).patch_tokens.shape[1] == (64 // VisionConfig().patch_size) ** 2 == 16
+    assert sum(p.numel() for p in made.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Training: it begins at a guess, it learns, it repeats itself bit for bit, and every pair has its turn."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from lcl.eval.metrics import evaluate
 from lcl.losses.contrastive import info_nce
 from lcl.losses.neighbours import NeighbourFeatures
 from lcl.models.clip import Clip, load_model
+from lcl.models.vision import LIGHT_TOWERS
 from lcl.storage import read_tensors
 from lcl.teachers.teacher import BankTeacher, LiveTeacher
 from lcl.train import loop
@@ -158,6 +160,18 @@ def test_the_learning_rate_rises_peaks_and_ends_near_zero(warmup, epochs):
     assert 0 < rates[-1] < 0.03 * config.learning_rate
     if epochs == 50:
         assert rates[-1] < 1e-4 * config.learning_rate and max(rates) > 0.99 * config.learning_rate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", LIGHT_TOWERS)
+def test_two_steps_of_lightclip_change_every_layer_of_its_own_towers(small_world, tower):
+    """Two: at first the last norm of a residual block is zero, and what comes before it gets no gradient."""
+    profile = with_training(pairs=16, batch_size=8, epochs=1, recipe="lightclip")
+    profile = dataclasses.replace(profile, model=dataclasses.replace(profile.model, vision=VisionConfig(tower)))
+    made = Training(profile, small_world, device="cpu")
+    before = {name: parameter.clone() for name, parameter in made.model.named_parameters()}
+    list(itertools.islice(made, 2))
+    assert [name for name, parameter in made.model.named_parameters() if torch.equal(parameter, before[name])] == []
 
 
 @pytest.mark.parametrize("tower", ["conv", "vit", "timm:resnet18"])
