@@ -11,6 +11,7 @@ New cells wait in `results/next/` until all are there, and then take the place o
 never half of one study and half of another.
 
 --check: train the small cell that a test trains too, and keep it.
+--plan results/plan.json --only ARM --seed 0: train one run of the plan (docs/plan.md), and keep it in results/planned/.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,11 +33,13 @@ from statistics import mean
 from tqdm import tqdm
 
 from lcl import storage
+from lcl.cli.common import profile_of
 from lcl.config import LclError, get_profile
 from lcl.course.study import FOLDER, Study, differences, write_study
 from lcl.data.scenes import open_scenes
 from lcl.eval.queries import RANKS
 from lcl.train.provenance import code_key, version
+from plan import told as told_by
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +53,7 @@ DEPTHS, DEPTH_EPOCHS = (1, 2, 4, 8, 12), "4"
 LONGER = ["--epochs", "13"]  # 13 eighths of the steps: clip for longer than lightclip-ping's steps take, but for its banks
 RATES = ("1e-3", "1.4e-3", "2.8e-3", "4e-3")  # beside the profile's 2e-3: is clip tuned as well as the others are?
 CHECKPOINTS = ["--checkpoint-every", "128", "--keep", "1"]
+PLANNED = "planned"  # in results/: runs of the plan
 NEXT = "next"  # in results/: cells of a study that is not whole yet
 CHECK, SMALL = "check", ["--profile", "smoke", "--recipe", "lightclip-ping", "--seed", "0"]  # the small cell
 
@@ -95,9 +100,9 @@ def planned() -> Study:
     return Study(code_key(), open_scenes(get_profile("laptop").scenes).fingerprint, torch, seeds)
 
 
-def kept(name: str, options: list[str], study: Study) -> Path | None:
-    """Where the cell is kept, if it is of this study and was told this."""
-    for path in (FOLDER / f"{name}.json", FOLDER / NEXT / f"{name}.json"):
+def kept(name: str, options: list[str], study: Study, folder: str = NEXT) -> Path | None:
+    """Where the cell is kept, in results/ or a folder there, if it is of this study and was told this."""
+    for path in (FOLDER / f"{name}.json", FOLDER / folder / f"{name}.json"):
         if path.exists():
             try:
                 run = storage.read_json(path)
@@ -170,12 +175,18 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2, help="trainings side by side, a core each")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--plan", type=Path, help="a plan as JSON")
+    parser.add_argument("--only", metavar="ARM", help="the arm of the plan")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", default="laptop")
     parser.add_argument("cells", nargs="*", metavar="CELL", help="only these, in this order")
     arguments = parser.parse_args(words)
     if arguments.check:
         shutil.rmtree(RUNS / "small", ignore_errors=True)  # trained anew each time
         data = open_scenes(get_profile("smoke").scenes).fingerprint
         return train(CHECK, SMALL, replace(planned(), data=data), RUNS / "small", FOLDER)
+    if arguments.plan:
+        return train_arm(storage.read_json(arguments.plan), arguments.only or "", arguments.seed, arguments.profile)
     known, study = cells(), planned()
     chosen = arguments.cells or list(known)
     if unknown := set(chosen) - set(known):
@@ -191,6 +202,17 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"{there} of {len(known)} cells are there; results/ stays as it is until all are")
     if failed:
         sys.exit(f"{len(failed)} cells failed: {', '.join(failed)}")
+
+
+def train_arm(plan: dict, arm: str, seed: int, profile: str) -> None:
+    """Train one run of a plan and keep it in `results/planned/`, unless it is there."""
+    options = told_by(plan, arm, seed, profile)
+    version_of = int(options[options.index("--scenes-version") + 1]) if "--scenes-version" in options else None
+    study = replace(planned(), data=open_scenes(profile_of(profile, version_of).scenes).fingerprint)
+    name = f"{re.sub('[, ]+', '-', arm)}-{profile}-seed{seed}"
+    if not kept(name, options, study, PLANNED):
+        train(name, options, study, RUNS, FOLDER / PLANNED)
+    print(f"{name}: kept")
 
 
 def train_all(options: dict[str, list[str]], study: Study, workers: int) -> list[str]:

@@ -1,0 +1,78 @@
+"""The plan of the study: results/plan.json, which `tools/study.py --plan` trains, and docs/plan.md, which is made from it.
+
+python tools/plan.py     writes docs/plan.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lcl import storage
+from lcl.config import choose
+
+ROOT = Path(__file__).resolve().parent.parent
+PLAN, PAGE = ROOT / "results" / "plan.json", ROOT / "docs" / "plan.md"
+METRICS = {
+    "recall@1": "recall@1, the mean of both ways", "ndcg@10": "nDCG@10, the mean of both ways", "alignment": "alignment",
+    "zero_shot_top1": "zero-shot top-1", "probe_concept": "probe of the object", "probe_category": "probe of the category",
+    "masked_word_true_image": "masked word, true image", "masked_word_no_image": "masked word, no image",
+    "foil_relation": "foil, relation", "foil_count": "foil, count", "foil_colour": "foil, colour",
+    "foil_background": "foil, background", "foil_object": "foil, object",
+}  # fmt: skip
+HEAD = """# The plan of the study
+
+<!-- made by tools/plan.py from results/plan.json -->
+
+This page was written before the runs. It names the questions, the arms that answer them, and the comparisons that count. An
+*arm* is a recipe with its options and seeds. Every arm uses the profile `{profile}` with `{options}`.
+
+- **Primary.** {comparisons} comparisons are named below. Their p values are corrected together (Holm), and each is reported with
+  its gain and 95 % interval, on the split `new_scenes`. Their arms have five seeds. All other comparisons are exploratory: they
+  are reported with an interval, without a claim. Their arms have three seeds.
+- **Choices.** A learning rate or another setting is chosen on validation scenes, never on test scenes. Arms that only serve a
+  choice have a seed of their own, which no reported number uses. The rate of `clip, depth 8` and `clip, depth 12` is the
+  profile's until the choice is made.
+- **Equal time.** A run has whole epochs, and 8 is the profile's number. So `clip` with 10, 12 and 14 epochs takes 1.25, 1.5 and
+  1.75 times the steps: at least as long as a method whose step takes 1.25, 1.44 or 1.7 times as long.
+- **Cost.** {hours:.1f} core hours for {runs} runs, of at most {most:.0f}. An arm takes as long as the quickest saved run of its
+  recipe, or of the nearest one, on one thread; the hours of the towers that timm makes come from single steps.
+- **One run.** `python tools/study.py --plan results/plan.json --only ARM --seed 0 --profile {profile}` trains one run of an arm.
+
+"""
+
+
+def hours(plan: dict) -> float:
+    """Core hours of all runs of a plan."""
+    return sum(len(arm["seeds"]) * arm["hours"] for arm in plan["arms"].values())
+
+
+def told(plan: dict, arm: str, seed: int, profile: str) -> list[str]:
+    """What `lcl train` is told for one run of an arm. Raises LclError, with the near names, for an arm that is missing."""
+    found = plan["arms"][choose("arm", arm, plan["arms"])]
+    return ["--profile", profile, "--recipe", found["recipe"], "--seed", str(seed), *plan["options"], *found["options"]]
+
+
+def page(plan: dict) -> str:
+    """The page of a plan, in Markdown."""
+    runs = sum(len(arm["seeds"]) for arm in plan["arms"].values())
+    text = HEAD.format(
+        profile=plan["profile"], options=" ".join(plan["options"]), comparisons=len(plan["primary"]), hours=hours(plan),
+        runs=runs, most=plan["most_hours"],
+    )  # fmt: skip
+    text += "## Primary comparisons\n\n| | arm | compared with | metric |\n|---|---|---|---|\n"
+    for number, each in enumerate(plan["primary"], 1):
+        text += f"| {number} | `{each['arm']}` | `{each['over']}` | {METRICS[each['metric']]} |\n"
+    text += "\n## Questions\n\n| question | arms | metrics | shown in |\n|---|---|---|---|\n"
+    for each in plan["questions"]:
+        arms, metrics = ", ".join(f"`{arm}`" for arm in each["arms"]), ", ".join(METRICS[name] for name in each["metrics"])
+        text += f"| {each['question']} | {arms} | {metrics} | {each['shown']} |\n"
+    text += "\n## Arms\n\n| arm | recipe | options | seeds | hours a run | hours |\n|---|---|---|---|---:|---:|\n"
+    for name, arm in plan["arms"].items():
+        options, seeds = " ".join(arm["options"]), ", ".join(map(str, arm["seeds"]))
+        cost = f"{arm['hours']:.3f} | {len(arm['seeds']) * arm['hours']:.2f}"
+        text += f"| `{name}` | `{arm['recipe']}` | {f'`{options}`' if options else ''} | {seeds} | {cost} |\n"
+    return text + f"| all | | | {runs} runs | | {hours(plan):.2f} |\n"
+
+
+if __name__ == "__main__":
+    storage.write_bytes(PAGE, page(storage.read_json(PLAN)).encode())
