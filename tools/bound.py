@@ -47,7 +47,7 @@ class Heads(nn.Module):
 
 
 def train_heads(u: torch.Tensor, z: torch.Tensor, config, embed_dim: int, seed: int) -> Heads:
-    """Train the projections of N pairs of features by InfoNCE, with the optimiser and the schedule of a training.
+    """Train the projections of N pairs of features by InfoNCE, with the optimiser and the schedule of a training run.
 
     Args:
         u, z: (N, d_u) and (N, d_z) float, rows of length one; row i of both is a pair.
