@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from bisect import bisect
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Scene:
     background: Background
     objects: tuple[SceneObject, ...]
     caption: str
-    facts: frozenset
+    facts: frozenset = field(repr=False)  # its order varies from process to process
 
     @property
     def concepts(self) -> frozenset[int]:
