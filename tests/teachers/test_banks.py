@@ -1,5 +1,6 @@
 """Banks: what the encoder said and nothing else, whole whatever kills a build, and refused when they are of something else."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import PixelEncoder, WordEncoder, forks, killed_at
 from hypothesis import HealthCheck, given, settings
@@ -199,6 +201,19 @@ def test_a_finished_bank_outlives_a_change_of_the_size_of_shards(rows, tmp_path,
     monkeypatch.setattr(banks, "SHARD_ROWS", 4)
     assert torch.equal(open_bank(tmp_path)[:], bank[:])
     assert torch.equal(build_bank(rows, Fake(), tmp_path)[:], bank[:])
+
+
+def test_a_bank_that_was_written_before_opens_still(tmp_path):
+    """Another format, name or code has every bank on a disk built again, so only a person who means that changes them."""
+    features = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)).half()
+    data = safetensors.torch.save({"features": features})
+    (tmp_path / "features-00000.safetensors").write_bytes(data)
+    manifest = {
+        "format": "lcl-bank-1", "code": 1, "rows": {"rows": 3}, "encoder": {"name": "fake"}, "width": 2, "shard_rows": 4,
+        "shards": {"features-00000.safetensors": hashlib.sha256(data).hexdigest()},
+    }  # fmt: skip
+    (tmp_path / "bank.json").write_text(json.dumps(manifest))
+    assert torch.equal(open_bank(tmp_path)[:], features.float())
 
 
 # --- what is refused
