@@ -289,6 +289,7 @@ def test_where_nothing_is_masked_the_loss_is_zero_and_its_gradients_too(tokens):
 @torch.no_grad()
 def test_the_first_loss_is_near_chance(masked):
     model, mlm = make(CONFIGS["scratch"])
+    assert mlm.sharpness.exp().item() == pytest.approx(5) and not mlm.bias.any()  # it prefers no token
     some, targets = masked
     with torch.no_grad():
         logits = mlm(model.language, some, model.vision(IMAGES), targets != NOT_MASKED)
