@@ -1,11 +1,15 @@
 # lab: open the course · run: train and report · test: everything · unit: what is quick · bench: speed beside peers
 # results: the study that the course reports · slides: for a class
 # Each does its own set-up, once. Another Python: make lab PYTHON=python3.12
+# Linux without an NVIDIA GPU: make setup CPU=1 leaves out gigabytes of CUDA packages
 # On a machine without a screen: make lab JUPYTER_ARGS=--no-browser, and ssh -L 8888:localhost:8888 MACHINE on your own
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# With CPU=1 uv chooses the CPU build of PyTorch. Later calls, with or without CPU=1, remember it by the file .venv/cpu.
+CPU ?= $(wildcard .venv/cpu)
+CUDA = ^(nvidia-|cuda-|triton)
 export JUPYTER_PLATFORM_DIRS := 1
 
 .PHONY: lab run test unit slow notebooks-test browser-test results bench setup tools notebooks diagrams slides requirements lint
@@ -16,7 +20,13 @@ setup: .venv/ready
 	@test -n "$(PYTHON)" || { echo "LCL needs Python 3.11, 3.12 or 3.13; install one, or name it: make setup PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "Installing the pinned packages into .venv: some gigabytes, once; this takes some minutes."
+ifeq ($(CPU),)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+else
+	$(BIN)/python -m pip install --quiet uv
+	grep -Ev '$(CUDA)' requirements.txt | $(BIN)/uv pip install --quiet --python .venv --torch-backend cpu --requirement -
+	@touch .venv/cpu
+endif
 	@touch $@
 
 lab: setup
