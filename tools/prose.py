@@ -64,7 +64,7 @@ def comments_of(path: Path) -> Iterator[tuple[str, str]]:
 
 def documents() -> dict[Path, list[tuple[str, str]]]:
     """All prose: by file, places and texts."""
-    paths = [ROOT / "README.md"] + [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*"))]
+    paths = sorted(ROOT.glob("*.md")) + [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*"))]
     found = {}
     for path in paths:
         if any(part.startswith((".", "cache")) for part in path.relative_to(ROOT).parts):
