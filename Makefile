@@ -20,7 +20,7 @@ setup: .venv/ready
 	@test -n "$(PYTHON)" || { echo "LCL needs Python 3.11, 3.12 or 3.13; install one, or name it: make setup PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "Installing the pinned packages into .venv: some gigabytes, once; this takes some minutes."
-ifeq ($(CPU),)
+ifeq ($(filter 1 .venv/cpu,$(CPU)),)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 else
 	$(BIN)/python -m pip install --quiet uv
