@@ -138,7 +138,9 @@ def test_with_shards_of_their_own_for_both_other_splits_all_pairs_are_trained_on
     ours, one, two = (colours(tmp_path / str(n), range(start, n)) for n, start in ((90, 0), (120, 95), (140, 120)))
     dataset = ShardDataset(ours, SIZE, validation=one, test=two)
     assert len(dataset) == len(ours) == 90 and dataset.left_out == 0
-    assert (len(dataset.validation(999)), len(dataset.test(999))) == (25, 20)
+    for rows, numbers in ((dataset.validation(999), range(95, 120)), (dataset.test(999), range(120, 140))):
+        assert sorted(map(number_of, rows.captions(range(len(rows))))) == list(numbers)
+    assert len(dataset.validation(7)) == len(dataset.test(7)) == 7
     prints = {dataset.fingerprint, ShardDataset(ours, SIZE, one).fingerprint, ShardDataset(ours, SIZE, None, one).fingerprint}
     assert ShardDataset(ours, SIZE).fingerprint == ours.fingerprint and len(prints | {ours.fingerprint}) == 4
 
