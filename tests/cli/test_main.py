@@ -6,6 +6,7 @@ import hashlib
 import html
 import importlib.metadata
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -29,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lcl import __version__
 from lcl.cli import follow, train
+from lcl.cli import main as cli
 from lcl.cli.main import app, main
 from lcl.cli.train import METHODS
 from lcl.config import LclError, get_profile
@@ -43,7 +45,7 @@ from lcl.teachers import encoders
 from lcl.teachers.banks import Bank, open_bank
 from lcl.teachers.search import load_neighbours, nearest_neighbours
 from lcl.train import checkpoints, loop
-from lcl.train.recipes import RECIPES
+from lcl.train.recipes import RECIPES, PingConfig
 from lcl.train.runs import EventLog, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,8 +146,8 @@ def test_a_console_of_few_characters_gets_them_all(monkeypatch):
     console = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     monkeypatch.setattr(sys, "stderr", console)
     with pytest.raises(SystemExit):
-        main(["evaluate", "läufe → erster"])
-    assert "läufe → erster" in console.buffer.getvalue().decode()
+        main(["evaluate", "läufe → \udcff"])  # the last is a byte of a file name that is not UTF-8
+    assert r"läufe → \udcff" in console.buffer.getvalue().decode()
 
 
 def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
@@ -286,7 +288,7 @@ def test_a_report_that_fails_leaves_the_run_whole_and_is_written_by_its_own_comm
     assert rf"its report could not be written (ValueError: $$\n^\nbad \x1b[2J); go on with: lcl report {run}" in last
     assert load_run(run).metrics and contents(run).keys() | {"report.html"} == contents(trained[0] / "first").keys()
     assert f"see {run}\n" in result.out and not (run / "report.html").exists()
-    assert lcl("report", last.rpartition(" ")[2]).code == 0 and (run / "report.html").exists()
+    assert lcl("report", last.rpartition(" ")[2]).out == f"wrote {run / 'report.html'}\n" and (run / "report.html").exists()
 
 
 def test_a_stop_during_the_report_leaves_the_run_whole(trained, tmp_path, capsys):
@@ -801,6 +803,15 @@ def test_scenes_that_a_run_was_trained_on_are_no_transfer(trained, shards):
     assert is_one_sentence(refused) and "hold the scenes that the run was trained on" in refused
 
 
+def test_a_transfer_of_a_run_whose_shards_are_gone_says_what_is_not_left_out(trained, tmp_path, mine):
+    run = shutil.copytree(trained[0] / "first", tmp_path / "run")
+    (run / "metrics.json").write_text(json.dumps(metrics_of(run) | {"shards": str(tmp_path / "gone")}), encoding="utf-8")
+    assert lcl(*mine[1], tmp_path / "three").code == 0
+    done = lcl("evaluate", run, "--data", tmp_path / "three")
+    assert done.code == 0 and done.out.startswith(f"zero-shot transfer to {tmp_path / 'three'}\n")
+    assert "pictures that were trained on are not left out: " in done.err and str(tmp_path / "gone") in done.err
+
+
 @pytest.mark.parametrize("command", ["report", "diagnose"])
 def test_a_run_is_not_reported_on_with_the_data_of_another(trained, shards, command):
     refused = lcl(command, trained[0] / "first", "--data", shards).refusal
@@ -1068,6 +1079,14 @@ def test_banks_are_written_where_the_command_says_and_are_what_it_says(needs_tea
         assert line == f"1024 rows of {width} numbers in {bank.folder}, fingerprint {bank.fingerprint}"
         assert (len(bank), bank.width, bank.description["encoder"]["kind"]) == (1024, width, kind)
         torch.testing.assert_close(bank[:].norm(dim=1), torch.ones(1024), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("command", ["banks", "neighbours"])
+def test_banks_are_by_default_those_that_recipes_use(command):
+    defaults = {name: option.default for name, option in inspect.signature(getattr(cli, command)).parameters.items()}
+    ping = PingConfig()
+    found = (defaults["image_encoder"], defaults["text_encoder"], defaults["image_size"], defaults["precision"])
+    assert found == (ping.image_encoder, ping.text_encoder, ping.image_size, "float32")
 
 
 @pytest.mark.slow
