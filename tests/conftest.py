@@ -39,6 +39,9 @@ settings.register_profile("lcl", deadline=None, derandomize=True)  # a slow mach
 settings.load_profile("lcl")
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background ignores Ctrl-C
+
+
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device, and torch.cuda.is_available() says that there is none")
