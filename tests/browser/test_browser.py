@@ -89,7 +89,7 @@ def test_an_error_in_an_exhibit_is_seen(running, tmp_path):
     with running.open("notebooks/broken.ipynb") as sheet:
         sheet.run_all(120)
         alert = sheet.page.locator("[data-lcl] [role=alert]")
-        alert.get_by_text("This exhibit met an error").wait_for()
+        alert.get_by_text("This figure met an error").wait_for()
 
 
 def test_a_fresh_notebook_shows_every_picture_and_no_lost_widget(running):
