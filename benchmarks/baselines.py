@@ -210,7 +210,7 @@ def rendering(world: SceneDataset, repeats: int) -> Iterator[Benchmark]:
 def matching(repeats: int) -> Iterator[Benchmark]:
     """The matching of a step of lightclip, 256 pairs and 4 negatives each way: 12 words, 64 patches.
 
-    Each solver beside scipy's alone, which is told the same costs, none above the unmatched cost; and the exact one beside
+    Each solver compared with plain scipy, which gets the same costs, none above the unmatched cost; and the exact one beside
     torch-linear-assignment where it is installed (on a CPU that is a loop over scipy's; its own is for GPUs).
     """
     from scipy.optimize import linear_sum_assignment

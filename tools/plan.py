@@ -47,7 +47,7 @@ def hours(plan: dict) -> float:
 
 
 def told(plan: dict, arm: str, seed: int, profile: str) -> list[str]:
-    """What `lcl train` is told for one run of an arm. Raises LclError, with the near names, for an arm that is missing."""
+    """The options of `lcl train` for one run of an arm. Raises LclError, with the near names, for an arm that is missing."""
     found = plan["arms"][choose("arm", arm, plan["arms"])]
     return ["--profile", profile, "--recipe", found["recipe"], "--seed", str(seed), *plan["options"], *found["options"]]
 
