@@ -130,6 +130,12 @@ def test_a_table_that_makes_no_sense_is_refused_with_the_place(tmp_path, name, t
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
 
 
+def test_a_coco_annotation_without_a_caption_is_a_row_without_one(tmp_path):
+    notes = [{"image_id": 0, "bbox": []}, {"image_id": 7, "caption": "two dogs"}]
+    found = read(tmp_path, "t.json", json.dumps({"images": cases.COCO["images"], "annotations": notes}))
+    assert [row.captions for row in found] == [(), ("two dogs",)]
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -12,7 +12,7 @@ from lcl import storage
 from lcl.config import LclError, SceneConfig, from_dict
 from lcl.data.drawn.captions import one, plural
 from lcl.data.drawn.colours import COLOURS
-from lcl.data.drawn.drawing import visible_share
+from lcl.data.drawn.drawing import shrink, visible_share
 from lcl.data.drawn.pictures import load_pictures
 from lcl.data.drawn.renaming import NAMES
 from lcl.data.scenes import SPLITS, SceneDataset, open_scenes
@@ -164,7 +164,8 @@ def hidden(world, scene) -> bool:
             image = world.render([dataclasses.replace(scene, objects=(obj,), background=plain)])[0]
             change = (image.float() - torch.tensor(shade)[:, None, None]).square()
             seen = seen & ((2 * change[0] + 4 * change[1] + 3 * change[2]).sqrt() >= 90)
-        opaque = world._drawings["cpu"][obj.level][obj.style, world._rows[obj.concept], 3] > 127
+        whole = world.pictures.drawings[obj.style, obj.concept][None, None]
+        opaque = shrink(whole, world.sizes[obj.level])[0, 0, 3] > 127
         if seen.sum() < 0.3 * opaque.sum():
             return True
     return False

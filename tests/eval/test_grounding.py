@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, untrained
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
@@ -21,6 +21,8 @@ from lcl.models.tokenizer import MASK, SPECIAL, Tokenizer, words_of_span
 
 @settings(max_examples=60)
 @given(st.tuples(*[st.integers(0, 64)] * 4), st.sampled_from([1, 4, 16, 64]), st.sampled_from([32, 64, 65]))
+@example((4, 60, 0, 64), 64, 64)  # centres on the left and right edge: the first is inside, the last is not
+@example((0, 64, 4, 60), 64, 64)
 def test_a_patch_is_in_a_box_if_its_centre_is(corners, patches, side):
     left, right = sorted(corners[:2])
     top, bottom = sorted(corners[2:])

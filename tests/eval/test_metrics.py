@@ -26,6 +26,7 @@ from lcl.eval import probes
 from lcl.eval.metrics import (
     category_accuracy,
     class_embeddings,
+    class_embeddings,
     embed,
     embed_images,
     embed_texts,
@@ -185,6 +186,16 @@ def test_always_saying_the_largest_category_is_worth_no_more_than_chance(small_w
     figure = category_accuracy(untrained(0), tokenizer, small_world, blind, pairs)
     categories = {small_world.pictures.concepts[concept].category for concept in small_world.unseen}
     assert figure["value"] in (pytest.approx(0), pytest.approx(1 / len(categories)))
+
+
+def test_pictures_that_lie_where_the_names_of_their_category_lie_are_all_right(small_world, tokenizer):
+    model, concepts = untrained(0), small_world.pictures.concepts
+    pairs = small_world.pairs("unseen_concepts", range(2 * len(small_world.unseen)), single=True)
+    shown = [concepts[scene.objects[0].concept].category for scene in pairs.scenes]
+    known = {category: [concepts[c] for c in small_world.known if concepts[c].category == category] for category in shown}
+    v = torch.stack([class_embeddings(model, tokenizer, known[category]).mean(0) for category in shown])
+    assert category_accuracy(model, tokenizer, small_world, v, pairs)["value"] == 1
+    assert category_accuracy(model, tokenizer, small_world, -v, pairs)["value"] == 0
 
 
 def test_every_split_but_train_is_measured_with_value_and_chance(measured):

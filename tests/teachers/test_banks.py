@@ -253,6 +253,12 @@ def test_a_bank_of_something_else_is_refused_with_what_differs_and_left_alone(
     assert bank_folder(rows, encoder) != bank_folder(SceneView(few_world, COUNT), Fake()) or change == "code"
 
 
+def test_a_manifest_whose_encoder_is_a_mere_word_is_of_something_else(rows, tmp_path, unbroken):
+    path = tmp_path / "unbroken" / "bank.json"
+    storage.write_json(path, storage.read_json(path) | {"encoder": "mine"})
+    refused(lambda: open_bank(path.parent, rows, Fake()), "something else", "its encoder is 'mine'")
+
+
 def test_a_bank_that_is_missing_or_not_finished_is_refused_with_the_remedy(rows, tmp_path):
     refused(lambda: open_bank(tmp_path), str(tmp_path), "no bank", "lcl banks")
     with pytest.raises(KeyboardInterrupt):

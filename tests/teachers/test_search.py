@@ -229,6 +229,9 @@ def test_recall_counts_what_is_missing():
     exact = nearest_neighbours(features, 4)
     half = Neighbours(exact.indices.index_fill(1, torch.tensor([1, 3]), -1), exact.similarities)
     assert recall(features, half) == recall(features, half, sample=50) == 0.5
+    first_half = Neighbours(exact.indices.index_fill(0, torch.arange(200), -1), exact.similarities)
+    with torch.random.fork_rng():
+        assert len({recall(features, first_half, sample=9) for _ in range(5)}) == 1  # always of the same rows
 
 
 @pytest.mark.parametrize("n", [2, 3, 50, 1999])
