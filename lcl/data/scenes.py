@@ -8,10 +8,10 @@ in the split `train`: they are what evaluation asks for.
 from __future__ import annotations
 
 import random
-from bisect import bisect
+from bisect import bisect, bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from lcl.data.base import Samples
 from lcl.data.drawn import captions, drawing
 from lcl.data.drawn.captions import Mention
 from lcl.data.drawn.colours import COLOURS
-from lcl.data.drawn.drawing import GAIN, LEVELS, SHADE, SIZES, Background, SceneObject, bounds, overlap, paste, shrink
+from lcl.data.drawn.drawing import GAIN, SHADE, SIZES, Background, Drawings, SceneObject, bounds, overlap, shrink
 from lcl.data.drawn.foils import Facts, Foil, foils
 from lcl.data.drawn.pictures import Pictures, load_pictures
 from lcl.data.drawn.renaming import renamed
@@ -35,12 +35,11 @@ SPLITS = {
     "unseen_concepts": 'classes that training never showed, and named at most in part ("pig" in "pig nose")',
 }
 
-HELD_OUT_DRAWINGS = (
-    0.25  # share of the known concepts whose first, and another such share whose second drawing is held out
-)
+HELD_OUT_DRAWINGS = 0.25  # share of the known concepts whose first, and another such share whose second drawing is held out
 HELD_OUT_PAIRS = 0.1  # share of the pairs of known concepts
 MAX_OVERLAP = 0.1  # of the smaller box's area
 COUNTS = (0.20, 0.40, 0.25, 0.15)  # how often 1, 2, 3, 4 objects are wanted; one without room is left out
+UP_TO = list(accumulate(COUNTS))  # at most so many
 VALIDATION_FROM = 1_000_000_000  # the first validation scene, far from the test scenes
 TAIL = 30  # the class of rank r is drawn with weight 1 / (r + TAIL), a long tail as on the web
 
@@ -142,11 +141,14 @@ class SceneDataset:
         self._hold_out(rng)
 
         self.sizes = drawing.sizes(config.size)
+        self._between = [(small + large) / 2 for small, large in pairwise(self.sizes)]
         used = self.known + self.unseen
         self._rows = {concept: row for row, concept in enumerate(used)}  # where a concept's drawings stand below
         drawings = pictures.drawings[:, list(used)]
-        self._drawings = {"cpu": [shrink(drawings, size) for size in self.sizes]}
-        self._bounds = [bounds(drawings[:, :, 3]) for drawings in self._drawings["cpu"]]
+        shrunk = [shrink(drawings, size) for size in self.sizes]
+        self._bounds = [bounds(each[:, :, 3]) for each in shrunk]
+        packed, self._first_rows = drawing.pack(shrunk)
+        self._drawings = {"cpu": packed}  # by device
         hidden = drawing.hidden_on(drawings) if config.version > 1 else {}
         self._hidden = {(style, used[row]): colours for (style, row), colours in hidden.items()}
 
@@ -167,9 +169,7 @@ class SceneDataset:
         }
         self._held_pairs = sorted(map(sorted, self.held_pairs))
         tail = list(accumulate(1 / (rank + TAIL) for rank in range(len(self.known))))
-        drawn_anew = tuple(
-            concept for concept in self.known if any((s, concept) in self.held_drawings for s in range(styles))
-        )
+        drawn_anew = tuple(each for each in self.known if any((style, each) in self.held_drawings for style in range(styles)))
         self._choices = {split: (self.known, tail) for split in ("train", "new_scenes")}
         self._choices["unseen_pairs"] = (self.known if self.held_pairs else (), tail)
         for split, concepts in (("unseen_drawings", drawn_anew), ("unseen_concepts", self.unseen)):
@@ -259,7 +259,7 @@ class SceneDataset:
 
     def _draw_concepts(self, rng: random.Random, split: str, concepts: Sequence[int], cumulative: list) -> list[int]:
         """One to four classes that may appear together; a class twice or three times means as many objects."""
-        total = bisect(list(accumulate(COUNTS)), rng.random()) + 1
+        total = bisect(UP_TO, rng.random()) + 1
         pair = split == "unseen_pairs"
         chosen = list(self._held_pairs[int(rng.random() * len(self._held_pairs))]) if pair else []
         for _ in range(20):
@@ -282,7 +282,7 @@ class SceneDataset:
             styles = self.styles(split, concept)
             style = styles[int(rng.random() * len(styles))]
             wanted = (low + rng.random() * (high - low)) * side
-            level = min(range(LEVELS), key=lambda level: abs(self.sizes[level] - wanted))
+            level = bisect_left(self._between, wanted)  # the nearest size
             flipped = rng.random() < 0.5 and self.name(concept) not in self.pictures.unmirrored
             gain = round(256 * (GAIN[0] + rng.random() * (GAIN[1] - GAIN[0])))
             for attempt in range(30):
@@ -318,20 +318,21 @@ class SceneDataset:
         """Draw a batch of scenes: (B, 3, H, W) uint8 on `device`. Integers only: the same pixels everywhere."""
         side, device = self.config.size, str(device)
         if device not in self._drawings:
-            self._drawings[device] = [drawings.to(device) for drawings in self._drawings["cpu"]]
+            self._drawings[device] = Drawings(*(part.to(device) for part in self._drawings["cpu"]))
         if not scenes:
             return torch.empty(0, 3, side, side, dtype=torch.uint8, device=device)
-        canvas = drawing.draw_backgrounds([scene.background for scene in scenes], side, device)  # (B, 3, H, W) int32
-        flat = canvas.view(-1)
-        for layer in range(max((len(scene.objects) for scene in scenes), default=0)):
-            by_level: dict[int, list[tuple[int, SceneObject]]] = {}
-            for row, scene in enumerate(scenes):
-                if layer < len(scene.objects):
-                    by_level.setdefault(scene.objects[layer].level, []).append((row, scene.objects[layer]))
-            for level, placed in by_level.items():
-                concepts = [self._rows[obj.concept] for _, obj in placed]
-                paste(flat, self._drawings[device][level], placed, concepts, side)
-        return canvas.to(torch.uint8)
+        canvas = drawing.draw_backgrounds([scene.background for scene in scenes], side, device)  # (B, H, W) int32
+        layers: list[list[tuple[int, ...]]] = [[] for _ in COUNTS]
+        for number, scene in enumerate(scenes):
+            for layer, obj in zip(layers, scene.objects, strict=False):
+                to, size = (number * side + obj.top) * side + obj.left, self.sizes[obj.level]
+                drawn = self._first_rows[obj.level] + (obj.style * len(self._rows) + self._rows[obj.concept]) * size
+                layer.append((to, drawn, size, obj.flipped, obj.gain))
+        placed = torch.tensor(sum(layers, []), device=device).view(-1, 5)  # one transfer for all layers
+        for layer in placed.split([len(layer) for layer in layers]):
+            if len(layer):
+                drawing.paste(canvas.view(-1), self._drawings[device], layer, side)
+        return torch.stack([canvas >> shift & 255 for shift in (0, 8, 16)], dim=1).to(torch.uint8)
 
     def pairs(
         self, split: str, indices: Iterable[int], single: bool = False, device: torch.device | str = "cpu"

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lcl.config import LclError, SceneConfig
 from lcl.data.scenes import MAX_OVERLAP, SPLITS, SceneDataset, SceneView, open_scenes, overlap
@@ -145,6 +146,27 @@ def test_pixels_and_captions_are_the_same_in_another_process_on_a_simpler_proces
         [sys.executable, "-c", CHILD], cwd=root, env=simpler, capture_output=True, text=True, check=True
     )
     assert child.stdout.strip() == digest
+
+
+def test_a_batch_of_any_size_is_drawn_by_as_many_operations(world):
+    """A GPU waits for launches, not for pixels: they are few, and do not grow with the batch."""
+
+    class Count(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.operations = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            self.operations += 1
+            return function(*arguments, **(options or {}))
+
+    counts = []
+    for number in (100, 400):
+        with Count() as count:
+            world.render([world.scene("train", index) for index in range(number)])
+        counts.append(count.operations)
+    assert counts[0] == counts[1] < 600  # views included, which launch nothing
+
 
 
 @pytest.mark.gpu

@@ -168,16 +168,16 @@ def holds(relation: str, first: Sequence[Box], second: Sequence[Box]) -> bool:
     Clearly: the boxes do not overlap along that direction, and their centres are further apart along it than across.
     """
     if relation in ("right of", "below"):
-        return holds({"right of": "left of", "below": "above"}[relation], second, first)
-    low, high = (0, 2) if relation == "left of" else (1, 3)
+        first, second = second, first
+    low, high = (0, 2) if relation in ("left of", "right of") else (1, 3)
     across_low, across_high = 1 - low, 5 - high
-    return all(
-        a[high] <= b[low]
-        and (b[low] + b[high]) - (a[low] + a[high])
-        >= abs((b[across_low] + b[across_high]) - (a[across_low] + a[across_high]))
-        for a in first
-        for b in second
-    )
+    for a in first:
+        for b in second:
+            along = (b[low] + b[high]) - (a[low] + a[high])
+            across = (b[across_low] + b[across_high]) - (a[across_low] + a[across_high])
+            if a[high] > b[low] or along < abs(across):
+                return False
+    return True
 
 
 def _relation(rng: random.Random, mentions: Sequence[Mention]) -> tuple[int, str, int] | None:
