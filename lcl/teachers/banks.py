@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 
@@ -57,15 +59,43 @@ class Bank:
             touched = range(start // self._step, -(-stop // self._step)) if stop > start else []
             parts = [self.shards[n][max(start - n * self._step, 0) : stop - n * self._step] for n in touched]
             return torch.cat(parts).float() if parts else torch.empty(0, self.width)
-        found, rows = torch.empty(len(rows), self.width), rows % len(self)  # -1 is the last row
-        which = rows // self._step
-        for number in which.unique().tolist():
-            found[which == number] = self.shards[number][rows[which == number] % self._step].float()
-        return found
+        found = np.empty((len(rows), self.width), np.float16)
+        for place, row in enumerate((rows % len(self)).tolist()):  # -1 is the last row
+            found[place] = self._arrays[row // self._step][row % self._step]  # a batch's rows lie in hundreds of shards
+        return torch.from_numpy(found).float()
+
+    def rows(self, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Some rows, (n,) int64, as float32 on a device: (n, d). A GPU looks them up in a copy of its own, if it has room."""
+        copy = self.on(device) if device.type != "cpu" else None
+        return self[rows].to(device) if copy is None else copy[rows.to(device)].float()
+
+    def on(self, device: torch.device) -> torch.Tensor | None:
+        """The bank, (N, d) in half precision, kept on a GPU from the first call on; None if it takes over half of its room."""
+        if device not in self._copies:
+            copy, size = None, 2 * len(self) * self.width  # bytes
+            if 2 * size <= free_memory(device):
+                copy = torch.empty(len(self), self.width, dtype=torch.half, device=device)
+                for part, shard in zip(copy.split(self._step), self.shards, strict=True):
+                    part.copy_(shard)
+            self._copies[device] = copy
+        return self._copies[device]
+
+    @cached_property
+    def _arrays(self) -> list[np.ndarray]:
+        return [shard.numpy() for shard in self.shards]
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, torch.Tensor | None]:
+        return {}
 
     @property
     def _step(self) -> int:
         return len(self.shards[0])
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU; 0 elsewhere, where a bank is memory-mapped and needs no copy."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def bank_folder(rows: DatasetView, encoder: ImageEncoder | TextEncoder) -> Path:

@@ -90,8 +90,8 @@ class BankTeacher:
             own = torch.rand(2, len(indices), generator=generator) < self.own
             a, b = indices.where(own[0], a), indices.where(own[1], b)
         a, b = gather(a), gather(b)
-        found = NeighbourFeatures(self.images[a], self.captions[b], self.captions[a], self.images[b])
-        return NeighbourFeatures(*(features.to(images.device) for features in found))
+        u, z, device = self.images, self.captions, images.device
+        return NeighbourFeatures(u.rows(a, device), z.rows(b, device), z.rows(a, device), u.rows(b, device))
 
 
 class LiveTeacher:

@@ -253,6 +253,17 @@ def test_a_bank_of_something_else_is_refused_with_what_differs_and_left_alone(
     assert bank_folder(rows, encoder) != bank_folder(SceneView(few_world, COUNT), Fake()) or change == "code"
 
 
+@pytest.mark.parametrize("room", [0, 10**9], ids=["no room", "room"])
+def test_a_device_looks_rows_up_in_a_copy_of_its_own_if_it_has_room(rows, monkeypatch, tmp_path, room):
+    monkeypatch.setattr(banks, "free_memory", lambda device: room)
+    bank, device, wanted = build_bank(rows, Fake(), tmp_path), torch.device("meta"), torch.tensor([24, 0, 7, 7])
+    assert bank.rows(wanted, device).shape == (4, bank.width) and bank.rows(wanted, device).device == device
+    assert (bank.on(device) is None) == (room == 0) and bank.on(device) is bank.on(device)
+    here = bank.on(torch.device("cpu"))  # what a device would hold
+    assert here is None if room == 0 else torch.equal(here[wanted].float(), bank[wanted])
+    assert torch.equal(bank.rows(wanted, torch.device("cpu")), bank[wanted])
+
+
 def test_a_manifest_whose_encoder_is_a_mere_word_is_of_something_else(rows, tmp_path, unbroken):
     path = tmp_path / "unbroken" / "bank.json"
     storage.write_json(path, storage.read_json(path) | {"encoder": "mine"})
