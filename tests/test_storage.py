@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import threading
 
 import pytest
 import torch
@@ -142,6 +143,25 @@ def test_tensors_come_back_as_they_went_even_views(tmp_path):
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor)
+
+
+def test_json_with_a_checksum_comes_back_and_a_changed_value_is_noticed(tmp_path):
+    path, value = tmp_path / "a.json", {"step": 3, "loss": [1.5, None]}
+    storage.write_checked(path, value)
+    written = storage.read_json(path)
+    assert written.pop("checksum") == storage.fingerprint(value) and written == value
+
+
+def test_a_lock_makes_the_folder_and_waits_in_one_that_exists(tmp_path, caplog):
+    caplog.set_level("INFO", "lcl")
+    with storage.locked(tmp_path / "a" / "b"):
+        waiter = threading.Thread(target=lambda: storage.locked(tmp_path / "a" / "b").__enter__(), daemon=True)
+        waiter.start()
+        waiter.join(1.5)
+        assert waiter.is_alive() and "another process works in" in caplog.text
+    waiter.join(30)
+    assert not waiter.is_alive()
+
 
 
 @pytest.mark.parametrize("read", [storage.read_json, storage.read_tensors, storage.read_metadata])

@@ -31,9 +31,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
     "eval/foils": ["tests/eval/test_foils_accuracy.py"],
     "losses/neighbours": ["tests/teachers/test_teacher.py"],
+    "train/runs": ["tests/train/test_runs.py", "tests/cli/test_main.py"],
     "train/objectives": ["tests/train/test_recipes.py"],
     "train/loop": ["tests/train/test_loop.py", "tests/train/test_distributed.py"],
     "train/loader": ["tests/train/test_loader.py", "tests/data/test_collection.py"],
+    "data/collection": ["tests/data/test_collection.py", "tests/data/test_duplicates.py"],
     "data/scenes": ["tests/data/test_versions.py", "tests/data/test_scenes.py"],
     "data/tars": ["tests/data/test_shards.py", "tests/data/test_hostile_tars.py"],
     "cli/main": ["tests/cli"],

@@ -518,11 +518,15 @@ def test_an_unknown_name_is_refused_with_the_near_one(make, near):
         make()
 
 
-def test_a_guess_costs_the_logarithm_of_what_one_guesses_among():
+def test_the_chance_level_is_that_of_uniform_predictions():
     recipe = dataclasses.replace(get_recipe("lightclip-ping"), match=MatchConfig(negatives=4))
     guesses = recipe.chance_losses(batch_size=128, vocab_size=2048)
     assert list(guesses) == list(recipe.weights)
     assert {name: round(math.exp(value)) for name, value in guesses.items()} == {
         "soft_info_nce": 128, "matched_contrast": 5, "masked_language": 2048, "nn_contrast": 128, "xnn_contrast": 128,
     }  # fmt: skip
+    uniform = torch.full((5, 5), 1 / 5)  # whatever the pair, its probability is one in five
+    right = torch.eye(5).bool()
+    sigmoid = -torch.where(right, uniform, 1 - uniform).log().sum(1).mean().item()
+    assert get_recipe("siglip").chance_losses(5, 2048)["sigmoid"] == pytest.approx(sigmoid)
     assert recipe.chance_losses(3, 2048)["matched_contrast"] == math.log(3)  # a batch of three has no more than two negatives
