@@ -15,6 +15,7 @@ from lcl.losses.matching import (
     FORBIDDEN,
     SOLVERS,
     exact,
+    exact_lockstep,
     hardest,
     matched_contrast,
     max_match,
@@ -103,6 +104,25 @@ def test_a_tiny_matching_is_the_best_of_all_ways(seed, m, n, unmatched_cost, gri
     assert_one_to_one(matching, words, n)
     best = brute_force(cost[0].tolist(), unmatched_cost)
     assert total_cost(matching, cost, words, unmatched_cost).item() == pytest.approx(best)
+
+
+LIMITS = [FORBIDDEN, 1.0, 0.4, -0.3]
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 10**6), st.tuples(st.integers(1, 6), st.integers(1, 13), st.integers(1, 11)), st.sampled_from(LIMITS))
+def test_all_problems_at_once_are_matched_as_scipy_matches_one_by_one(seed, shape, unmatched_cost):
+    size, m, n = shape
+    draw = torch.Generator().manual_seed(seed)
+    words = torch.rand(size, m, generator=draw) < 0.8
+    cost = torch.randn(size, m, n, generator=draw)
+    assert torch.equal(exact_lockstep(cost, words, unmatched_cost).patch, exact(cost, words, unmatched_cost).patch)
+    tied = torch.randint(0, 4, (size, m, n), generator=draw).float()  # many matchings are cheapest
+    one, other = (solve(tied, words, unmatched_cost) for solve in (exact, exact_lockstep))
+    costs = [total_cost(found, tied, words, unmatched_cost) for found in (one, other)]
+    torch.testing.assert_close(*costs)
+    if math.isinf(unmatched_cost):
+        assert torch.equal(one.matched.sum(1), other.matched.sum(1))  # as many as can be
 
 
 @pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
