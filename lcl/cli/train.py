@@ -73,7 +73,8 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="How many pairs a training step compares with each other.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate: after the warm-up.")] = None,
     micro_batch: Annotated[
-        int | None, typer.Option(help="Save memory: encode so many pairs of a batch at a time (gradient caching).")
+        int | None,
+        typer.Option(help="Save memory: encode so many pairs at a time (gradient caching; exact without batch norms)."),
     ] = None,
     precision: Annotated[
         str | None,

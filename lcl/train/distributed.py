@@ -3,8 +3,9 @@
 `torchrun` starts the processes; `Ranks` is what they tell each other. A batch that is shared among them, or too large for
 memory, is handled by gradient caching (GradCache; Gao et al. 2021, arXiv 2101.06983): all micro-batches are embedded first;
 the loss over all embeddings gives the gradient at each of them; then every micro-batch passes through the towers again with
-its cached gradient. Each process compares its own rows with all others', and the sum of these gradients is the batch's:
-nothing is approximated. Objectives that look at patches and words stay within their micro-batch.
+its cached gradient. Each process compares its own rows with all others', and the sum of these gradients is the batch's.
+Two things stay within a micro-batch: the statistics of batch norms, and objectives that look at patches and words. Then the
+gradient is not exactly that of one forward pass; `kept_within_parts` says so.
 """
 
 from __future__ import annotations
@@ -203,6 +204,16 @@ def _pairwise_backward(
     loss, parts = recipe.loss(context, [name for name in recipe.weights if name in PAIRWISE])
     (loss + 0.0 * (v.sum() + t.sum())).backward()  # also where no objective uses them
     return torch.as_tensor(loss).detach(), {name: part.detach() for name, part in parts.items()}
+
+
+def kept_within_parts(model: Clip, recipe: Recipe, size: int) -> str:
+    """What stays within the parts of a batch, of `size` pairs each, and changes its gradient; "" if nothing does."""
+    kept = [name for name in recipe.weights if name not in PAIRWISE]
+    limits = [f"{' and '.join(kept)} {'is' if len(kept) == 1 else 'are'} computed within each part"] if kept else []
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        limits.append("batch norms use the statistics of their part (the tower vit has none)")
+    told = f"a batch is encoded in parts of {size} pairs, so its gradient is not exactly that of a whole batch"
+    return f"{told}: {'; '.join(limits)}." if limits else ""
 
 
 class _RunningStatistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -23,11 +24,12 @@ from lcl.models.vision import augment
 from lcl.teachers.banks import build_bank
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 from lcl.teachers.teacher import LiveTeacher, Teacher, open_bank_teacher
-from lcl.train.distributed import MicroBatch, Ranks, cached_backward
+from lcl.train.distributed import MicroBatch, Ranks, cached_backward, kept_within_parts
 from lcl.train.loader import Batch, batches
 from lcl.train.objectives import StepContext
 from lcl.train.recipes import PingConfig, Recipe, get_recipe
 
+log = logging.getLogger("lcl")
 TOKENIZER_PAIRS = 16_384  # captions that the tokenizer is trained on
 VALIDATION_PAIRS = 256  # or a batch, if that is more; they are never those of the evaluation
 
@@ -178,6 +180,9 @@ class Training:
             require(any(map(shutil.which, compilers)), "to compile, a C++ compiler is needed; install one, or leave out compile.")
             storage.keep_programs_private()
             self.model.vision.compile()  # captions differ in length, and each length would be compiled anew
+        part = profile.training.micro_batch or int(share)
+        if part < profile.training.batch_size and self.ranks.is_main and (told := kept_within_parts(model, self.recipe, part)):
+            log.warning(told)
         self.optimizer = make_optimizer(self.learner, profile.training)
         self.step = 0  # steps done; iterating goes on from there
 

@@ -22,7 +22,7 @@ from lcl.teachers.banks import Bank, build_bank
 from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import BankTeacher, LiveTeacher
 from lcl.train.checkpoints import resume, save_checkpoint
-from lcl.train.distributed import MicroBatch, Ranks, cached_backward, join
+from lcl.train.distributed import MicroBatch, Ranks, cached_backward, join, kept_within_parts
 from lcl.train.loop import Step, Training
 from lcl.train.objectives import PAIRWISE, StepContext
 from lcl.train.recipes import RECIPES, PingConfig, Recipe, get_recipe
@@ -182,6 +182,29 @@ class Watched(Recipe):
         if context.generator:
             self.seeds.append(context.generator.initial_seed())
         return super().loss(context, *names)
+
+
+@pytest.mark.parametrize(
+    ("name", "tower", "words"),
+    [
+        ("clip", VIT, []),
+        ("clip-ping", VIT, []),
+        ("clip", TINY, ["batch norms"]),
+        ("lightclip", VIT, ["matched_contrast and masked_language are computed"]),
+        ("clip+mlm", TINY, ["masked_language is computed", "batch norms"]),
+    ],
+)
+def test_what_stays_within_the_parts_of_a_batch_is_said_and_nothing_else(name, tower, words):
+    told = kept_within_parts(Clip(tower), get_recipe(name), 8)
+    assert bool(told) == bool(words) and all(word in told for word in words)
+    assert not told or ("parts of 8 pairs" in told and told.count("batch norms") == ("batch norms" in words))
+
+
+def test_a_training_in_micro_batches_says_what_stays_within_them(small_world, caplog):
+    for micro_batch, told in ((None, 0), (16, 0), (8, 1)):
+        caplog.clear()
+        Training(dataclasses.replace(SHORT, training=dataclasses.replace(SHORT.training, micro_batch=micro_batch)), small_world)
+        assert caplog.text.count("batch norms use the statistics of their part") == told
 
 
 def train_at_random(ranks: Ranks, folder: Path, micro_batch: int | None = None) -> tuple[list, list, dict]:
