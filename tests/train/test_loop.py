@@ -90,7 +90,8 @@ def test_events_are_every_step_in_turn_and_looks_where_they_belong(finished):
     for step in steps:
         assert step.loss == pytest.approx(sum(step.losses.values()))  # the recipe `clip` weighs its one part with 1
         assert step.gradient_norm > 0 and step.pairs_per_second > 0 and step.seconds > 0 and 1 <= step.logit_scale <= 100
-    assert steps[-1].seconds_left == 0 < steps[0].seconds_left
+    for done, step in enumerate(steps, start=1):
+        assert step.seconds_left == pytest.approx((96 - done) * sum(each.seconds for each in steps[:done]) / done)
 
 
 def test_the_validation_loss_is_that_of_batches_of_new_pairs(small_world, monkeypatch):
@@ -155,6 +156,7 @@ def test_the_learning_rate_rises_peaks_and_ends_near_zero(warmup, epochs):
     top = rates.index(max(rates))
     assert top == pytest.approx(warmup * config.steps, abs=1)
     assert 0.6 * config.learning_rate < max(rates) <= config.learning_rate
+    assert not warmup or rates[0] == pytest.approx(config.learning_rate / (warmup * config.steps + 1))  # not 0: every step counts
     assert all(a < b for a, b in zip(rates[:top], rates[1 : top + 1], strict=True))
     assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
     assert 0 < rates[-1] < 0.03 * config.learning_rate
