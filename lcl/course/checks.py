@@ -1,6 +1,7 @@
 """Exercises that check themselves: a reminder if unanswered, a hint at the likely mistake if wrong; they never raise."""
 
 import copy
+import dis
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ STOPPED = "The cell that ran last stopped with an error, so this check would jud
 
 
 def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-4) -> str:
-    """Compare an answer (a number, a tensor, a string, …; `...` if there is none) with the right one.
+    """Compare an answer (a number, a tensor, a tuple of tensors, a string, …; `...` if there is none) with the right one.
 
     Args:
         mistakes: {a hint at the likely mistake: the wrong answer that it leads to}.
@@ -34,7 +35,7 @@ def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, to
     for hint, wrong in (mistakes or {}).items():
         if _equal(answer, wrong, tolerance):
             return WRONG + hint
-    return WRONG + _difference(answer, right)
+    return WRONG + _difference(answer, right, tolerance)
 
 
 def check_function(
@@ -60,10 +61,10 @@ def check_function(
     expected, answers = [right(*copy.deepcopy(case)) for case in cases], []
     for case in cases:
         try:
-            answers.append(copy.deepcopy(function(*copy.deepcopy(case))))  # so in-place changes stay within a case
+            answers.append(_copied(function(*copy.deepcopy(case))))  # so in-place changes stay within a case
         except Exception as error:
             return f"{WRONG}your function raised {type(error).__name__} ({_short(error)}) when called with {_shown(case)}."
-    if all(answer is ... for answer in answers):
+    if all(answer is ... for answer in answers) or (_is_empty(function) and all(answer is None for answer in answers)):
         return OPEN
     if any(answer is None for answer in answers):
         return f"{WRONG}your function returns None: is there a `return`, and something after it?"
@@ -74,7 +75,22 @@ def check_function(
         if all(_equal(answer, mistake(*copy.deepcopy(case)), tolerance) for answer, case in zip(answers, cases, strict=True)):
             return WRONG + hint
     first = wrong[0]
-    return f"{WRONG}called with {_shown(cases[first])}, {_difference(answers[first], expected[first])}"
+    return f"{WRONG}called with {_shown(cases[first])}, {_difference(answers[first], expected[first], tolerance)}"
+
+
+def _is_empty(function: Callable) -> bool:
+    """Has a function's body nothing but a docstring and `...`?"""
+    if not hasattr(function, "__code__"):
+        return False
+    found, empty = ([step.opname for step in dis.get_instructions(one)] for one in (function, lambda: None))
+    return found == empty
+
+
+def _copied(answer: Any) -> Any:
+    """A copy of an answer; torch copies no tensor that has a history, so tensors lose theirs."""
+    if isinstance(answer, torch.Tensor):
+        return answer.detach().clone()
+    return tuple(map(_copied, answer)) if type(answer) is tuple else copy.deepcopy(answer)
 
 
 def _last_cell_failed() -> bool:
@@ -93,9 +109,16 @@ def _equal(answer: Any, right: Any, tolerance: float) -> bool:
             answer, right = _as_tensor(answer), _as_tensor(right)
             same = answer.shape == right.shape
             return same and torch.allclose(answer, right, rtol=tolerance, atol=tolerance, equal_nan=True)
+        if _has_tensors(right):
+            parts = type(answer) in (tuple, list) and len(answer) == len(right)
+            return parts and all(_equal(one, other, tolerance) for one, other in zip(answer, right, strict=True))
         return bool(answer == right)
     except Exception:  # values that cannot be compared are not equal
         return False
+
+
+def _has_tensors(value: Any) -> bool:
+    return type(value) is tuple and any(isinstance(part, torch.Tensor) for part in value)
 
 
 def _as_tensor(value: Any) -> torch.Tensor:
@@ -103,13 +126,19 @@ def _as_tensor(value: Any) -> torch.Tensor:
     return (value.to_dense() if value.layout is not torch.strided else value).cpu().double()
 
 
-def _difference(answer: Any, right: Any) -> str:
+def _difference(answer: Any, right: Any, tolerance: float = 1e-4) -> str:
     """How an answer differs from the right one, without revealing it. Never raises."""
     try:
         if answer is None:
             return "that is None; is the result put into the variable, and not only printed?"
         if callable(answer) and not isinstance(answer, torch.Tensor):
             return "that is a function; the result of calling it is expected."
+        if _has_tensors(right):
+            if type(answer) not in (tuple, list) or len(answer) != len(right):
+                number = f" of {len(answer)}" if isinstance(answer, (tuple, list)) else ""
+                return f"the answer should be {len(right)} values, separated by commas, not {_kind(answer)}{number}."
+            n = next(n for n, (one, other) in enumerate(zip(answer, right, strict=True)) if not _equal(one, other, tolerance))
+            return f"in value {n + 1} of {len(right)}: {_difference(answer[n], right[n], tolerance)}"
         if isinstance(right, torch.Tensor):
             if not isinstance(answer, torch.Tensor):
                 return f"the answer should be a tensor of shape {tuple(right.shape)}, not {_kind(answer)}."

@@ -14,6 +14,40 @@ def test_an_open_exercise_says_so():
     assert check(..., 1.0) == check_function(lambda x: ..., [(1.0,)], abs) == OPEN
 
 
+def test_a_build_without_a_body_is_open_but_one_that_forgets_its_result_is_not():
+    def stub(x, mask=None):
+        """Shapes and steps."""
+        ...  # your answer
+
+    def forgot(x, mask=None):
+        x = 2 * x
+
+    def nothing(x, mask=None):
+        return mask
+
+    assert check_function(stub, [(1.0,)], abs) == OPEN
+    for function in (forgot, nothing):
+        assert "is there a `return`" in check_function(function, [(1.0,)], abs)
+
+
+def test_answers_of_several_tensors_are_compared_one_by_one():
+    def right(x):
+        return x, 2 * x
+
+    cases = [(torch.ones(2),)]
+    assert check_function(lambda x: [x, x + x], cases, right) == RIGHT
+    assert check_function(lambda x: (x, x), cases, right, {"doubled?": lambda x: (x, x)}) == f"{WRONG}doubled?"
+    assert "in value 2 of 2: the shape is right" in check_function(lambda x: (x, 3 * x), cases, right)
+    assert "2 values, separated by commas, not a tensor" in check_function(lambda x: x, cases, right)
+    assert "not a tuple of 3" in check_function(lambda x: (x, x, x), cases, right)
+
+
+def test_answers_may_have_a_history():
+    weights = torch.nn.Linear(2, 2)
+    assert check_function(lambda x: weights(x), [(torch.ones(2),)], lambda x: weights(x)) == RIGHT
+    assert check_function(lambda x: (weights(x), x), [(torch.ones(2),)], lambda x: (weights(x), x)) == RIGHT
+
+
 @pytest.mark.parametrize("answer", ["1.1", " 1.10 ", "1,1"])
 def test_a_number_given_as_text_is_understood(answer):
     assert check(answer, 1.1) == RIGHT
