@@ -70,19 +70,43 @@ def test_every_exhibit_and_explorer_left_a_still_picture(path):
 def test_it_has_three_exercises_or_more_rated_timed_and_open(path):
     cells = nbformat.read(path, as_version=4).cells
     lines = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
-    headings = [line for line in lines if "### Exercise" in line]
-    rated = [re.fullmatch(r"### Exercise (\d) · .+ \((easy|medium|hard), \d+ minutes\)", line) for line in headings]
-    assert len(rated) >= 3 and all(rated) and [int(match[1]) for match in rated] == list(range(1, len(rated) + 1))
+    headings = [line for line in lines if re.match("### (Exercise|Build)", line)]
+    rated = [re.fullmatch(r"### (Exercise|Build) (\d) · .+ \((easy|medium|hard), (\d+) minutes\)", line) for line in headings]
+    assert len(rated) >= 3 and all(rated), headings
+    for kind in ("Exercise", "Build"):
+        numbers = [int(match[2]) for match in rated if match[1] == kind]
+        assert numbers == list(range(1, len(numbers) + 1))
     places = [n for n, cell in enumerate(cells) if cell.cell_type == "code" and "...  # your answer" in cell.source]
     assert len(places) == len(rated)
-    for n in places:  # the place for the answer; the check, folded because the right answer stands in it; hint and solution
+    for n in places:  # the place for the answer; the check; hint and solution
         assert "check(" not in cells[n].source and "check_function(" not in cells[n].source
-        assert cells[n + 1].metadata.get("jupyter") == {"source_hidden": True}, cells[n + 1].source
+        if not hides_its_answers(cells[n + 1]):  # folded because the right answer stands in it
+            assert cells[n + 1].metadata.get("jupyter") == {"source_hidden": True}, cells[n + 1].source
         assert cells[n + 1].source.startswith("# checks the cell above\n")  # the line that is in sight
         assert any("Not answered yet" in output.get("text", "") for output in cells[n + 1].outputs), cells[n + 1].source
         folded = cells[n + 2].source
         assert folded.startswith("<details><summary>Hint</summary>\n\n") and "<summary>Solution</summary>\n\n" in folded
-    assert sum("jupyter" in cell.metadata for cell in cells) == len(places)
+    assert sum("jupyter" in cell.metadata for cell in cells) == sum(not hides_its_answers(cells[n + 1]) for n in places)
+
+
+def hides_its_answers(check) -> bool:
+    """Does a cell ask `lcl.course.exercises`, where the right answers stand, instead of holding them?"""
+    return "check(" not in check.source and "check_function(" not in check.source
+
+
+def test_chapters_2_to_5_have_a_build_an_open_problem_and_short_lines(path):
+    if not "02" <= path.stem[:2] <= "05":
+        return
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    minutes = [int(number) for number in re.findall(r"^### Build \d · .+, (\d+) minutes\)$", text, re.M)]
+    assert any(20 <= number <= 40 for number in minutes)
+    assert "**Open problem (hard)**" in cells[-1].source + cells[-2].source
+    for cell in cells:
+        lines = cell.source.splitlines() if cell.cell_type == "code" else []
+        assert [line for line in lines if len(line) > 95] == []
+    main = re.sub(r"<details>.*?</details>", "", text, flags=re.S)
+    assert len(main.split()) <= 1650, len(main.split())
 
 
 def test_refreshing_cleans_what_a_run_leaves(path):

@@ -44,12 +44,15 @@ def check_function(
     right: Callable,
     mistakes: Mapping[str, Callable] | None = None,
     tolerance: float = 1e-4,
+    seen: Callable | None = None,
 ) -> str:
     """Compare a function with the right one; an exception in it becomes a sentence, too.
 
     Args:
         cases: tuples of arguments.
         mistakes: {a hint at the likely mistake: the wrong function}; a hint is shown if that function agrees on every case.
+        tolerance: absolute and relative.
+        seen: turns each result into what is compared, such as its gradient (default: the result).
 
     Returns:
         The sentence to show.
@@ -58,10 +61,10 @@ def check_function(
         return STOPPED
     if not callable(function):
         return OPEN if function is ... else f"{WRONG}a function is expected, not {_kind(function)}."
-    expected, answers = [right(*copy.deepcopy(case)) for case in cases], []
+    expected, answers = [_seen(right(*copy.deepcopy(case)), seen) for case in cases], []
     for case in cases:
         try:
-            answers.append(_copied(function(*copy.deepcopy(case))))  # so in-place changes stay within a case
+            answers.append(_copied(_seen(function(*copy.deepcopy(case)), seen)))  # so in-place changes stay within a case
         except Exception as error:
             return f"{WRONG}your function raised {type(error).__name__} ({_short(error)}) when called with {_shown(case)}."
     if all(answer is ... for answer in answers) or (_is_empty(function) and all(answer is None for answer in answers)):
@@ -72,7 +75,8 @@ def check_function(
     if not wrong:
         return RIGHT
     for hint, mistake in (mistakes or {}).items():
-        if all(_equal(answer, mistake(*copy.deepcopy(case)), tolerance) for answer, case in zip(answers, cases, strict=True)):
+        theirs = (_seen(mistake(*copy.deepcopy(case)), seen) for case in cases)
+        if all(_equal(answer, other, tolerance) for answer, other in zip(answers, theirs, strict=True)):
             return WRONG + hint
     first = wrong[0]
     return f"{WRONG}called with {_shown(cases[first])}, {_difference(answers[first], expected[first], tolerance)}"
@@ -84,6 +88,14 @@ def _is_empty(function: Callable) -> bool:
         return False
     found, empty = ([step.opname for step in dis.get_instructions(one)] for one in (function, lambda: None))
     return found == empty
+
+
+def _seen(answer: Any, seen: Callable | None) -> Any:
+    """What is compared of an answer; the answer itself if it is not of the kind that can be asked."""
+    try:
+        return answer if seen is None or answer is ... or answer is None else seen(answer)
+    except Exception:
+        return answer
 
 
 def _copied(answer: Any) -> Any:
