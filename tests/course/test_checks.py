@@ -42,6 +42,20 @@ def test_answers_of_several_tensors_are_compared_one_by_one():
     assert "not a tuple of 3" in check_function(lambda x: (x, x, x), cases, right)
 
 
+def test_what_is_seen_of_an_answer_is_compared_and_the_answer_itself_is_described():
+    cases, seen = [(torch.ones(2).requires_grad_(),)], lambda y: (y, y.requires_grad)
+
+    def right(x):
+        return x.detach()
+
+    assert check_function(lambda x: x.detach() + 0, cases, right, seen=seen) == RIGHT
+    assert check_function(lambda x: x, cases, right, {"detach it": lambda x: 1 * x}, 1e-4, seen) == f"{WRONG}detach it"
+    assert "in value 2 of 2: 1 is not" in check_function(lambda x: x, cases, right, seen=seen)
+    assert "the shape is right, but the values" in check_function(lambda x: 2 * x, cases, right, seen=seen)
+    assert "should be a tensor" in check_function(lambda x: "text", cases, right, seen=seen)
+    assert check_function(lambda x: ..., cases, right, seen=seen) == OPEN
+
+
 def test_answers_may_have_a_history():
     weights = torch.nn.Linear(2, 2)
     assert check_function(lambda x: weights(x), [(torch.ones(2),)], lambda x: weights(x)) == RIGHT

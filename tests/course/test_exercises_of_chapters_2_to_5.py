@@ -1,0 +1,128 @@
+"""Exercises in `lcl.course.exercises`: what all builds share; of chapters 2 to 5, the solutions and lcl's functions are right."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lcl.config import LclError
+from lcl.course import exercises
+from lcl.course.checks import OPEN, RIGHT, WRONG
+from lcl.course.exercises import contrastive, encoders, matching, soft_labels
+from lcl.losses.matching import SOLVERS, matched_contrast, sinkhorn, token_similarity
+from lcl.train.objectives import OBJECTIVES
+from lcl.train.recipes import get_recipe
+
+
+def mine(x):
+    return 2 * x
+
+
+def ours(x):
+    return x + x
+
+
+@pytest.mark.parametrize(("verdict", "chosen"), [(RIGHT, mine), (OPEN, ours), (WRONG + "doubled?", ours)])
+def test_the_next_cells_use_a_learners_function_only_if_it_is_right(verdict, chosen, capsys):
+    assert exercises.yours_or_ours(mine, verdict, ours) is chosen
+    told = capsys.readouterr().out
+    assert told == (
+        "The next cells use your function.\n" if chosen is mine else "The next cells use lcl's function until yours is right.\n"
+    )
+
+
+def test_a_recipe_trains_with_the_objective_that_was_given(monkeypatch, capsys):
+    monkeypatch.setitem(OBJECTIVES, "info_nce", OBJECTIVES["info_nce"])  # and put back afterwards
+    seen = []
+
+    def objective(recipe, context):
+        seen.append((recipe.name, context))
+        return {"info_nce": torch.tensor(3.0)}
+
+    exercises.train_with("info_nce", objective)
+    assert "'info_nce'" in capsys.readouterr().out
+    total, parts = get_recipe("clip").loss(Context())
+    assert (total.item(), parts["info_nce"].item(), len(seen)) == (3.0, 3.0, 1)
+    with pytest.raises(LclError, match="info_nse"):
+        exercises.train_with("info_nse", objective)
+
+
+class Context:
+    """All that a recipe asks of a step before its objectives do."""
+
+    progress = 0.5
+
+
+def test_lcls_patches_are_those_of_the_loops_and_fold_back():
+    images = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8)
+    cut = encoders.cut_patches(images.float(), 4)
+    for number, (row, column) in enumerate((row, column) for row in (0, 4) for column in (0, 4, 8)):
+        assert torch.equal(cut[:, number], images[:, :, row : row + 4, column : column + 4].flatten(1).float())
+    assert torch.equal(encoders.put_together(encoders.cut_patches, images, 4), images)
+
+
+def test_patches_in_a_wrong_order_show_as_a_scrambled_picture_and_no_patches_as_grey():
+    images = torch.arange(3 * 8 * 8, dtype=torch.uint8).view(1, 3, 8, 8)
+    scrambled = encoders.put_together(lambda images, p: images.reshape(1, 4, 48), images, 4)
+    assert not torch.equal(scrambled, images) and torch.equal(scrambled.flatten().sort().values, images.flatten())
+    for odd in (lambda images, p: ..., lambda images, p: None, lambda images, p: 1 / 0, lambda images, p: images, 7):
+        assert torch.equal(encoders.put_together(odd, images, 4), torch.full_like(images, 128))
+
+
+def test_lcls_block_in_the_exercise_ignores_padding():
+    torch.manual_seed(0)
+    b, mask = encoders.Block(12, 3), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    x = torch.randn(2, 5, 12)
+    found = encoders.lcl_block(x, b, mask)
+    torch.testing.assert_close(found[1:, :3], b(x[1:, :3]))
+    assert found[1, 3:].abs().max() == 0
+    assert encoders.block(encoders._block()) == RIGHT  # from scratch, without a mistake
+
+
+def test_info_nce_of_the_exercise_is_lcls_and_a_mistake_hears_its_reason():
+    assert contrastive.info_nce(contrastive.lcl_info_nce) == RIGHT
+
+    def one_way(v, t, logit_scale):
+        return F.cross_entropy(logit_scale * v @ t.T, torch.arange(len(v)))
+
+    assert "image to text only" in contrastive.info_nce(one_way)
+    assert contrastive.info_nce(lambda v, t, scale: ...) == OPEN
+
+
+def test_labels_that_let_gradients_pass_are_not_right():
+    assert soft_labels.targets(soft_labels.soft_targets) == RIGHT
+    with_gradient = soft_labels.targets(
+        lambda s, alpha, T: (1 - alpha) * torch.eye(len(s))
+        + alpha * (s / T).masked_fill(torch.eye(len(s)).bool(), -torch.inf).softmax(1)
+    )
+    assert "detach" in with_gradient
+    assert "values differ" in soft_labels.targets(lambda s, alpha, T: s.softmax(1))  # not "of 2 values"
+
+
+def test_rounds_of_sinkhorn_come_to_lcls_plan():
+    cost = torch.rand(5, 9, generator=torch.Generator().manual_seed(0))
+    real = torch.ones(1, 5, dtype=torch.bool)
+    for unmatched_cost in (float("inf"), 0.15):
+        dual_price = torch.zeros(9)
+        for _ in range(3000):
+            plan, dual_price = matching.sinkhorn_round(cost, dual_price, unmatched_cost, 0.01)
+        spread = (cost.max() - cost.min()).item()
+        theirs = sinkhorn(cost[None], real, unmatched_cost, epsilon=0.01 / spread, rounds=6000).plan[0]
+        torch.testing.assert_close(plan, theirs, rtol=0, atol=5e-3)
+        assert plan.sum(0).max() < 1.01
+
+
+def test_the_contrast_of_the_exercise_is_lcls():
+    draw = torch.Generator().manual_seed(0)
+    patches, words = (F.normalize(torch.randn(8, n, 6, generator=draw), dim=2) for n in (9, 4))
+    real = torch.arange(4) < torch.randint(1, 5, (8, 1), generator=draw)
+    s = torch.randn(8, 8, generator=draw)
+    captions = torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])
+    same = captions[:, None] == captions
+
+    def similarity(images, captions):
+        return token_similarity(patches, words, real, images, captions, 1.0, SOLVERS["exact"])[0]
+
+    for k in (1, 3, 7):  # of 7 others, one has the same caption
+        theirs = matched_contrast(patches, words, real, s, 10.0, k, 1.0, "exact", same)["matched_contrast"]
+        torch.testing.assert_close(matching.lcl_contrast(similarity, s, same, k, 10.0), theirs)
+    assert matching.contrast(matching.lcl_contrast) == RIGHT
