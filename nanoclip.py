@@ -156,7 +156,7 @@ class Clip(nn.Module):
         self.image_tower, self.text_tower = ImageTower(WIDTH), TextTower(vocab_size, WIDTH)
         self.image_projection = nn.Linear(WIDTH, EMBED_DIM, bias=False)
         self.text_projection = nn.Linear(WIDTH, EMBED_DIM, bias=False)
-        self.tau = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.tau = nn.Parameter(torch.tensor(math.log(10.0)))  # lcl starts at 3, and moves τ ten times as fast (chapter 3)
 
     @property
     def logit_scale(self):
