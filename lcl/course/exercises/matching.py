@@ -115,8 +115,8 @@ def _contrast(
     turned: bool = True, chosen: bool = True, ways: str = "both", sign: float = 1.0,
 ) -> torch.Tensor:  # fmt: skip
     """The contrast, with one of the typical mistakes where an argument is not the default."""
-    B = len(s)
-    own = torch.arange(B, device=s.device)
+    own = torch.arange(len(s), device=s.device)
+    right = similarity(own, own)[:, None]  # (B, 1)
     barred = same if spare else torch.zeros_like(same)
 
     def one_way(choose: torch.Tensor, pairs: Callable) -> torch.Tensor:
@@ -125,7 +125,7 @@ def _contrast(
         found = pairs(queries, others.flatten()).view_as(others)  # (B, k)
         if spare:
             found = found.masked_fill(same.gather(1, others), -math.inf)  # where fewer than k others remain
-        logits = scale * torch.cat([similarity(own, own)[:, None], found], dim=1)  # (B, 1 + k)
+        logits = scale * torch.cat([right, found], dim=1)  # (B, 1 + k)
         return F.cross_entropy(logits, torch.zeros_like(own))
 
     by_image = one_way(s, similarity)
