@@ -9,6 +9,7 @@ from lcl.course import exercises
 from lcl.course.checks import OPEN, RIGHT, WRONG
 from lcl.course.exercises import contrastive, encoders, matching, soft_labels
 from lcl.losses.matching import SOLVERS, matched_contrast, sinkhorn, token_similarity
+from lcl.models.vision import ViT
 from lcl.train.objectives import OBJECTIVES
 from lcl.train.recipes import get_recipe
 
@@ -96,6 +97,69 @@ def test_labels_that_let_gradients_pass_are_not_right():
     )
     assert "detach" in with_gradient
     assert "values differ" in soft_labels.targets(lambda s, alpha, T: s.softmax(1))  # not "of 2 values"
+
+
+class Watched:
+    """Takes the place of `check` and `check_function`: keeps what they were asked with, and says what they say."""
+
+    def __init__(self, checker):
+        self.checker, self.asked = checker, []
+
+    def __call__(self, answer, right, *rest, **options):
+        self.asked.append((right, rest, options))
+        return self.checker(answer, right, *rest, **options)
+
+
+def drawn(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
+def tower():
+    """A small ViT whose positions matter."""
+    torch.manual_seed(0)
+    vit = ViT(image_size=32, patch_size=8, width=12, depth=1, heads=2)
+    torch.nn.init.normal_(vit.positions)
+    return vit
+
+
+METRICS = {"new_scenes": {
+    "image_to_text_recall@5": {"value": 0.5}, "text_to_image_recall@5": {"value": 0.4}, "image_to_text_recall@1": {"value": 0.2},
+}}  # fmt: skip
+PLAN = F.one_hot(torch.tensor([3, 1, 7]), 16).float()
+BOXES = [((48, 0, 64, 16),), (), ((0, 20, 20, 64), (60, 0, 64, 10))]
+EXERCISES = [
+    *[(encoders, name) for name in ("patches", "attention_weights", "block", "masked_mean")],
+    (encoders, "largest", tower(), drawn(4, 16, 192)), (encoders, "parameters", encoders.Block(24, 3)),
+    *[(contrastive, name) for name in ("info_nce", "floor", "classify")], (contrastive, "recall", METRICS),
+    *[(soft_labels, name) for name in ("targets", "row", "alpha_at")],
+    (soft_labels, "entropy", soft_labels.soft_targets(drawn(5, 5), 0.3, 0.5)),
+    *[(matching, name) for name in ("sinkhorn_update", "total", "contrast")],
+    (matching, "nearest", drawn(3, 4)), (matching, "alignment", PLAN, BOXES, 64),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "name", "rest"), [(m, n, r) for m, n, *r in EXERCISES], ids=lambda value: str(value)[:20])
+def test_the_right_answer_is_right_and_every_mistake_hears_its_reason(module, name, rest, monkeypatch):
+    """On other values than the notebook's, where an exercise takes some."""
+    watched = {each: Watched(getattr(module, each)) for each in ("check", "check_function")}
+    for each in watched.items():
+        monkeypatch.setattr(module, *each)
+    exercise = getattr(module, name)
+    assert exercise(..., *rest) == OPEN
+    is_function = bool(watched["check_function"].asked)
+    ((right, others, _),) = watched["check_function" if is_function else "check"].asked
+    right, mistakes = (others[0], others[1]) if is_function else (right, others[0])
+    assert exercise(right, *rest) == RIGHT and len(mistakes) >= 2
+    assert {hint: exercise(wrong, *rest) for hint, wrong in mistakes.items()} == {hint: WRONG + hint for hint in mistakes}
+    assert exercise(lambda *case: ..., *rest).startswith((OPEN, WRONG)) and exercise("text", *rest).startswith(WRONG)
+
+
+def test_every_exercise_of_these_chapters_is_proved():
+    helpers = {"put_together", "cut_patches", "lcl_block", "lcl_info_nce", "sinkhorn_round", "lcl_contrast"}
+    for module in (encoders, contrastive, soft_labels, matching):
+        own = {name for name, one in vars(module).items() if getattr(one, "__module__", "") == module.__name__}
+        own = {name for name in own if not name.startswith("_")} - helpers
+        assert own == {name for of, name, *_ in EXERCISES if of is module}
 
 
 def test_rounds_of_sinkhorn_come_to_lcls_plan():
