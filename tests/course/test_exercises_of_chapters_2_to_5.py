@@ -1,16 +1,22 @@
 """Exercises in `lcl.course.exercises`: what all builds share; of chapters 2 to 5, the solutions and lcl's functions are right."""
 
+import ast
+from pathlib import Path
+
+import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lcl.config import LclError
+from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig
 from lcl.course import exercises
 from lcl.course.checks import OPEN, RIGHT, WRONG
 from lcl.course.exercises import contrastive, encoders, matching, soft_labels
+from lcl.losses.contrastive import ramp
 from lcl.losses.matching import SOLVERS, matched_contrast, sinkhorn, token_similarity
+from lcl.models.clip import Clip
 from lcl.models.vision import ViT
-from lcl.train.objectives import OBJECTIVES
+from lcl.train.objectives import OBJECTIVES, StepContext
 from lcl.train.recipes import get_recipe
 
 
@@ -190,3 +196,39 @@ def test_the_contrast_of_the_exercise_is_lcls():
         theirs = matched_contrast(patches, words, real, s, 10.0, k, 1.0, "exact", same)["matched_contrast"]
         torch.testing.assert_close(matching.lcl_contrast(similarity, s, same, k, 10.0), theirs)
     assert matching.contrast(matching.lcl_contrast) == RIGHT
+
+
+CHAPTERS = [  # its recipe, the objective that it replaces, and what its adapter uses
+    ("03_contrastive", "clip", "info_nce", {"contrast": contrastive.lcl_info_nce}),
+    ("04_soft_labels", "clip+soft", "soft_info_nce", {"labels": soft_labels.soft_targets, "ramp": ramp, "F": F}),
+    ("05_bipartite_matching", "clip+match", "matched_contrast",
+     {"contrast": matching.lcl_contrast, "token_similarity": token_similarity, "SOLVERS": SOLVERS}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stem", "recipe", "name", "uses"), CHAPTERS, ids=lambda value: value if isinstance(value, str) else "")
+def test_the_objective_in_a_chapter_gives_what_lcls_gives(stem, recipe, name, uses, small_world, tokenizer):
+    """With lcl's function in the place of the learner's, in value and gradient; two captions of the batch are equal."""
+    path = Path(__file__).resolve().parents[2] / "notebooks" / f"{stem}.ipynb"
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert sum(f'train_with("{name}", objective)' in source for source in cells) == 1
+    nodes = [node for source in cells for node in ast.parse(source.replace("%matplotlib inline", "")).body]
+    wanted = [node for node in nodes if getattr(node, "name", "") in ("objective", "my_soft_info_nce")]
+    scope = {"torch": torch, **uses}
+    exec(compile(ast.Module(wanted, []), stem, "exec"), scope)
+
+    pairs = small_world.pairs("train", range(12))
+    tokens = tokenizer.encode([pairs.captions[0], *pairs.captions[:11]], 32)
+    torch.manual_seed(0)
+    language = LanguageConfig(vocab_size=tokenizer.vocab_size, width=32, depth=1, heads=2)
+    model, recipe = Clip(ModelConfig(VisionConfig(width=32, depth=1), language, 32)), get_recipe(recipe)
+    found = []
+    for objective in (scope["objective"], OBJECTIVES[name]):
+        torch.manual_seed(0)
+        context = StepContext(model, torch.nn.ModuleDict(), model(pairs.images, tokens), tokens, 0.7, torch.Generator())
+        loss = objective(recipe, context)[name]
+        model.zero_grad()
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+    assert len(found[0]) > 10
