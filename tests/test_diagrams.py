@@ -40,7 +40,7 @@ def test_words_stay_on_the_sheet_in_their_boxes_and_apart(name):
     assert SHEETS[name].overlaps() == []
 
 
-@pytest.mark.parametrize("number", range(14))
+@pytest.mark.parametrize("number", range(15))
 def test_every_chapter_shows_its_map_and_its_diagram_with_their_words(number):
     path = next(FOLDER.parent.glob(f"{number:02d}_*.ipynb"))
     cells = nbformat.read(path, as_version=4).cells
@@ -92,7 +92,7 @@ def test_words_have_contrast_on_their_background_in_light_and_dark():
 
 
 def test_the_map_highlights_the_chapter_and_names_it():
-    titles = [diagrams.basics.course_map(number).alt for number in range(14)]
+    titles = [diagrams.basics.course_map(number).alt for number in range(15)]
     assert all(a != b for a, b in pairwise(titles)) and "chapter 5, matching, of the part LightCLIP" in titles[5]
 
 

@@ -145,7 +145,7 @@ def test_of_learning_rates_it_is_said_which_was_best_and_what_one_seed_is_worth(
 
 
 def test_what_is_said_of_equal_time_is_so():
-    """README, results in full and chapters 7, 9 and 13 say it in words."""
+    """README, results in full and chapters 7, 9 and 14 say it in words."""
     bench, times = pages.load_bench(ROOT / "results" / "bench.json"), float(verdicts.times_longer())
     slower = [name for name in RECIPES if bench.races[f"recipe-{name}"].longer.high >= times]
     assert slower == ["a-clip-ping"]  # "longer than the steps of any recipe take but …"
@@ -162,7 +162,7 @@ def test_what_is_said_of_equal_time_is_so():
     assert share > 0.5  # "much of what recipes gain"
     assert beside["lightclip"][ZERO] == -1 and beside["lightclip-ping"][ALIGN] == 1 and beside["lightclip-ping"][T2I] == 0
     assert bench.races["recipe-lightclip"].longer.middle == pytest.approx(1.5, abs=0.1)  # "about one and a half times"
-    for path in ("README.md", *(f"notebooks/{name}.ipynb" for name in ("07_lightclip", "09_clip_ping", "13_capstone"))):
+    for path in ("README.md", *(f"notebooks/{name}.ipynb" for name in ("07_lightclip", "09_clip_ping", "14_capstone"))):
         assert f"{times:g} times as many steps" in " ".join((ROOT / path).read_text(encoding="utf-8").split()), path
 
 
@@ -207,8 +207,8 @@ def test_what_the_teachers_sheet_says_of_neighbours_is_what_chapter_8_printed():
     assert said and {int(number) for number in said.groups()} <= printed
 
 
-def test_chapter_13_hands_over_what_the_seeds_of_the_study_reached():
-    text = (ROOT / "notebooks" / "13_capstone.ipynb").read_text(encoding="utf-8")
+def test_chapter_14_hands_over_what_the_seeds_of_the_study_reached():
+    text = (ROOT / "notebooks" / "14_capstone.ipynb").read_text(encoding="utf-8")
     said = re.search(r"with (\d+) seeds, reached recall@1 of ([\d.]+)% to ([\d.]+)% image to text", text)
     found = percent(saved_runs("lightclip-ping-laptop"), "new_scenes", I2T)
     assert said and said.groups() == (str(len(found)), f"{min(found):.1f}", f"{max(found):.1f}")

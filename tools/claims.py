@@ -281,7 +281,7 @@ CLAIMS = (
         "All of it.",
         ("lcl.train.recipes.RECIPES",),
         ("course/test_results.py::test_both_papers_at_once_are_no_worse_than_the_better_of_each",),
-        ("13_capstone", "What do recipes buy?", "lightclip-ping"),
+        ("14_capstone", "What do recipes buy?", "lightclip-ping"),
         verdicts.best,
         judged=verdicts.no_worse,
     ),

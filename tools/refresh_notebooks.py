@@ -47,7 +47,7 @@ place = data_folder() / "maps" / f"{map_key(again.model, mapped.captions)}.safet
 storage.write_tensors(place, coordinates(torch.cat(embed(again.model, again.tokenizer, mapped)), ways))
 for old in set(place.parent.iterdir()) - {place}:
     old.unlink()""",
-    "13_capstone": KEEP + 'save_training("13-lightclip-ping", training, curve)',
+    "14_capstone": KEEP + 'save_training("14-lightclip-ping", training, curve)',
 }
 MEMORY = """import resource, sys
 unit = 1 if sys.platform == "darwin" else 1024

@@ -19,8 +19,8 @@ SHOWN = {  # which exhibits a chapter shows
     "07_lightclip": ["curves", "alignment"],
     "08_neighbour_mining": ["neighbours"],
     "09_clip_ping": ["curves", "map"],
-    "10_to_cc3m_scale": ["curves"],
-    "13_capstone": ["curves", "curves", "board", "map"],
+    "11_to_cc3m_scale": ["curves"],
+    "14_capstone": ["curves", "curves", "board", "map"],
 }
 
 pytestmark = pytest.mark.skipif(

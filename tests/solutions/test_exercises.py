@@ -117,7 +117,7 @@ def test_every_exercise_is_proved_on_both_sides(path, monkeypatch, record_proper
         if "RunBoard(pairs, contenders)" in cell.source and cell.cell_type == "code":
             notebook.cells.insert(at + 1, answered)
             break
-    assert (answered in notebook.cells) == (path.stem == "13_capstone")
+    assert (answered in notebook.cells) == (path.stem == "14_capstone")
     notebook.cells = [watch, *notebook.cells, tell]
     monkeypatch.setenv("LCL_PROFILE", "smoke")
     NotebookClient(

@@ -7,16 +7,16 @@ from diagrams.canvas import WIDTH, Diagram
 PARTS = (
     ("Basics", "text", ((0, "preflight"), (1, "scenes"), (2, "encoders"), (3, "contrast"))),
     ("LightCLIP", "image", ((4, "soft labels"), (5, "matching"), (6, "masking"), (7, "all three"))),
-    ("CLIP-PING", "shared", ((8, "mining"), (9, "CLIP-PING"))),
-    ("In practice", "extra", ((10, "scale"), (11, "failures"), (12, "use it"), (13, "your run"))),
+    ("CLIP-PING", "shared", ((8, "mining"), (9, "CLIP-PING"), (10, "controls"))),
+    ("In practice", "extra", ((11, "scale"), (12, "failures"), (13, "use it"), (14, "your run"))),
 )
 TITLES = {number: title for _, _, chapters in PARTS for number, title in chapters}
 
 
 def course_map(current: int) -> Diagram:
-    """The 14 chapters in four parts, one of them highlighted."""
+    """The 15 chapters in four parts, one of them highlighted."""
     part = next(name for name, _, chapters in PARTS if current in dict(chapters))
-    sheet = Diagram(184, f"Map of the course: four parts (basics, LightCLIP, CLIP-PING, in practice) with 14 chapters. "
+    sheet = Diagram(184, f"Map of the course: four parts (basics, LightCLIP, CLIP-PING, in practice) with 15 chapters. "
                          f"You are in chapter {current}, {TITLES[current]}, of the part {part}.")  # fmt: skip
     side = (WIDTH - 30) / 8
     for low, parts in ((98, PARTS[:2]), (10, PARTS[2:])):

@@ -1,4 +1,4 @@
-"""Diagrams of chapters 8 to 13: neighbours, CLIP-PING, scale, failures, use."""
+"""Diagrams of chapters 8 to 14: neighbours, CLIP-PING, scale, failures, use."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ping() -> Diagram:
 
 
 def scale() -> Diagram:
-    """Chapter 10: shards, an index, an order that a step number determines, checkpoints; a killed run goes on."""
+    """Chapter 11: shards, an index, an order that a step number determines, checkpoints; a killed run goes on."""
     sheet = Diagram(
         252,
         "Pairs lie in tars, with an index that finds any row. The step number determines which rows a batch holds. "
@@ -88,7 +88,7 @@ def scale() -> Diagram:
 
 
 def failures() -> Diagram:
-    """Chapter 11: which question to ask first when a training run disappoints."""
+    """Chapter 12: which question to ask first when a training run disappoints."""
     sheet = Diagram(
         252,
         "A path of questions for a training that disappoints: Is the first loss near ln B? Does it fall? Does it fall"
@@ -115,7 +115,7 @@ def failures() -> Diagram:
 
 
 def use() -> Diagram:
-    """Chapter 12: what is computed once, and what is computed for each query."""
+    """Chapter 13: what is computed once, and what is computed for each query."""
     sheet = Diagram(
         232,
         "Once: your pictures pass the image tower and fill an index of embeddings. For each query: the text passes "
@@ -137,7 +137,7 @@ def use() -> Diagram:
 
 
 def capstone() -> Diagram:
-    """Chapter 13: how a recipe becomes a claim."""
+    """Chapter 14: how a recipe becomes a claim."""
     sheet = Diagram(
         212,
         "A recipe is trained with several seeds, and another recipe with the same seeds. Each pair of runs gives a "
