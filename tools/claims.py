@@ -132,7 +132,7 @@ CLAIMS = (
             "losses/test_masked_lm.py::test_a_fresh_block_is_the_identity_to_the_bit_and_its_gate_alone_learns_first",
             "models/test_tokenizer.py::test_of_the_chosen_words_8_in_10_are_hidden_1_is_replaced_and_1_stays",
         ),
-        ("06_fused_mlm", "Letting the image in", "my_fusion(x, p, reference)"),
+        ("06_fused_mlm", "What the image says", "fusing(x, p, reference)"),
         verdicts.masked,
         differs=SCENES,
         judged=verdicts.read,
@@ -156,7 +156,7 @@ CLAIMS = (
         "Depths 1 to 12 at equal steps and one learning rate.",
         ("lcl.config.LanguageConfig", "lcl.models.language.TextTransformer"),
         ("course/test_results.py::test_the_depth_sweep_falls_as_it_is_said",),
-        ("07_lightclip", "Or simply a deeper text tower?", "depths = [1, 2, 4, 8, 12]"),
+        ("07_lightclip", "Appendix: or simply a deeper text tower?", "depths = [1, 2, 4, 8, 12]"),
         verdicts.depths, "",
         "ours all had the same few steps and one learning rate; what deep ones reach with more, or with a rate of their own, was "
         "not measured",
