@@ -7,7 +7,8 @@ from diagrams.canvas import Diagram
 
 CHAPTERS = {
     1: basics.scene, 2: basics.block, 3: basics.clip, 4: lightclip.labels, 5: lightclip.matching, 6: lightclip.fusion,
-    7: lightclip.lightclip, 8: ping.banks, 9: ping.ping, 11: ping.scale, 12: ping.failures, 13: ping.use, 14: ping.capstone,
+    7: lightclip.lightclip, 8: ping.banks, 9: ping.ping, 10: ping.controls,
+    11: ping.scale, 12: ping.failures, 13: ping.use, 14: ping.capstone,
 }  # fmt: skip
 """The diagram of each chapter's main idea."""
 

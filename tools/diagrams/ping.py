@@ -1,4 +1,4 @@
-"""Diagrams of chapters 8 to 14: neighbours, CLIP-PING, scale, failures, use."""
+"""Diagrams of chapters 8 to 14: neighbours, CLIP-PING, its controls, scale, failures, use."""
 
 from __future__ import annotations
 
@@ -53,6 +53,44 @@ def ping() -> Diagram:
     sheet.line([zb.right, ub.left], "muted", 1.4)
     sheet.text(474, 140, "one line: picture and caption of the same pair\n$a(i)$: nearest picture to picture $i$\n"
                          "$b(i)$: nearest caption to caption $i$", "muted", 11)  # fmt: skip
+    return sheet
+
+
+def controls() -> Diagram:
+    """Chapter 10: what each control replaces: whose feature is the target, how its weight runs, and the loss of the pairs."""
+    sheet = Diagram(
+        306,
+        "What each control replaces. The target of pair i is its own teacher feature (distillation), that of its nearest "
+        "neighbour (CLIP-PING), of another row's neighbour (shuffled) or of the scene with the most similar objects (oracle). "
+        "The weight of the targets falls or stays constant. The loss of the pairs is a softmax over rows and columns, or a "
+        "sigmoid for every cell.",
+    )
+    sheet.area(10, 12, 396, 284, "1: whose teacher feature is the target of pair $i$?")
+    pair = sheet.box(52, 142, "pair $i$", "image", 64, 44, bold=True)
+    for y, words, kind, name, question in (
+        (242, "itself, $i$", "frozen", "distillation", "Is a neighbour needed?"),
+        (176, "nearest, $a(i)$, $b(i)$", "shared", "CLIP-PING", "The method."),
+        (110, "another row’s nearest", "loss", "shuffled", "Does any target help?"),
+        (44, "most similar objects", "extra", "oracle", "Are better ones better?"),
+    ):
+        target = sheet.box(182, y, words, kind, 138, 36, 11)
+        sheet.arrow(pair.right, target.left, role=kind)
+        sheet.text(262, y + 8, name, kind, 11, weight="bold", ha="left")
+        sheet.text(262, y - 8, question, "ink", 11, ha="left")
+    sheet.area(414, 162, 224, 134, "2: how does its weight run?")
+    sheet.line([(436, 266), (436, 188), (566, 188)], "muted", 1.2)
+    sheet.line([(436, 254), (566, 254)], "loss", 2.2, dashed=True)
+    sheet.line([(436 + 130 * p / 20, 188 + 66 * (1 - p / 20) ** 2) for p in range(21)], "shared", 2.2)
+    sheet.text(572, 254, "constant", "loss", 11, ha="left")
+    sheet.text(506, 222, "falls", "shared", 11, ha="left")
+    sheet.text(501, 175, "progress of the training", "muted", 11)
+    sheet.area(414, 12, 224, 142, "3: which loss compares the pairs?")
+    row = [["shared fill"] * 4, *[["empty"] * 4 for _ in range(3)]]
+    sheet.grid(436, 46, row, 18, {(0, 0): "1"})
+    each = [["shared fill" if r == c else "loss fill" for c in range(4)] for r in range(4)]
+    sheet.grid(546, 46, each, 18, {(r, c): "1" if r == c else "0" for r in range(4) for c in range(4)})
+    sheet.text(472, 32, "softmax: a row", "ink", 11)
+    sheet.text(582, 32, "sigmoid: a cell", "ink", 11)
     return sheet
 
 
