@@ -47,6 +47,7 @@ place = data_folder() / "maps" / f"{map_key(again.model, mapped.captions)}.safet
 storage.write_tensors(place, coordinates(torch.cat(embed(again.model, again.tokenizer, mapped)), ways))
 for old in set(place.parent.iterdir()) - {place}:
     old.unlink()""",
+    "10_what_neighbours_buy": KEEP + 'save_training("10-clip+distil", training, curve)',
     "14_capstone": KEEP + 'save_training("14-lightclip-ping", training, curve)',
 }
 MEMORY = """import resource, sys

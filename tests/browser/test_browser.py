@@ -19,6 +19,7 @@ SHOWN = {  # which exhibits a chapter shows
     "07_lightclip": ["curves", "alignment"],
     "08_neighbour_mining": ["neighbours"],
     "09_clip_ping": ["curves", "map"],
+    "10_what_neighbours_buy": ["curves"],
     "11_to_cc3m_scale": ["curves"],
     "14_capstone": ["curves", "curves", "board", "map"],
 }

@@ -106,7 +106,8 @@ def test_damage_is_noticed(trained, small_world):
 def test_every_chapter_that_trains_for_long_has_something_kept():
     names = {path.parent.name for path in KEPT}
     assert names == {
-        "03-clip", "04-clip+soft", "05-clip", "05-clip+match", "06-clip+mlm", "07-lightclip", "09-clip-ping", "14-lightclip-ping"
+        "03-clip", "04-clip+soft", "05-clip", "05-clip+match", "06-clip+mlm", "07-lightclip", "09-clip-ping", "10-clip+distil",
+        "14-lightclip-ping",
     }  # fmt: skip
     assert sum(path.stat().st_size for about in KEPT for path in about.parent.iterdir()) < 20 * 2**20
 
