@@ -13,12 +13,13 @@ _HOMES = {
     "Model": "lcl.deploy.load",
     "Training": "lcl.train.loop",
     "diagnose": "lcl.train.diagnosis",
+    "diagnose_encoders": "lcl.train.outside",
     "get_recipe": "lcl.train.recipes",
     "info_nce": "lcl.losses.contrastive",
     "load": "lcl.deploy.load",
 }
 
-__all__ = ["Model", "Training", "__version__", "diagnose", "get_recipe", "info_nce", "load"]
+__all__ = ["Model", "Training", "__version__", "diagnose", "diagnose_encoders", "get_recipe", "info_nce", "load"]
 
 
 def __getattr__(name: str):

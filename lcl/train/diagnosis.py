@@ -168,7 +168,7 @@ def measure(
     return Evidence(
         config.batch_size,
         (lengths.min().item(), lengths.max().item()),
-        (_mean_cosine(v), _mean_cosine(t)),
+        (mean_cosine(v), mean_cosine(t)),
         padding_cosine,
         (int(real.sum()), sum(len(spans) for spans in together.spans)),
         _info_nce(model, tokenizer, pairs, config.batch_size, recipe, extra),
@@ -179,14 +179,14 @@ def measure(
         validation and (validation.image_to_text + validation.text_to_image) / 2,
         1 / max(1, len(source.validation(max(VALIDATION_PAIRS, config.batch_size)))),
         _self_neighbours(teacher),
-        _pairing_z(pairs),
+        pairing_z(pairs),
         count_cut(source.train(config.pairs), tokenizer, context, 8 * PAIRS),
         context,
         contrastive is not None,
     )
 
 
-def _mean_cosine(x: torch.Tensor) -> float:
+def mean_cosine(x: torch.Tensor) -> float:
     """Mean cosine of two different rows."""
     x = F.normalize(x, dim=1)
     return ((x.sum(0).square().sum() - len(x)) / (len(x) * (len(x) - 1))).item()
@@ -218,7 +218,7 @@ def count_cut(rows: DatasetView, tokenizer: Tokenizer, context_length: int, most
     return tokenizer.count_cut(captions, context_length), len(captions)
 
 
-def _pairing_z(pairs: Samples) -> float | str | None:
+def pairing_z(pairs: Samples) -> float | str | None:
     """How much more similar are captions of similar images than any two, by frozen encoders? In standard errors."""
     try:
         u, z = ImageEncoder()(pairs.images), TextEncoder()(pairs.captions)
