@@ -163,6 +163,22 @@ def _curves(page: Page, exhibit: Locator) -> None:
     _changes(exhibit, lambda: exhibit.get_by_label("logarithmic loss").check(), words=False)
 
 
+def _search(page: Page, exhibit: Locator) -> None:
+    words = exhibit.get_by_label("sentence", exact=True)
+    words.fill("a red boat and a cat")
+    _changes(exhibit, lambda: words.press("Enter"))
+    assert exhibit.locator("figure img").count() > 1 and "the nearest of" in _says(exhibit)
+    words.fill("")
+    _changes(exhibit, lambda: exhibit.get_by_role("button", name="search", exact=True).click())
+    exhibit.get_by_text("say what to look for").wait_for()
+    _changes(exhibit, lambda: exhibit.get_by_role("button", name="open the folder").click())
+    dropped = exhibit.get_by_label("or drop pictures here")
+    dropped.set_input_files([{"name": "page.png", "mimeType": "image/png", "buffer": b"<html>404 Not Found</html>"}])
+    exhibit.get_by_text("page.png was not added").wait_for()
+    words.fill("a red boat and a cat")
+    _changes(exhibit, lambda: words.press("Enter"))
+
+
 def explorers(page: Page) -> int:
     """Move the first slider and the first dropdown of every explorer, by keyboard: each time the kernel draws another picture.
 
@@ -198,5 +214,6 @@ HANDS = {
     "map": _map,
     "board": _board,
     "curves": _curves,
+    "search": _search,
 }
 """By kind, what one does with an exhibit."""

@@ -21,6 +21,7 @@ SHOWN = {  # which exhibits a chapter shows
     "09_clip_ping": ["curves", "map"],
     "10_what_neighbours_buy": ["curves"],
     "11_to_cc3m_scale": ["curves"],
+    "13_use_it": ["search"],
     "14_capstone": ["curves", "curves", "board", "map"],
 }
 

@@ -119,6 +119,7 @@ def exhibits(few_world, small_world, tokenizer, pairs):
         "map": widgets.EmbeddingMap(pairs.images, pairs.captions, points, {"error": (views.FOUND, torch.arange(12) % 3)}),
         "board": widgets.RunBoard(pairs, {"one": contender, "other": dataclasses.replace(contender, curve=tuple(CURVE[:-1]))}),
         "curves": live,
+        "search": widgets.FolderSearch(model, tokenizer),
     }
 
 
@@ -126,7 +127,7 @@ CURVE = [
     *(Step(step, 32, 4 / step, {"info_nce": 4 / step}, 1e-3, 1.0, 14.0, 100.0, 1.0) for step in range(1, 33)),
     Validation(32, 1.0, 0.3, 0.4),
 ]
-KINDS = ("alignment", "labels", "guesser", "neighbours", "map", "board", "curves")
+KINDS = ("alignment", "labels", "guesser", "neighbours", "map", "board", "curves", "search")
 
 
 @pytest.fixture(params=KINDS)

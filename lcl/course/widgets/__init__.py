@@ -16,3 +16,4 @@ from lcl.course.widgets.guesser import WordGuesser as WordGuesser
 from lcl.course.widgets.labels import LabelScrubber as LabelScrubber
 from lcl.course.widgets.map import EmbeddingMap as EmbeddingMap
 from lcl.course.widgets.neighbours import NeighbourBrowser as NeighbourBrowser
+from lcl.course.widgets.search import FolderSearch as FolderSearch
