@@ -2,11 +2,11 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lcl.config import require
-from lcl.course import study
+from lcl.course import planned, study
 
 BASELINES = ("no image", "wrong image", "oracle")  # in the titles of metrics whose highest value is no merit
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
@@ -86,6 +86,17 @@ def comparison_table(stems: Sequence[str], metrics: Sequence[str], split: str = 
     rows = study.comparison(stems, metrics, split)
     caption = f"Percent on {split}; mean ± standard deviation over the seeds, chance in the last column."
     return Table(rows, caption, highest(rows, range(1, len(rows[0]) - 1)))
+
+
+def gains_table(stems: Sequence[str], over: str, metrics: Sequence[str], split: str = "new_scenes") -> Table:
+    """Gains of saved recipes over one other, with 95 % intervals. Arguments and errors as of `study.gains`."""
+    caption = f"Points above {study.short(over)} on {split}: mean, and 95 % interval in brackets."
+    return Table(study.gains(stems, over, metrics, split), caption)
+
+
+def arms_table(runs: Mapping[str, dict], metrics: Sequence[str], split: str = "new_scenes") -> Table:
+    """Arms of the plan, one run each. Arguments and errors as of `planned.arms_table`."""
+    return Table(planned.arms_table(runs, metrics, split), f"Percent on {split}; one run an arm, chance in the last row.")
 
 
 def highest(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> frozenset[tuple[int, int]]:

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 
 from lcl.config import LclError
-from lcl.course import study
-from lcl.course.tables import Table, comparison_table, highest, results_table
+from lcl.course import planned, study
+from lcl.course.tables import Table, arms_table, comparison_table, gains_table, highest, results_table
 
 ROWS = [
     ["new_scenes, seeds 0 to 2", "clip", "light <b>", "ping", "chance"],
@@ -100,3 +100,14 @@ def test_saved_recipes_are_compared_with_chance_and_spread():
     assert {column for _, column in shown.best} <= {1, 2} and {row for row, _ in shown.best} == {1, 2}
     for row, column in shown.best:
         assert float(rows[row][column].split()[0]) == max(float(cell.split()[0]) for cell in rows[row][1:3])
+
+
+def test_gains_and_arms_are_the_tables_that_a_terminal_shows():
+    found = gains_table(["clip-ping-laptop"], "clip-laptop", ["image_to_text_recall@1", "zero_shot_top1"], "unseen_drawings")
+    assert list(found.rows) == study.gains(
+        ["clip-ping-laptop"], "clip-laptop", ["image_to_text_recall@1", "zero_shot_top1"], "unseen_drawings"
+    )
+    assert "Points above clip on unseen_drawings" in found.caption and not found.best
+    runs = {"clip": study.saved_runs("clip-laptop")[0]}
+    assert list(arms_table(runs, ["alignment"]).rows) == planned.arms_table(runs, ["alignment"])
+    assert len(arms_table({}, ["alignment"]).rows) == 1  # a header alone
