@@ -166,4 +166,4 @@ def test_the_lines_that_readme_counts_are_those_of_the_library():
     lines = {name: sum(len(p.read_text(encoding="utf-8").splitlines()) for p in paths) for name, paths in count.items()}
     told = re.search(r"together ([\d,]+) lines; all of `lcl` has ([\d,]+) lines", prose(markdown(ROOT / "README.md")))
     assert [int(number.replace(",", "")) for number in told.groups()] == [lines["core"], lines["all"]]
-    assert lines["core"] <= 2860
+    assert lines["core"] <= 2925

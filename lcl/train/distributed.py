@@ -4,8 +4,8 @@
 memory, is handled by gradient caching (GradCache; Gao et al. 2021, arXiv 2101.06983): all micro-batches are embedded first;
 the loss over all embeddings gives the gradient at each of them; then every micro-batch passes through the towers again with
 its cached gradient. Each process compares its own rows with all others', and the sum of these gradients is the batch's.
-Two parts of a step stay within a micro-batch: the statistics of batch norms, and objectives that look at patches and words. Then the
-gradient is not exactly that of one forward pass; `kept_within_parts` says so.
+Two parts of a step stay within a micro-batch: the statistics of batch norms, and objectives that look at patches and words.
+Then the gradient is not exactly that of one forward pass; `kept_within_parts` says so.
 """
 
 from __future__ import annotations
