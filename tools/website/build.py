@@ -18,6 +18,7 @@ MENU = {  # documents by the part of the menu in which they stand
     "Results": ["docs/results.md", "docs/figures.md", "docs/claims.md", "docs/plan.md", "docs/model-card.md", "docs/paper.md"],
     "Help": ["docs/symptoms.md", "docs/teaching.md", "docs/handout.md", "README.md", "data/README.md"],
 }
+SHORT = {"index.html": "Start", "readme.html": "Set-up and commands", "paper.html": "A draft of a paper"}  # in the menu
 
 
 @dataclass
@@ -39,6 +40,11 @@ class Page:
     headings: list[Heading] = field(default_factory=list)
     alive: list[figures.Figure] = field(default_factory=list)
     part: str = "More"
+
+    @property
+    def short(self) -> str:
+        """Its title in the menu."""
+        return SHORT.get(self.name, self.title)
 
 
 def title_of(headings: list[Heading], otherwise: str) -> str:

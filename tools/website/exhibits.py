@@ -28,6 +28,7 @@ from lcl.train.loop import Event, Step, Training
 
 KEPT = CHECKOUT / "build" / "site-data"
 MOST = 1_500_000  # bytes of one figure's data
+POINTS = 2000  # pairs that a map shows
 
 
 class Saved:
@@ -111,7 +112,10 @@ def browser() -> widgets.NeighbourBrowser:
 
 
 def embedding_map(name: str, number: int, colours: tuple[str, str]) -> widgets.EmbeddingMap:
-    """Chapter 9 and the capstone: images and captions as points. colours: the schemes in their order."""
+    """Chapter 9 and the capstone: images and captions as points. All lie on the map; POINTS of the pairs are shown.
+
+    colours: the schemes in their order.
+    """
     run = saved(name)
     mapped = run.world.pairs("new_scenes", range(number))
     v, t = embed(run.model, run.tokenizer, mapped)
@@ -120,7 +124,11 @@ def embedding_map(name: str, number: int, colours: tuple[str, str]) -> widgets.E
     by_category = torch.tensor([names.index(category) for category in categories]).repeat(2)
     schemes = {"category": (names, by_category), "error": (views.FOUND, views.retrieval_errors(v, t))}
     points = views.coordinates(torch.cat([v, t]), ("UMAP", "PCA"), views.map_key(run.model, mapped.captions))
-    return widgets.EmbeddingMap(mapped.images, mapped.captions, points, {which: schemes[which] for which in colours})
+    few = torch.arange(min(number, POINTS))
+    shown = torch.cat([few, few + number])  # images, then captions
+    chosen = {which: (schemes[which][0], schemes[which][1][shown]) for which in colours}
+    at = {way: found[shown] for way, found in points.items()}
+    return widgets.EmbeddingMap(mapped.images[few], mapped.captions[: len(few)], at, chosen)
 
 
 def contender(name: str, pairs: Pairs) -> views.Contender:

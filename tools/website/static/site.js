@@ -4,7 +4,7 @@
 /** @typedef {{label: string, data: any}} State what a figure's script reads */
 /** @typedef {[string, string, string, string]} Entry address, title of the page, heading, words */
 
-const LCL = (globalThis.LCL = /** @type {any} */ ({ views: {}, states: {}, index: null }));
+const LCL = (/** @type {any} */ (globalThis).LCL = /** @type {any} */ ({ views: {}, states: {}, index: null }));
 
 /**
  * What anywidget gives a figure's script in a notebook: values by name, and who listens to them. Nothing is sent anywhere.
