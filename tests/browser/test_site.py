@@ -12,6 +12,7 @@ from filelock import FileLock
 playwright = pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
 import hands  # noqa: E402
 import lab  # noqa: E402
+
 from website import exhibits, place  # noqa: E402
 from website.build import build  # noqa: E402
 

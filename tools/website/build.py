@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+
 from website import api, figures, notebook, search
 from website.markdown import Heading, Renderer, in_colours, to_html
 from website.place import ROOT, Site, chapters, documents, page_of

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from website.figures import KINDS, Figure
 
 from lcl import storage
 from lcl.config import CHECKOUT, Profile, from_dict, get_profile
@@ -25,6 +24,7 @@ from lcl.data.scenes import Pairs, SceneDataset, open_scenes
 from lcl.eval.metrics import embed, evaluate
 from lcl.teachers.search import open_neighbours
 from lcl.train.loop import Event, Step, Training
+from website.figures import KINDS, Figure
 
 KEPT = CHECKOUT / "build" / "site-data"
 MOST = 1_500_000  # bytes of one figure's data

@@ -11,9 +11,9 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name, get_lexer_for_filename
 from pygments.util import ClassNotFound
-from website.place import Site
 
 from slides import formulas
+from website.place import Site
 
 FOLDS = re.compile(r"(</?details>|</?summary>)")
 

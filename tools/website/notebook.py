@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import nbformat
+
 from website.figures import Figure, kinds_of
 from website.markdown import Renderer, escape, in_colours, to_html
 from website.place import Site

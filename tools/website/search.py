@@ -1,4 +1,4 @@
-"""The index of the search over pages: a section of a page is an entry. It is a script, since a page from a folder reads no files."""
+"""The index of the search over pages: an entry a section. It is a script, since a page from a folder reads no files."""
 
 from __future__ import annotations
 
