@@ -17,9 +17,9 @@ from types import SimpleNamespace
 import torch
 
 from lcl import storage
-from lcl.config import CHECKOUT, Profile, from_dict, get_profile
+from lcl.config import CHECKOUT, LclError, Profile, from_dict, get_profile, require
 from lcl.course import views, widgets
-from lcl.course.saved import SHIPPED, load_saved
+from lcl.course.saved import SHIPPED, folder_of, load_saved
 from lcl.data.scenes import Pairs, SceneDataset, open_scenes
 from lcl.eval.metrics import embed, evaluate
 from lcl.teachers.search import open_neighbours
@@ -35,13 +35,15 @@ class Saved:
     """A saved checkpoint and its training run, without the data that only training needs."""
 
     def __init__(self, name: str):
-        of = storage.read_json(SHIPPED / name / "about.json")["of"]
+        about = folder_of(name) / "about.json"
+        require(about.exists(), f"there is no saved checkpoint {name!r}; `make notebooks` makes those of all chapters.")
+        of = storage.read_json(about)["of"]
         profile = from_dict(Profile, of["profile"])
         self.world = open_world()
         teacher = None
         if of["teacher"]:  # it is not asked; its dimensions shape the heads
-            about = {"rows": self.world.train(profile.training.pairs).description, "choice": "nearest", "own": 0.0}
-            teacher = SimpleNamespace(dims=tuple(of["teacher"]), description=about)
+            rows = {"rows": self.world.train(profile.training.pairs).description, "choice": "nearest", "own": 0.0}
+            teacher = SimpleNamespace(dims=tuple(of["teacher"]), description=rows)
         self.training = Training(profile, self.world, seed=of["seed"], device="cpu", teacher=teacher)
         self.curve, self.notes = load_saved(name, self.training)
         self.model, self.tokenizer = self.training.model, self.training.tokenizer
@@ -56,7 +58,7 @@ def open_world() -> SceneDataset:
 @functools.cache
 def saved(name: str) -> Saved:
     """A checkpoint by its name; the capstone's by how its name ends, since chapters may be numbered anew."""
-    return Saved(next(path.name for path in sorted(SHIPPED.iterdir()) if path.name == name or path.name[2:] == name))
+    return Saved(next((path.name for path in sorted(SHIPPED.iterdir()) if path.name[2:] == name), name))
 
 
 def curves(name: str, first: Callable[[list[Event], int], list[Event]] = lambda curve, total: curve) -> widgets.LiveCurves:
@@ -172,10 +174,10 @@ MAKERS: dict[str, list[Callable[[], widgets.Exhibit]]] = {  # by chapter without
 @functools.cache
 def key() -> str:
     """What the data depends on: the library, this module and the checkpoints; another key is other data."""
-    paths = [*(CHECKOUT / "lcl").rglob("*.py"), *SHIPPED.glob("*/about.json"), Path(__file__)]
+    kept = (folder_of(path.name) / "about.json" for path in SHIPPED.iterdir())
     digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(path.relative_to(CHECKOUT).as_posix().encode() + path.read_bytes())
+    for path in sorted([*(CHECKOUT / "lcl").rglob("*.py"), *filter(Path.exists, kept), Path(__file__)]):
+        digest.update("/".join(path.parts[-3:]).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -191,7 +193,11 @@ def figures(chapters: list[str], say: Callable[[str], None] = print) -> Iterator
             place = KEPT / key() / f"{chapter}-{number}.json"
             if not place.exists():
                 say(f"making interactive figure {number + 1} of {chapter}")
-                made = figure_of(f"{chapter}-{number}", make())
+                try:
+                    made = figure_of(f"{chapter}-{number}", make())
+                except LclError as error:
+                    say(f"{chapter}: figure {number + 1} stays a still picture: {error}")
+                    continue
                 storage.write_bytes(place, json.dumps(dataclasses.asdict(made), ensure_ascii=False).encode())
             size = place.stat().st_size
             if size > MOST:

@@ -12,6 +12,7 @@ from filelock import FileLock
 playwright = pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
 import hands  # noqa: E402
 import lab  # noqa: E402
+from test_browser import SHOWN  # noqa: E402
 
 from website import exhibits, place  # noqa: E402
 from website.build import build  # noqa: E402
@@ -34,7 +35,7 @@ class Visit:
             viewport={"width": width, "height": height}, color_scheme=theme, offline=True, reduced_motion="reduce"
         )
         self.page, self.problems = self.context.new_page(), []
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("console", lambda said: self.problems.append(said.text) if said.type in ("error", "warning") else None)
         self.page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url[:200]}"))
@@ -86,6 +87,14 @@ def test_every_page_opens_and_fits(look, site, browser):
             assert all(not text for text in visit.page.locator("[role=alert]").all_inner_texts()), each.name
             visit.page.screenshot(path=PICTURES / look / f"{each.name[:-5]}.jpg", type="jpeg", quality=60)
             assert visit.problems == [], each.name
+
+
+def test_chapters_show_the_figures_that_their_notebooks_show(site, made):
+    """All of them, but those of a training run that no checkpoint saves."""
+    _, pages = site
+    found = {each.name[:-5]: [figure.kind for figure in each.alive] for each in pages if each.part == "Chapters" and each.alive}
+    assert found == {stem: kinds for stem, kinds in SHOWN.items() if stem.partition("_")[2] in exhibits.MAKERS}
+    assert sum(map(len, found.values())) == len(made)
 
 
 @pytest.mark.parametrize("look", ["light-wide", "dark-phone"])
