@@ -50,3 +50,11 @@ def test_sentences_semicolons_and_pronouns_are_counted():
     words, length, semicolons, one = prose.measures("You see three words. One can see; this has seven words here.")
     assert (words, length) == (12, 6.0) and semicolons == pytest.approx(1000 / 12) and one == pytest.approx(1000 / 12)
     assert prose.measures("") == (0, 0, 0, 0)
+
+
+def test_installed_packages_are_not_prose_of_the_project(tmp_path, monkeypatch):
+    for name in ("tools/own.md", "tools/exhibits/node_modules/other/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("words", encoding="utf-8")
+    monkeypatch.setattr(prose, "ROOT", tmp_path)
+    assert [path.name for path in prose.documents()] == ["own.md"]

@@ -67,7 +67,7 @@ def documents() -> dict[Path, list[tuple[str, str]]]:
     paths = sorted(ROOT.glob("*.md")) + [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*"))]
     found = {}
     for path in paths:
-        if any(part.startswith((".", "cache")) for part in path.relative_to(ROOT).parts):
+        if any(part.startswith((".", "cache", "node_modules")) for part in path.relative_to(ROOT).parts):
             continue
         if path.suffix in (".md", ".ipynb"):
             found[path] = markdown_of(path)
