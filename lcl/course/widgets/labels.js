@@ -43,7 +43,7 @@ export default exhibit("labels", ({ data, body, say, guard }) => {
       h("figure", {}, thumbnail(data.atlas, j, 96, data.captions[j]), h("figcaption", {}, `caption ${j}: “${data.captions[j]}”`)));
     const kin = data.shared[i][j], whose = i === j ? "its own caption" : kin ? `of a scene that shares ${kin} object${kin > 1 ? "s" : ""} with it` : "of a scene that shares no object with it";
     const right = given > 0 ? ` ${percent(landed / given)} of the negatives' share falls on scenes that share an object.` : "";
-    say(`Step ${data.steps[state.at]}, α ${alphaNow().toFixed(3)}: image ${i} has the label ${small(y[i][j])} for caption ${j}, ${whose}.${right}`);
+    say(`Step ${data.steps[state.at]}, α ${alphaNow().toFixed(3)}, T ${state.temperature.toFixed(2)}: image ${i} has the label ${small(y[i][j])} for caption ${j}, ${whose}.${right}`);
   });
 
   for (const target of [labels, truth]) {
