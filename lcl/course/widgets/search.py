@@ -81,7 +81,7 @@ class Pictures:
 class FolderSearch(Exhibit):
     """A box to search pictures: type a folder's path or drop pictures, then type a sentence.
 
-    Unlike other exhibits it asks the kernel, which embeds pictures and sentences. No picture leaves this machine.
+    Unlike other interactive figures it asks the kernel, which embeds pictures and sentences. No picture leaves this machine.
 
     Args:
         model, tokenizer: embed pictures and words.
