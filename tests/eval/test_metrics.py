@@ -26,7 +26,6 @@ from lcl.eval import probes
 from lcl.eval.metrics import (
     category_accuracy,
     class_embeddings,
-    class_embeddings,
     embed,
     embed_images,
     embed_texts,
