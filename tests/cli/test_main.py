@@ -430,6 +430,7 @@ def test_data_shows_the_splits_the_credits_and_a_sheet_of_scenes(tmp_path):
     assert f"{len(made.pictures.concepts)} concepts in {len(made.pictures.styles)} drawing styles" in result.out
     assert f"32 known and {len(made.unseen)} unseen concepts, data set {made.fingerprint}\n" in result.out
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert result.out.endswith(f"wrote {tmp_path / 'sheet.png'}\n")
 
 
 def test_scenes_are_written_as_shards_looked_at_and_noticed_when_cut(tmp_path, monkeypatch):
@@ -463,6 +464,13 @@ def mine(tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("image,caption\n0.png,black\n1.png,dark red\n2.png,red\n")
     return table, ("data", "from-folder", tmp_path / "mine", "--captions", table, "--out")
+
+
+def test_as_many_pictures_as_training_needs_are_enough(tmp_path, mine, monkeypatch):
+    for fewest, told in ((3, False), (4, True)):
+        monkeypatch.setattr("lcl.data.collection.FEWEST", fewest)
+        made = lcl(*mine[1], tmp_path / str(fewest))
+        assert made.code == 0 and (f"training needs {fewest} distinct pictures" in made.out) == told
 
 
 def test_ones_own_pictures_become_shards(tmp_path, mine):
