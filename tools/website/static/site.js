@@ -112,8 +112,10 @@ function startSearch() {
   const form = document.getElementById("search"), query = /** @type {HTMLInputElement | null} */ (document.getElementById("query"));
   const found = document.getElementById("found");
   if (!form || !query || !found) return;
+  /** @type {Promise<any> | undefined} */
+  let loading; // of the index, once, however fast somebody types
   const show = async () => {
-    if (!LCL.index) await load("assets/index.js");
+    await (loading ??= load("assets/index.js"));
     const entries = /** @type {Entry[]} */ (LCL.search(LCL.index, query.value));
     found.replaceChildren(...entries.map(([address, title, heading, text]) => {
       const link = document.createElement("a"), words = document.createElement("span"), mark = document.createElement("mark");
