@@ -69,7 +69,7 @@ def test_minutes_and_memory_are_those_that_were_measured():
         assert re.search(rf"\(notebooks/{name}\.ipynb\) \| [^|]+ \| \d+ \| {minutes} \|$", readme, flags=re.M), name
         assert re.search(rf"/{name}\.ipynb\) \| {minutes} \| {memory} \| \d+ \|$", sheet, flags=re.M), name
     total, capstone = sum(row["minutes"] for row in MEASURED.values()), MEASURED["14_capstone"]["minutes"]
-    assert f"| {total:.1f} |" in readme and total - capstone <= 45 and capstone <= 15
+    assert f"| {total:.1f} |" in readme and total - capstone <= 55 and capstone <= 15
 
 
 def test_the_sheet_counts_the_exercises():
