@@ -367,7 +367,7 @@ def test_tables_of_kept_runs_in_a_notebook_are_those_of_results(path):
             exec(compile(tree, path.name, "exec"), scope)
             if last:
                 shown.append(eval(compile(ast.Expression(last.value), path.name, "eval"), scope))
-        figures = [each.alt for each in shown if each is not None]
+        figures = [each.alt if hasattr(each, "alt") else repr(each) for each in shown if each is not None]  # or a table
         said = "".join(output.text for output in cell.outputs if output.output_type == "stream")
         words = [output.data["text/plain"] for output in cell.outputs if output.output_type != "stream"]
         assert (said, words) == (told.getvalue(), figures), "run `python tools/refresh_notebooks.py --results`"
@@ -375,7 +375,7 @@ def test_tables_of_kept_runs_in_a_notebook_are_those_of_results(path):
 
 def test_what_a_notebook_shows_of_results_is_tagged():
     """But for a cell that times towers, too, and the checks of exercises."""
-    calls = re.compile(r"(?<!\.)\b(comparison|gains?|values|saved_runs|load_bench)\(|\bstudy\.")
+    calls = re.compile(r"(?<!\.)\b(comparison(_table)?|gains?(_table)?|values|arms_table|saved_runs|load_bench)\(|\bstudy\.")
     for path in NOTEBOOKS:
         for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
             if cell.cell_type == "code" and calls.search(cell.source) and cell.outputs:
@@ -396,7 +396,7 @@ def test_the_depths_that_a_notebook_prints_are_those_of_results():
 
 def test_there_are_tables_to_check():
     shown = [path.stem[:2] for path in NOTEBOOKS if any(map(shows_results, nbformat.read(path, as_version=4).cells))]
-    assert shown == ["04", "05", "06", "07", "09", "13"]
+    assert shown == ["04", "05", "06", "07", "09", "10", "14"]
 
 
 ALIGN = "alignment"
