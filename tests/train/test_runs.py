@@ -111,3 +111,11 @@ def test_a_changed_number_is_told_and_older_runs_without_checksums_are_not_suspe
     del old["checksum"], old["curve"]
     (folder / "metrics.json").write_text(json.dumps(old), encoding="utf-8")
     assert load_run(folder).curve and not caplog.text
+
+
+def test_a_run_that_did_not_finish_and_one_that_is_not_there_are_told_apart(tmp_path):
+    (tmp_path / "stopped").mkdir()
+    with pytest.raises(LclError, match="stopped has no metrics.json: its training did not finish"):
+        load_run(tmp_path / "stopped")
+    with pytest.raises(LclError, match="there is no run in .*; `lcl train --name NAME` makes one"):
+        load_run(tmp_path / "none")
