@@ -227,6 +227,7 @@ def matching(repeats: int) -> Iterator[Benchmark]:
 
     notes = {
         "exact": "also seeks what is not finite, leaves out padding, says who went to the dustbin and who to which patch",
+        "exact-lockstep": "all problems at once, for GPUs; on a CPU one by one is faster",
         "sinkhorn": "up to 3,000 rounds over every problem; has gradients, and is meant for GPUs",
         "max": "no assignment: several words may take the same patch",
     }
