@@ -14,6 +14,7 @@ from lcl.eval.metrics import embed
 from lcl.eval.retrieval import recall_at_k
 from lcl.models.clip import Clip
 from lcl.train.loop import Step, Training, Validation
+from lcl.train.recipes import get_recipe
 
 KEPT = sorted((saved.data_folder() / "checkpoints").glob("*/about.json"))
 
@@ -120,7 +121,9 @@ def test_it_is_as_good_as_its_curve_says(about, world):
     profile = get_profile("laptop")
     settings = {name: found["of"]["profile"]["training"][name] for name in ("recipe", "epochs", "evaluate_every")}
     chosen = dataclasses.replace(profile, training=dataclasses.replace(profile.training, **settings))
-    teacher = StandIn(found["of"]["teacher"], {"rows": world.train(16_384).description}) if found["of"]["teacher"] else None
+    ping = get_recipe(settings["recipe"]).ping
+    described = {"rows": world.train(16_384).description, "choice": ping.choice, "own": ping.own}
+    teacher = StandIn(found["of"]["teacher"], described) if found["of"]["teacher"] else None
     training = Training(chosen, world, teacher=teacher)
     curve, _ = saved.load_saved(about.parent.name, training)
     look = [event for event in curve if isinstance(event, Validation)][-1]
