@@ -90,7 +90,7 @@ def test_links_and_pictures_lead_somewhere(site):
 
 
 def test_nothing_is_asked_of_others(site):
-    """Only links that a reader sees lead away; what a page loads lies beside it."""
+    """Only links that a reader sees lead away; what a page loads lies in the site's folder."""
     folder, _, read = site
     for name, page in read.items():
         for tag, given in page.tags:

@@ -68,7 +68,7 @@ def missing(arms: Sequence[str], runs: Mapping[str, dict], seed: int = 0) -> str
     return f"No run of {names} is saved in results/planned/ yet; `{TRAIN.format(arm=lacking[0], seed=seed)}` trains the first."
 
 
-def arms_table(runs: Mapping[str, dict], metrics: Sequence[str], split: str = "new_scenes") -> list[list[str]]:
+def compare(runs: Mapping[str, dict], metrics: Sequence[str], split: str = "new_scenes") -> list[list[str]]:
     """A table in percent: a row per arm, a column per metric, chance in the last row; the first row is a header.
 
     A dash stands for a metric that an arm did not measure. Without runs, the table is the header alone.

@@ -95,8 +95,8 @@ def gains_table(stems: Sequence[str], over: str, metrics: Sequence[str], split: 
 
 
 def arms_table(runs: Mapping[str, dict], metrics: Sequence[str], split: str = "new_scenes") -> Table:
-    """Arms of the plan, one run each. Arguments and errors as of `planned.arms_table`."""
-    return Table(planned.arms_table(runs, metrics, split), f"Percent on {split}; one run an arm, chance in the last row.")
+    """Arms of the plan, one run each. Arguments and errors as of `planned.compare`."""
+    return Table(planned.compare(runs, metrics, split), f"Percent on {split}; one run an arm, chance in the last row.")
 
 
 def highest(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> frozenset[tuple[int, int]]:

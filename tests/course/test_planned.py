@@ -7,7 +7,7 @@ import pytest
 from lcl import storage
 from lcl.config import LclError
 from lcl.course import planned
-from lcl.course.planned import arms_table, missing, points, read_arms
+from lcl.course.planned import compare, missing, points, read_arms
 
 I2T, NDCG, ZERO, PROBE = "image_to_text_recall@1", "image_to_text_ndcg@10", "zero_shot_top1", "probe_concept"
 RELATION = "foil_relation"
@@ -47,7 +47,7 @@ def test_a_table_has_a_row_per_arm_a_dash_where_nothing_was_measured_and_chance_
     del lacking["metrics"]["new_scenes"][RELATION]
     keep(folder, "clip", run_of(0.7))
     keep(folder, "siglip", lacking)
-    assert arms_table(read_arms(["siglip", "clip"]), [I2T, RELATION]) == [
+    assert compare(read_arms(["siglip", "clip"]), [I2T, RELATION]) == [
         ["new_scenes, seed 0", "image→text R@1", "foil, relation"], ["siglip", "80.0", "–"], ["clip", "70.0", "50.0"],
         ["chance", "0.1", "50.0"],
     ]  # fmt: skip
@@ -55,10 +55,10 @@ def test_a_table_has_a_row_per_arm_a_dash_where_nothing_was_measured_and_chance_
 
 def test_without_any_run_the_table_is_its_header_and_all_arms_are_missing(folder):
     runs = read_arms(["clip", "siglip"])
-    assert arms_table(runs, [I2T]) == [["new_scenes", "image→text R@1"]]
+    assert compare(runs, [I2T]) == [["new_scenes", "image→text R@1"]]
     assert missing(["clip", "siglip"], runs).startswith("No run of clip and siglip is saved")
     with pytest.raises(LclError, match="recall@2"):
-        arms_table(runs, ["recall@2"])
+        compare(runs, ["recall@2"])
     with pytest.raises(LclError, match="no arm with a saved run 'clip'"):
         points(runs, "clip", "siglip", I2T)
 

@@ -109,5 +109,5 @@ def test_gains_and_arms_are_the_tables_that_a_terminal_shows():
     )
     assert "Points above clip on unseen_drawings" in found.caption and not found.best
     runs = {"clip": study.saved_runs("clip-laptop")[0]}
-    assert list(arms_table(runs, ["alignment"]).rows) == planned.arms_table(runs, ["alignment"])
+    assert list(arms_table(runs, ["alignment"]).rows) == planned.compare(runs, ["alignment"])
     assert len(arms_table({}, ["alignment"]).rows) == 1  # a header alone
