@@ -5,6 +5,7 @@ import json
 
 import nbformat
 import pytest
+import torch
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")
@@ -14,6 +15,7 @@ from course.test_widgets import KINDS, exhibits, pairs  # noqa: E402, F401
 
 import slides  # noqa: E402
 from lcl.course import plots  # noqa: E402
+from lcl.course.widgets.base import to_picture  # noqa: E402
 from lcl.data.photos import read_caption  # noqa: E402
 from lcl.words import printable  # noqa: E402
 
@@ -27,15 +29,16 @@ HOSTILE = [
 ]
 ALL = " ".join(HOSTILE)
 ELEMENTS = "[onload], [onerror], img:not([src^='data:image/png;base64,'])"
-USE = """async ([source, label, data]) => { // draw an exhibit, use all its controls, and return all that it said
+USE = """async ([source, state]) => { // draw an exhibit, use all its controls, and return all that it said
   const {default: view} = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
-  const model = {get: (name) => ({label, data})[name], set() {}, save_changes() {}, on() {}, off() {}}, seen = [];
+  const model = {get: (name) => state[name], set() {}, save_changes() {}, on() {}, off() {}}, seen = [];
   const all = (what) => [...document.querySelectorAll(what)], keys = ["ArrowDown", "ArrowRight", "ArrowUp", "Enter"];
   const use = (part, ...events) => {
     events.forEach((event) => part.dispatchEvent(typeof event === "string" ? new Event(event) : event));
     seen.push(document.body.textContent, ...all("[aria-label]").map((named) => named.getAttribute("aria-label")));
   };
   view.render({model, el: document.body});
+  seen.push(document.body.textContent);
   for (let n = 0; n < all("select").length; n++) for (let at = 0; at < all("select")[n].options.length; at++) {
     all("select")[n].selectedIndex = at;
     use(all("select")[n], "change");
@@ -92,10 +95,14 @@ def poisoned(value, known: set[str], made: set[str]):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exhibit_shows_captions_and_names_as_they_are(kind, exhibits, page):  # noqa: F811
-    told, known, made = json.dumps(exhibits[kind].data), set(), set()
+    state, known, made = {"data": exhibits[kind].data}, set(), set()
+    if kind == "search":  # what the kernel found, and what it could not do
+        found = [{"name": "a cat.png", "cosine": 0.5, "src": to_picture(torch.zeros(3, 8, 8, dtype=torch.uint8))}]
+        state["answer"] = {"told": "a picture", "found": found, "problem": "b.png was not added", "count": 1}
+    told = json.dumps(state)
     json.loads(told, object_pairs_hook=lambda fields: known.update(name for name, _ in fields))
     page.set_content("<title>exhibit</title>")
-    seen = page.evaluate(USE, [exhibits[kind]._esm, f"label {ALL}", poisoned(json.loads(told), known, made)])
+    seen = page.evaluate(USE, [exhibits[kind]._esm, {"label": f"label {ALL}"} | poisoned(json.loads(told), known, made)])
     check_unhurt(page)
     assert page.locator("[role=alert]").inner_text() == ""
     assert "\u202e" not in page.locator("[role=status]").inner_text()  # or it would reverse the sentence
