@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from course.test_widgets import exhibits, pairs  # noqa: F401
 
+from lcl.course.tables import Table
 from website import api, figures, notebook
 from website.build import build, sentences
 from website.exhibits import MAKERS, figure_of
@@ -175,6 +176,19 @@ def test_texts_and_outputs_of_a_notebook_are_shown_as_they_are(tmp_path):
     assert [given["alt"] for tag, given in tags if tag == "img"] == [HOSTILE]
     assert not any((value or "").startswith("javascript") for _, given in tags for value in given.values())
     assert "\x1b" not in body
+
+
+def test_a_table_of_results_is_a_table_and_nothing_else_of_an_outputs_html_is_kept():
+    def shown(html: str) -> str:
+        return notebook.words(nbformat.v4.new_output("display_data", data={"text/html": html, "text/plain": "as text"}))
+
+    table = Table([["split", "clip"], ["R@1 <b>", "70.4"]], "Percent.", frozenset({(1, 1)}))
+    found = shown(table._repr_html_())
+    assert "<caption>Percent. (bold: the highest of its row)</caption>" in found and "style=" not in found
+    assert '<th scope="row">R@1 &lt;b&gt;</th><td><strong>70.4</strong></td>' in found
+    hostile = shown("<table onclick=hurt()><tr><td><script>hurt()</script><img src=x onerror=hurt()>1</td></tr></table>")
+    assert not re.search("<script|<img|on[a-z]+=", hostile) and "<td>" in hostile
+    assert shown("<b>bold</b>") == '<pre class="output" tabindex="0">as text</pre>'
 
 
 def test_formulas_become_mathml_and_code_stays_code(tmp_path):

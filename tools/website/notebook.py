@@ -6,6 +6,7 @@ import base64
 import re
 from pathlib import Path
 
+import bleach
 import nbformat
 
 from website.figures import Figure, kinds_of
@@ -13,6 +14,7 @@ from website.markdown import Renderer, escape, in_colours, to_html
 from website.place import Site
 
 TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+TABLE = {"table", "caption", "thead", "tbody", "tr", "th", "td", "strong"}
 NOTES = {
     "redrawn": "In the notebook, controls above this picture draw it again.",
     "moving": "In the notebook, this figure is interactive.",
@@ -68,7 +70,11 @@ def code(cell: nbformat.NotebookNode) -> str:
 
 
 def words(output: nbformat.NotebookNode) -> str:
-    """An output in text: what was printed, a value, or an error."""
+    """An output in text: what was printed, a value, or an error; of HTML the tables alone, without styles and scripts."""
+    table = output.get("data", {}).get("text/html", "")
+    if "<table" in table:
+        table = bleach.clean(table, tags=TABLE, attributes={"th": ["scope"]}, strip=True)
+        return f'<div class="output wide" tabindex="0">{table}</div>'
     text = output.get("text") or output.get("data", {}).get("text/plain") or "\n".join(output.get("traceback", []))
     text = TERMINAL.sub("", text).rstrip()
     return f'<pre class="output" tabindex="0">{escape(text)}</pre>' if text else ""
