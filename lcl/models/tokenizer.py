@@ -134,13 +134,17 @@ class Tokenizer:
             self._cut(encoding, caption, context_length)
             for encoding, caption in zip(self._engine.encode_batch(captions), captions, strict=True)
         ]
-        length = max((len(ids) for ids, _, _ in encodings), default=0)
-        ids, words = torch.zeros(len(captions), length, dtype=torch.long), torch.full((len(captions), length), -1)
-        function = torch.zeros(len(captions), length, dtype=torch.bool)
-        for row, (row_ids, row_words, spans) in enumerate(encodings):
-            ids[row, : len(row_ids)], words[row, : len(row_words)] = torch.tensor(row_ids), torch.tensor(row_words)
-            found = {word for word, (start, end) in enumerate(spans) if captions[row][start:end].lower() in FUNCTION_WORDS}
-            function[row, : len(row_words)] = torch.tensor([word in found for word in row_words])
+        lengths = torch.tensor([len(ids) for ids, _, _ in encodings], dtype=torch.long)
+        mask = torch.arange(int(lengths.max()) if len(lengths) else 0) < lengths[:, None]  # (B, L)
+        ids, words = torch.zeros(mask.shape, dtype=torch.long), torch.full(mask.shape, -1)
+        function = torch.zeros(mask.shape, dtype=torch.bool)
+        known = []
+        for caption, (_, numbers, spans) in zip(captions, encodings, strict=True):
+            found = {word for word, (start, end) in enumerate(spans) if caption[start:end].lower() in FUNCTION_WORDS}
+            known += [word in found for word in numbers]
+        ids[mask] = torch.tensor([token for row, _, _ in encodings for token in row], dtype=torch.long)
+        words[mask] = torch.tensor([word for _, row, _ in encodings for word in row], dtype=torch.long)
+        function[mask] = torch.tensor(known, dtype=torch.bool)
         return Tokens(ids, ids != SPECIAL.index(PAD), words, tuple(spans for _, _, spans in encodings), function)
 
     @staticmethod
