@@ -14,14 +14,16 @@ from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lcl.config import SceneConfig, choose, require
 from lcl.data.base import Samples
 from lcl.data.drawn import captions, drawing
+from lcl.data.drawn.canvas import PACKED, Canvas, describe
 from lcl.data.drawn.captions import Mention
 from lcl.data.drawn.colours import COLOURS
-from lcl.data.drawn.drawing import GAIN, SHADE, SIZES, Background, Drawings, SceneObject, bounds, overlap, shrink
+from lcl.data.drawn.drawing import GAIN, SHADE, SIZES, Background, SceneObject, bounds, overlap, shrink
 from lcl.data.drawn.foils import Facts, Foil, foils
 from lcl.data.drawn.pictures import Pictures, load_pictures
 from lcl.data.drawn.renaming import renamed
@@ -147,8 +149,7 @@ class SceneDataset:
         drawings = pictures.drawings[:, list(used)]
         shrunk = [shrink(drawings, size) for size in self.sizes]
         self._bounds = [bounds(each[:, :, 3]) for each in shrunk]
-        packed, self._first_rows = drawing.pack(shrunk)
-        self._drawings = {"cpu": packed}  # by device
+        self._canvas = Canvas(shrunk, config.size)
         hidden = drawing.hidden_on(drawings) if config.version > 1 else {}
         self._hidden = {(style, used[row]): colours for (style, row), colours in hidden.items()}
 
@@ -316,23 +317,18 @@ class SceneDataset:
 
     def render(self, scenes: Sequence[Scene], device: torch.device | str = "cpu") -> torch.Tensor:
         """Draw a batch of scenes: (B, 3, H, W) uint8 on `device`. Integers only: the same pixels everywhere."""
-        side, device = self.config.size, str(device)
-        if device not in self._drawings:
-            self._drawings[device] = Drawings(*(part.to(device) for part in self._drawings["cpu"]))
-        if not scenes:
-            return torch.empty(0, 3, side, side, dtype=torch.uint8, device=device)
-        canvas = drawing.draw_backgrounds([scene.background for scene in scenes], side, device)  # (B, H, W) int32
-        layers: list[list[tuple[int, ...]]] = [[] for _ in COUNTS]
-        for number, scene in enumerate(scenes):
-            for layer, obj in zip(layers, scene.objects, strict=False):
-                to, size = (number * side + obj.top) * side + obj.left, self.sizes[obj.level]
-                drawn = self._first_rows[obj.level] + (obj.style * len(self._rows) + self._rows[obj.concept]) * size
-                layer.append((to, drawn, size, obj.flipped, obj.gain))
-        placed = torch.tensor(sum(layers, []), device=device).view(-1, 5)  # one transfer for all layers
-        for layer in placed.split([len(layer) for layer in layers]):
-            if len(layer):
-                drawing.paste(canvas.view(-1), self._drawings[device], layer, side)
-        return torch.stack([canvas >> shift & 255 for shift in (0, 8, 16)], dim=1).to(torch.uint8)
+        return self.draw(self.pack(scenes), device)
+
+    def pack(self, scenes: Sequence[Scene]) -> np.ndarray:
+        """Scenes as numbers, all that their pixels depend on: (B,) of `canvas.PACKED`."""
+        width, rows = len(self._rows), self._rows
+        return np.array(
+            [describe(s.background, s.objects, [o.style * width + rows[o.concept] for o in s.objects]) for s in scenes], PACKED
+        )
+
+    def draw(self, packed: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+        """What `pack` gave, as images: (B, 3, H, W) uint8 on `device`."""
+        return self._canvas.draw(packed, str(device))
 
     def pairs(
         self, split: str, indices: Iterable[int], single: bool = False, device: torch.device | str = "cpu"

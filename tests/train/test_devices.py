@@ -21,7 +21,7 @@ def gpu(monkeypatch, small_world):
     monkeypatch.setattr(torch.cuda, "set_rng_state", torch.set_rng_state)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**10, 10**10))  # room for a copy of each bank
     yield PretendedGpu()
-    small_world._drawings.pop("cuda", None)  # what it keeps on a GPU that is no more
+    small_world._canvas._drawings.pop("cuda", None)  # what it keeps on a GPU that is no more
 
 
 def profile(tower: str, **settings):

@@ -1,10 +1,9 @@
-"""Drawing scenes with integer arithmetic only, so that pixels are the same in every batch, process and device."""
+"""What a scene is made of, and drawings at their sizes: integer arithmetic only, so that all machines agree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -135,102 +134,3 @@ def hidden_on(drawings: torch.Tensor) -> dict[tuple[int, int], set[str]]:
         for place in (share < VISIBLE).nonzero().tolist():
             found.setdefault(tuple(place), set()).add(name)
     return found
-
-
-def draw_backgrounds(backgrounds: Sequence[Background], side: int, device: str) -> torch.Tensor:
-    """(B, H, W) int32: each pixel one of the background's two shades or a mixture, packed as in `Drawings`, without opacity."""
-    numbers = torch.tensor([(*g.first, *g.second, g.period, g.salt) for g in backgrounds], dtype=torch.int32, device=device)
-    first, second, period, salt = numbers.T[..., None, None].split([3, 3, 1, 1])  # (3, B, 1, 1) and (1, B, 1, 1)
-    steps = torch.arange(side, dtype=torch.int32, device=device)
-    y, x = steps[:, None], steps  # (H, 1), (W,)
-    canvas = packed(first).repeat(1, side, side)
-    for kind in {background.kind for background in backgrounds} - {"solid"}:
-        rows = torch.tensor([row for row, background in enumerate(backgrounds) if background.kind == kind], device=device)
-        a, b, p, s = first[:, rows], second[:, rows], period[0, rows], salt[0, rows]  # (3, g, 1, 1), (g, 1, 1)
-        if kind in ("gradient", "grain"):
-            if kind == "gradient":
-                mixture = (x + y) * 128 // side  # (H, W); 0: first, 256: second
-            else:  # a hash of place and salt
-                mixed = (x // 2 * 374761 + y // 2 * 668265 + s * 7919) & 0xFFFFFF
-                mixture = (mixed ^ (mixed >> 7) ^ (mixed >> 13)) & 255  # (g, H, W)
-            canvas[rows] = packed([low + ((high - low) * mixture >> 8) for low, high in zip(a, b, strict=True)])
-        else:
-            if kind == "stripes":
-                pattern = (x + y) // p % 2
-            elif kind == "checks":
-                pattern = (x // p + y // p) % 2
-            else:  # dots
-                pattern = ((x % p) * 2 - p) ** 2 + ((y % p) * 2 - p) ** 2 < p * p // 2
-            canvas[rows] = torch.where(pattern.bool(), packed(b), packed(a))
-    return canvas
-
-
-def packed(channels: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Channels of 0 to 255, int32, as one integer: the first in the lowest 8 bits."""
-    return sum(channel << 8 * number for number, channel in enumerate(channels))
-
-
-class Drawings(NamedTuple):
-    """All drawings in all sizes, without the transparent ends of their rows of pixels.
-
-    A pixel is an integer: red, green, blue (premultiplied) and opacity, 8 bits each, from the lowest on.
-
-    Attributes:
-        pixels: (P,) int32, row after row.
-        lines: (R, 3) int64: for every row, where it begins in `pixels`, how many pixels it has, and how many are left out before.
-    """
-
-    pixels: torch.Tensor
-    lines: torch.Tensor
-
-
-def pack(drawings: Sequence[torch.Tensor]) -> tuple[Drawings, list[int]]:
-    """Drawings of every size, premultiplied, (style, concept, 4, s, s) uint8 each, as one list of rows.
-
-    Returns:
-        The rows by size, style, concept and height; and where the rows of each size begin.
-    """
-    pixels, bounds, starts = [], [], [0]
-    for each in drawings:
-        whole = packed(each.int().unbind(2)).flatten(0, -2)  # (r, s) int32
-        seen, side = whole >> 24 != 0, whole.shape[1]
-        first = torch.where(seen.any(1), seen.int().argmax(1), side)  # (r,)
-        last = torch.where(seen.any(1), side - seen.flip(1).int().argmax(1), side)
-        x = torch.arange(side)
-        pixels.append(whole[(first[:, None] <= x) & (x < last[:, None])])
-        bounds.append(torch.stack([last - first, first], dim=1))
-        starts.append(starts[-1] + len(whole))
-    lines = torch.cat(bounds)
-    begin = lines[:, :1].cumsum(0) - lines[:, :1]
-    return Drawings(torch.cat(pixels), torch.cat([begin, lines], dim=1)), starts
-
-
-def paste(canvas: torch.Tensor, drawings: Drawings, placed: torch.Tensor, side: int) -> None:
-    """Draw g objects onto their scenes, at most one a scene, in a number of operations that does not depend on g.
-
-    Args:
-        canvas: (B·H·W) int32, pixels without opacity, changed in place.
-        drawings: on the device of the canvas.
-        placed: (g, 5) int64: where the object's first pixel lies on the canvas, its first row in `drawings`, its size, whether it
-            is flipped, and its gain.
-        side: H = W.
-    """
-    size = placed[:, 2]
-    row = torch.arange(len(size), device=size.device).repeat_interleave(size)  # (r,): the object of every row of pixels
-    y = torch.arange(len(row), device=size.device) - (size.cumsum(0) - size)[row]
-    to, first, size, flipped, gain = placed[row].T
-    source, length, left_out = drawings.lines[first + y].T
-    step = 1 - 2 * flipped
-    to = to + y * side + torch.where(flipped == 1, size - 1 - left_out, left_out)
-    number = length.cumsum(0) - length  # of the row's first pixel among all that are drawn
-    lines = torch.stack([source - number, to - step * number, step, gain], dim=1).int()
-    line = lines.repeat_interleave(length, dim=0)  # (p, 4): of every pixel
-    number = torch.arange(len(line), dtype=torch.int32, device=line.device)
-    drawn, to, gain = drawings.pixels[line[:, 0] + number], line[:, 1] + line[:, 2] * number, line[:, 3]
-    behind, opacity = canvas[to], drawn >> 24 & 255
-    blended = torch.zeros_like(behind)
-    for shift in (0, 8, 16):
-        colour = ((drawn >> shift & 255) * gain >> 8).minimum(opacity)  # as bright as its opacity allows
-        through = (behind >> shift & 255) * (255 - opacity) + 127
-        blended += colour + (through + 1 + (through >> 8) >> 8) << shift  # the quotient by 255, exact for these numbers
-    canvas[to] = blended
