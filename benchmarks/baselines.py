@@ -29,11 +29,12 @@ from lcl.data.shards import open_shards
 from lcl.data.writing import scene_samples, write_shards
 from lcl.losses.contrastive import info_nce
 from lcl.losses.matching import SOLVERS, exact
+from lcl.machine import one_thread
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.teachers.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
 from lcl.teachers.search import BLOCK, KEPT, nearest_neighbours
-from lcl.train.loader import PREFETCH, batches, one_thread
+from lcl.train.loader import PREFETCH, batches
 from lcl.train.loop import Step, Training, make_optimizer, open_teacher, train_tokenizer
 from lcl.train.recipes import RECIPES, get_recipe
 

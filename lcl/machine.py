@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,3 +63,9 @@ def without_main() -> Iterator[None]:
         yield
     finally:
         vars(main).update(kept)
+
+
+def one_thread(number: int) -> None:
+    """Begin a worker process: it has one thread, and leaves Ctrl-C to the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

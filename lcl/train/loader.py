@@ -10,7 +10,6 @@ import collections
 import contextlib
 import logging
 import os
-import signal
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,10 +20,13 @@ from torch.utils.data._utils import signal_handling
 
 from lcl.config import LclError, TrainConfig, require
 from lcl.data.base import DatasetView, PairDataset
+from lcl.data.processes import as_it_is
+from lcl.data.scenes import SceneView
 from lcl.data.shards import MAX_BAD, list_faults
-from lcl.machine import processors, without_main
+from lcl.machine import one_thread, processors, without_main
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.train.distributed import Ranks
+from lcl.train.plans import open_plan
 
 CHUNK = 32_768  # pairs that are shuffled together and in memory at a time; 0.4 GB at 64 pixels
 PREFETCH = 4  # batches a worker reads ahead
@@ -98,8 +100,9 @@ def batches(
 ) -> Iterator[Batch]:  # fmt: skip
     """The batches of a training run, or this rank's rows of them.
 
-    A data set of up to CHUNK pairs is drawn or read once and stays in memory. Scenes of a larger one are drawn chunk by
-    chunk; files are read by worker processes, which are restarted where they were if they die, RESTARTS times.
+    A data set of up to CHUNK pairs is drawn or read once and stays in memory. Of a larger one, scenes are described once, see
+    `lcl.train.plans`, and drawn batch by batch; files are read by worker processes, which are restarted where they were if they
+    die, RESTARTS times.
 
     Args:
         source: the data set.
@@ -110,14 +113,20 @@ def batches(
         device: of the batches.
         ranks: the process group.
         first: the first step, counted from 0.
-        workers: processes that read files (default: one a processor, up to eight, for data sets above CHUNK).
+        workers: processes that describe scenes or read files (default: one a processor, for data sets above CHUNK).
 
     Raises:
         LclError: if more than MAX_BAD of the rows cannot be read, or the workers die again and again.
     """
     ranks, rows = ranks or Ranks(), source.train(config.pairs)
+    if isinstance(rows, SceneView) and config.pairs > CHUNK:
+        plan = open_plan(rows, tokenizer, context, workers=workers)
+        for _, share in shares(config, seed, ranks, first):
+            for numbers in share:
+                yield Batch(*plan.take(numbers, device), numbers, 0)
+        return
     if workers is None:
-        workers = min(_processors(), 8) if rows.from_files and config.pairs > CHUNK else 0
+        workers = _processors() if rows.from_files and config.pairs > CHUNK else 0
     if workers:
         yield from _file_batches(rows, tokenizer, config, context, seed, ranks, first, workers, device)
     else:
@@ -184,7 +193,7 @@ def _file_batches(
         steps = ((epoch, row.tolist()) for epoch, share in shares(config, seed, ranks, first) for row in share)
         loader = DataLoader(
             reading, None, sampler=steps, num_workers=workers, prefetch_factor=PREFETCH, timeout=POLL_SECONDS, pin_memory=on_gpu,
-            collate_fn=_as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
+            collate_fn=as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
         )  # fmt: skip
         ours = type(rows).__module__.partition(".")[0] == "lcl"  # a data set of the user's script needs that script
         with without_main() if ours else contextlib.nullcontext():
@@ -244,13 +253,3 @@ class _WorkerDataset(Dataset):
         except Exception:  # a bug: raise it where it can be seen
             return RuntimeError(f"in a data loader worker:\n{traceback.format_exc()}")
         return taken.images, tokens, torch.tensor(taken.rows), taken.faults
-
-
-def _as_it_is(batch):
-    return batch
-
-
-def one_thread(number: int) -> None:
-    """Worker init: limit each worker to one thread, and leave Ctrl-C to the training, which stops it after its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -18,6 +18,11 @@ def drawn(world, tokenizer, seed=0, ranks=None, first=0, **changes):
     return [batch.indices.tolist() for batch in batches(world, tokenizer, config, 48, seed, "cpu", ranks, first)]
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))  # plans go there
+
+
 def joined(lists):
     return [index for one in lists for index in one]
 
@@ -121,6 +126,7 @@ def test_what_fits_is_drawn_and_encoded_once_and_a_chunk_once_an_epoch(
     few_world, tokenizer, monkeypatch, calls, chunk, takes
 ):
     monkeypatch.setattr(loader, "CHUNK", chunk)
+    monkeypatch.setattr(loader, "SceneView", type(None))  # as data sets of others are read: chunk by chunk
     drawn(few_world, tokenizer, pairs=32, epochs=3, batch_size=16)
     assert calls == {"take": takes, "encode": takes}
 
