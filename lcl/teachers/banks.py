@@ -8,6 +8,7 @@ read.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +20,14 @@ import torch
 from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require
 from lcl.data.base import DatasetView
+from lcl.processes import in_order
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 
 FORMAT = "lcl-bank-1"
 CODE = 1  # raise it when the same encoder and rows would give other features than before
 SHARD_ROWS = 4096
+PIECE = 512  # rows that a process prepares at a time, so that little waits in shared memory
+MANY = 65_536  # rows from which on all processors prepare what the encoder is given
 
 
 @dataclass(frozen=True)
@@ -153,24 +157,52 @@ def _fill(folder: Path, rows: DatasetView, encoder: ImageEncoder | TextEncoder, 
     for pattern in (".features-*", ".bank.json.*"):  # of a write that was killed
         for left_over in folder.glob(pattern):
             left_over.unlink(missing_ok=True)
-    writes = True
-    for number, start in enumerate(range(0, len(rows), step)):
-        name = f"features-{number:05d}.safetensors"
-        some = range(start, min(start + step, len(rows)))
-        try:
-            shards.append(_read_shard(folder / name, checksums.get(name), start))
+    writes, starts = True, range(0, len(rows), step)
+    kept: dict[int, torch.Tensor] = {}
+    for number, start in enumerate(starts):
+        with contextlib.suppress(LclError):  # not there yet, or not whole
+            name = _shard_name(number)
+            kept[start] = _read_shard(folder / name, checksums.get(name), start)
+    pieces = [range(a, min(a + PIECE, start + step, len(rows))) for start in starts if start not in kept
+              for a in range(start, min(start + step, len(rows)), PIECE)]  # fmt: skip
+    given = in_order(_Inputs(rows, encoder.kind, pieces), "prepare rows for a bank", None if len(rows) >= MANY else 0)
+    for number, start in enumerate(starts):
+        name, end = _shard_name(number), min(start + step, len(rows))
+        if start in kept:
+            shards.append(kept[start])
             if progress:
-                progress(len(some))
-        except LclError:  # not there yet, or not whole
-            inputs = rows.take(some).images if encoder.kind == "images" else rows.captions(some)
-            features = {"features": encoder(inputs, progress).half().contiguous()}
-            checksums[name] = storage.sha256(safetensors.torch.save(features))  # that of the file
-            manifest = description | {"shard_rows": step, "shards": checksums}
-            writes = writes and storage.try_write(storage.write_tensors, folder / name, features)
-            writes = writes and storage.try_write(storage.write_json, folder / "bank.json", manifest)
-            shards.append(_read_shard(folder / name, checksums[name], start) if writes else features["features"])
-            check_features(shards[-1], f"the bank in {folder}", start)
+                progress(end - start)
+            continue
+        parts = [next(given) for _ in range(start, end, PIECE)]
+        inputs = torch.cat(parts) if encoder.kind == "images" else list(itertools.chain(*parts))
+        features = {"features": encoder(inputs, progress).half().contiguous()}
+        checksums[name] = storage.sha256(safetensors.torch.save(features))  # that of the file
+        manifest = description | {"shard_rows": step, "shards": dict(sorted(checksums.items()))}
+        writes = writes and storage.try_write(storage.write_tensors, folder / name, features)
+        writes = writes and storage.try_write(storage.write_json, folder / "bank.json", manifest)
+        shards.append(_read_shard(folder / name, checksums[name], start) if writes else features["features"])
+        check_features(shards[-1], f"the bank in {folder}", start)
     return _whole_bank(folder, description, checksums, shards)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What an encoder is given of some rows: images, or captions."""
+
+    rows: DatasetView
+    kind: str
+    pieces: list[range]
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, number: int) -> torch.Tensor | list[str]:
+        some = self.pieces[number]
+        return self.rows.take(some).images if self.kind == "images" else self.rows.captions(some)
+
+
+def _shard_name(number: int) -> str:
+    return f"features-{number:05d}.safetensors"
 
 
 def _read_shard(path: Path, checksum: str | None, first_row: int) -> torch.Tensor:
@@ -228,7 +260,7 @@ def _read_manifest(
     numbers = ours and all(type(n) is int and n > 0 for n in (found["rows"].get("rows"), found.get("shard_rows")))
     require(numbers, f"{folder / 'bank.json'} describes no bank of this library; remove that folder, or name another.")
     require(
-        list(shards) == [f"features-{number:05d}.safetensors" for number in range(len(shards))],
+        list(shards) == [_shard_name(number) for number in range(len(shards))],
         f"{folder / 'bank.json'} names other shards than this library writes.",
     )
     wanted: dict = {"code": CODE}

@@ -20,7 +20,6 @@ from torch.utils.data._utils import signal_handling
 
 from lcl.config import LclError, TrainConfig, require
 from lcl.data.base import DatasetView, PairDataset
-from lcl.data.processes import as_it_is
 from lcl.data.scenes import SceneView
 from lcl.data.shards import MAX_BAD, list_faults
 from lcl.machine import one_thread, processors, without_main
@@ -193,7 +192,7 @@ def _file_batches(
         steps = ((epoch, row.tolist()) for epoch, share in shares(config, seed, ranks, first) for row in share)
         loader = DataLoader(
             reading, None, sampler=steps, num_workers=workers, prefetch_factor=PREFETCH, timeout=POLL_SECONDS, pin_memory=on_gpu,
-            collate_fn=as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
+            collate_fn=_as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
         )  # fmt: skip
         ours = type(rows).__module__.partition(".")[0] == "lcl"  # a data set of the user's script needs that script
         with without_main() if ours else contextlib.nullcontext():
@@ -253,3 +252,7 @@ class _WorkerDataset(Dataset):
         except Exception:  # a bug: raise it where it can be seen
             return RuntimeError(f"in a data loader worker:\n{traceback.format_exc()}")
         return taken.images, tokens, torch.tensor(taken.rows), taken.faults
+
+
+def _as_it_is(batch):
+    return batch

@@ -19,9 +19,9 @@ import torch
 from lcl import storage
 from lcl.config import LclError, Progress, require
 from lcl.data.drawn.canvas import PACKED
-from lcl.data.processes import in_order
 from lcl.data.scenes import SceneDataset, SceneView
 from lcl.models.tokenizer import Tokenizer, Tokens
+from lcl.processes import in_order
 
 FORMAT = "lcl-plan-1"
 CODE = 1  # raise it when the same scenes and tokenizer would give other arrays than before
@@ -152,18 +152,14 @@ class _Pieces:
     def __len__(self) -> int:
         return len(self.missing)
 
-    def __getitem__(self, place: int) -> int | LclError:
+    def __getitem__(self, place: int) -> int:
         number = self.missing[place]
         first, last = number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, len(self.rows))
         arrays = describe_shard(self.rows, self.tokenizer, self.context, first, last)
         arrays["scenes"] = arrays["scenes"].view(np.uint8).reshape(last - first, -1)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        try:
-            storage.write_tensors(
-                _path(self.folder, number), tensors, {"checksum": _checksum(arrays, self.name, number)}
-            )
-        except LclError as error:
-            return error
+        checksum = _checksum(arrays, self.name, number)
+        storage.write_tensors(_path(self.folder, number), tensors, {"checksum": checksum})
         return number
 
 

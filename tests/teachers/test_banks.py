@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,36 @@ def refused(call, *words: str) -> None:
 
 
 # --- what a bank holds
+
+
+@forks
+@pytest.mark.parametrize("encoder", [PixelEncoder(), WordEncoder()], ids=["images", "captions"])
+def test_processes_prepare_what_one_prepares(rows, encoder, tmp_path, monkeypatch):
+    build_bank(rows, encoder, tmp_path / "one")
+    (tmp_path / "several").mkdir()
+    for name in ("bank.json", SHARDS[1]):  # a shard is there already
+        (tmp_path / "several" / name).write_bytes((tmp_path / "one" / name).read_bytes())
+    monkeypatch.setattr(banks, "MANY", COUNT)
+    monkeypatch.setattr(banks, "PIECE", 4)
+    build_bank(rows, encoder, tmp_path / "several")
+    assert contents(tmp_path / "several") == contents(tmp_path / "one")
+
+
+@forks
+def test_a_process_that_dies_is_said_and_finished_shards_stay(rows, tmp_path, monkeypatch):
+    here, captions = os.getpid(), SceneView.captions
+
+    def killed(self, wanted):
+        if 20 in wanted and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return captions(self, wanted)
+
+    monkeypatch.setattr(SceneView, "captions", killed)
+    monkeypatch.setattr(banks, "MANY", COUNT)
+    monkeypatch.setattr("lcl.processes.processors", lambda: 2)
+    refused(lambda: build_bank(rows, Fake(), tmp_path), "one of the 2 processes that prepare rows for a bank died", "call again")
+    monkeypatch.setattr(banks, "MANY", 1000)
+    assert len(build_bank(rows, Fake(), tmp_path)) == COUNT
 
 
 @pytest.mark.parametrize("encoder", [PixelEncoder(), WordEncoder()], ids=["images", "captions"])

@@ -179,7 +179,7 @@ def test_a_killed_process_is_said_and_what_is_finished_stays(small_shards, few_w
         return describe(*told)
 
     monkeypatch.setattr(plans, "describe_shard", killed)
-    with pytest.raises(LclError, match="a process of those that describe scenes died .* call again"):
+    with pytest.raises(LclError, match="one of the 2 processes that describe scenes died.* call again"):
         open_plan(few_world.train(70), tokenizer, 48, tmp_path, workers=2)
     again = []
     monkeypatch.setattr(plans, "describe_shard", lambda *told: again.append(told[3]) or describe(*told))
