@@ -12,6 +12,7 @@ import logging
 import os
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -120,9 +121,8 @@ def batches(
     ranks, rows = ranks or Ranks(), source.train(config.pairs)
     if isinstance(rows, SceneView) and config.pairs > CHUNK:
         plan = open_plan(rows, tokenizer, context, workers=workers)
-        for _, share in shares(config, seed, ranks, first):
-            for numbers in share:
-                yield Batch(*plan.take(numbers, device), numbers, 0)
+        steps = (numbers for _, share in shares(config, seed, ranks, first) for numbers in share)
+        yield from _one_ahead(Batch(*plan.take(numbers, device), numbers, 0) for numbers in steps)
         return
     if workers is None:
         workers = _processors() if rows.from_files and config.pairs > CHUNK else 0
@@ -149,6 +149,15 @@ class _Count:
             "data with `lcl data verify`, and go on from the last checkpoint.",
         )
         return bad
+
+
+def _one_ahead(made: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of an iterator; a thread makes the next one while this one is learned from."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(next, made, None)
+        while (batch := ahead.result()) is not None:
+            ahead = thread.submit(next, made, None)
+            yield batch
 
 
 def _processors() -> int:

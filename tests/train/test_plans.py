@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import pytest
 import torch
@@ -106,6 +107,21 @@ def test_a_gpu_draws_planned_scenes_without_being_waited_for(plan, few_world):
         plan.take(rows, "cpu")
     waits = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::item", "aten::_unique2"}
     assert len(names.found) > 100 and not waits & set(names.found)
+
+
+def test_the_next_batch_is_made_while_one_is_learned_from(small_shards, few_world, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+    monkeypatch.setattr(loader, "CHUNK", 32)
+    made, take = threading.Semaphore(0), Plan.take
+    monkeypatch.setattr(Plan, "take", lambda *told: (take(*told), made.release())[0])
+    told = few_world, tokenizer, TrainConfig(pairs=64, epochs=1, batch_size=16), 48, 0, "cpu"
+    for number, _ in enumerate(loader.batches(*told), 1):
+        assert made.acquire(timeout=60) and (number == 4 or made.acquire(timeout=60)), "the next one is made meanwhile"
+        made.release()
+    threads = threading.active_count()
+    next(begun := loader.batches(*told))
+    begun.close()  # a training that stops early
+    assert number == 4 and threading.active_count() == threads
 
 
 # --- what goes wrong
