@@ -38,14 +38,16 @@ from lcl import storage
 from lcl.config import LclError, Profile, get_profile, require
 from lcl.data.drawn import captions, pictures
 from lcl.data.scenes import SceneDataset, open_scenes
+from lcl.machine import processors
 from lcl.models import pretrained
 from lcl.teachers import encoders
 from lcl.teachers.banks import build_bank
 from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import LiveTeacher, open_bank_teacher
 from lcl.train.checkpoints import resume, save_checkpoint
-from lcl.train.loader import batches
+from lcl.train.loader import CHUNK, batches
 from lcl.train.loop import Training, Validation, open_teacher
+from lcl.train.plans import open_plan
 from lcl.train.provenance import commit, provenance
 from lcl.train.recipes import RECIPES
 
@@ -335,18 +337,19 @@ def neighbours(stage: Stage) -> None:
 
 
 def long(stage: Stage) -> None:
-    """As many steps of `clip` on 3.3 million scenes as fit, in bfloat16, pairs drawn by a process a core."""
+    """The plan of 3.3 million scenes, then as many steps of `clip` on them as fit, in bfloat16."""
     world = scenes("smoke" if stage.small else "gpu")
     profile = changed(get_profile("gpu"), precision="bfloat16", evaluate_every=100)
     if stage.small:
-        profile = dataclasses.replace(changed(profile, batch_size=32), model=get_profile("smoke").model)
-    workers = max((os.cpu_count() or 2) - 1, 1)
-    if os.path.isdir("/dev/shm"):  # where batches are handed over: five a worker
-        workers = min(workers, shutil.disk_usage("/dev/shm").free // (15 * profile.training.batch_size * world.size**2))
-    training = Training(profile, world, device=stage.device, workers=workers)
+        profile = dataclasses.replace(changed(profile, pairs=CHUNK + 32, batch_size=32), model=get_profile("smoke").model)
+    training, began = Training(profile, world, device=stage.device), time.monotonic()
+    plan = open_plan(world.train(profile.training.pairs), training.tokenizer, profile.model.language.context_length)
+    took = time.monotonic() - began
+    found = {"scenes": len(plan), "seconds": round(took, 1), "scenes/s": round(len(plan) / took), "processes": processors()}
+    stage.note("plan", found)
     until = time.monotonic() + min(stage.left - 8, 5 if stage.small else math.inf)
     value = measure(training, profile.training.steps, until)
-    stage.note("clip, bfloat16", {"pairs": profile.training.pairs, "workers": workers, **value}, math.isfinite(value["loss"][1]))
+    stage.note("clip, bfloat16", {"pairs": profile.training.pairs, **value}, math.isfinite(value["loss"][1]))
 
 
 STAGES = {tests: 90, parity: 60, resumes: 40, recipes: 230, neighbours: 45, long: 600}
