@@ -86,8 +86,9 @@ slides: setup
 	$(BIN)/python tools/slides.py
 
 # The course as a static site, to build/site: open its index.html. The first build makes the interactive figures, some minutes.
+# With buttons for Colab and Binder: make site REPOSITORY=OWNER/NAME
 site: setup
-	PYTHONPATH=tools $(BIN)/python -m website
+	PYTHONPATH=tools $(BIN)/python -m website --repository "$(REPOSITORY)"
 
 # Lint, types and tests of the figures' scripts; needs node 20 or newer, and fetches ESLint and TypeScript.
 scripts:

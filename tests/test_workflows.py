@@ -15,6 +15,12 @@ yaml = pytest.importorskip("yaml")
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
 
+RIGHTS = {  # beyond reading, of the only jobs that need them
+    ("site", "publish"): {"pages": "write", "id-token": "write"},
+    ("site", "launch"): {"contents": "write"},
+}
+
+
 def read(path: Path) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
@@ -37,10 +43,9 @@ def test_there_are_four_workflows():
 def test_rights_and_times_are_limited(path):
     workflow = read(path)
     assert workflow["permissions"] == {"contents": "read"} and workflow["concurrency"]["cancel-in-progress"]
-    publishes = {"pages": "write", "id-token": "write"}  # the one right beyond reading, of the one job that needs it
     for name, job in workflow["jobs"].items():
         assert 0 < job["timeout-minutes"] <= 120
-        assert job.get("permissions") == (publishes if (path.stem, name) == ("site", "publish") else None)
+        assert job.get("permissions") == RIGHTS.get((path.stem, name))
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", name) for name in steps(path, "uses"))
 
 

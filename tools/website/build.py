@@ -11,12 +11,14 @@ from pathlib import Path
 import jinja2
 
 from website import api, figures, notebook, search
+from website.launch import buttons
 from website.markdown import Heading, Renderer, in_colours, to_html
 from website.place import ROOT, Site, chapters, documents, page_of
 
 HERE = Path(__file__).parent
 MENU = {  # documents by the part of the menu in which they stand
-    "Results": ["docs/results.md", "docs/figures.md", "docs/claims.md", "docs/plan.md", "docs/model-card.md", "docs/paper.md"],
+    "Results": ["docs/results.md", "docs/figures.md", "docs/claims.md", "docs/dead-ends.md", "docs/plan.md", "docs/model-card.md",
+                "docs/paper.md"],
     "Help": ["docs/symptoms.md", "docs/teaching.md", "docs/handout.md", "README.md", "data/README.md"],
 }
 SHORT = {"index.html": "Start", "readme.html": "Set-up and commands", "paper.html": "A draft of a paper"}  # in the menu
@@ -33,6 +35,7 @@ class Page:
         headings: for the table of contents and the search; none is searched if it is empty.
         alive: the interactive figures that stand on it.
         part: the part of the menu that it belongs to.
+        launch: where a chapter can be run without installing: names and addresses.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Page:
     headings: list[Heading] = field(default_factory=list)
     alive: list[figures.Figure] = field(default_factory=list)
     part: str = "More"
+    launch: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def short(self) -> str:
@@ -65,7 +69,7 @@ def document_pages(site: Site) -> list[Page]:
     return pages
 
 
-def chapter_pages(site: Site, made: list[figures.Figure]) -> list[Page]:
+def chapter_pages(site: Site, made: list[figures.Figure], repository: str = "") -> list[Page]:
     """A page a chapter, with its living figures."""
     pages, of = [], defaultdict(list)
     for figure in made:
@@ -73,7 +77,8 @@ def chapter_pages(site: Site, made: list[figures.Figure]) -> list[Page]:
     for path in chapters(site.root):
         body, renderer, alive = notebook.to_page(path, site, of[path.stem])
         title = title_of(renderer.headings, path.stem)
-        pages.append(Page(f"{path.stem}.html", title, body, renderer.headings, alive, "Chapters"))
+        launch = buttons(repository, path.stem) if repository else []
+        pages.append(Page(f"{path.stem}.html", title, body, renderer.headings, alive, "Chapters", launch))
     return pages
 
 
@@ -177,20 +182,21 @@ def menu_of(pages: list[Page]) -> dict[str, list[Page]]:
     return menu
 
 
-def build(target: Path, made: list[figures.Figure], root: Path = ROOT) -> list[Page]:
+def build(target: Path, made: list[figures.Figure], root: Path = ROOT, repository: str = "") -> list[Page]:
     """Write the site.
 
     Args:
         target: its folder, which is emptied before.
         made: the living figures.
         root: the project.
+        repository: OWNER/NAME on GitHub, for buttons that open chapters in Colab and Binder; "" for none.
 
     Returns:
         All pages.
     """
     shutil.rmtree(target, ignore_errors=True)
     site = Site(target, root)
-    lessons = chapter_pages(site, made)
+    lessons = chapter_pages(site, made, repository)
     alive = [figure for page in lessons for figure in page.alive]
     special = {page.name: (page, values) for page, values in (
         start_page(site, alive), map_page(site, lessons), figures_page(alive, lessons))}  # fmt: skip
