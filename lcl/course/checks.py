@@ -187,7 +187,8 @@ def _shown(case: tuple) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
+    parts = value if isinstance(value, tuple) else ()
+    if isinstance(value, torch.Tensor) or callable(value) or any(isinstance(part, torch.Tensor) for part in parts):
         return _kind(value)
     try:
         text = str(value) if isinstance(value, Exception) else repr(value)

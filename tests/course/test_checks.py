@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -95,6 +96,10 @@ def double(x):
     return 2 * x
 
 
+class Projected(NamedTuple):
+    features: torch.Tensor
+
+
 def test_a_function_is_right_or_hears_its_mistake():
     cases = [(torch.ones(2),), (torch.tensor([3.0, -1.0]),)]
     assert check_function(lambda x: x + x, cases, double) == RIGHT
@@ -117,6 +122,12 @@ def test_an_exception_of_the_learner_becomes_a_sentence():
     told = check_function(lambda x: x.nothing, [(torch.ones(2, 3),)], double)
     assert told.startswith(f"{WRONG}your function raised AttributeError") and "a tensor of shape (2, 3)" in told
     assert "a function is expected, not an int" in check_function(7, [(1,)], double)
+
+
+def test_modules_functions_and_tuples_of_tensors_are_shown_by_their_kind():
+    case = torch.nn.Linear(2, 2), double, Projected(torch.ones(2)), 4
+    told = check_function(lambda *case: 1.0, [case], lambda *case: 2.0)
+    assert told == f"{WRONG}called with a Linear, a function, a Projected, 4, 1 is not the right number."
 
 
 def test_not_a_number_is_a_wrong_answer_that_can_be_a_known_mistake():

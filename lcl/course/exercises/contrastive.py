@@ -37,6 +37,7 @@ def info_nce(mine: Callable) -> str:
         "that is text to image only; the rows ask for the caption of every image.": lambda v, t, scale: one_way(scale * t @ v.T),
         "multiply the cosines by logit_scale; without it the softmax cannot become sharp.": lambda v, t, scale: both(v @ t.T),
         "logit_scale multiplies the cosines; it is the temperature that divides them.": lambda v, t, scale: both(v @ t.T / scale),
+        "the sign: a loss is minus the logarithm.": lambda v, t, scale: -both(scale * v @ t.T),
         "that is the sum of both directions; take their mean.": lambda v, t, scale: 2 * both(scale * v @ t.T),
         "that is the sum over all queries; take their mean.": lambda v, t, scale: both(scale * v @ t.T, reduction="sum"),
         "`F.cross_entropy` takes logits and applies the softmax itself; do not apply it before.":

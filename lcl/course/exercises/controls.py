@@ -130,6 +130,7 @@ def sigmoid(mine: Callable) -> str:
         "divide by B, the number of images, not by B²: else the pairs hardly count.":
             lambda v, t, scale, bias: loss(v, t, scale, bias, over="pairs"),
         "that is the sum; divide by B.": lambda v, t, scale, bias: loss(v, t, scale, bias, over="none"),
+        "the sign: a loss is minus the logarithm.": lambda v, t, scale, bias: -loss(v, t, scale, bias),
         "z is 1 for a pair and -1 for all others; that is the other way round.":
             lambda v, t, scale, bias: loss(v, t, scale, bias, sign=-1.0),
         "those are the pairs alone; without negatives all embeddings may be equal.":

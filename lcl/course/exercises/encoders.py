@@ -90,7 +90,7 @@ def lcl_block(x: torch.Tensor, b: Block, mask: torch.Tensor | None = None) -> to
 
 def _block(
     split: str = "heads", width: str = "head", masked: str = "padding", along: int = -1, merge: bool = True,
-    add: bool = True, norm: str = "before", mlp_norm: bool = True,
+    add: bool = True, norm: str = "before", mlp_norm: bool = True, mlp_add: bool = True,
 ) -> Callable:  # fmt: skip
     """A block from scratch, with one of the typical mistakes where an argument is not the default."""
 
@@ -110,7 +110,7 @@ def _block(
         if norm == "after":
             x = b.norm_attention(x)
             return b.norm_mlp(x + b.mlp(x))
-        return x + b.mlp(b.norm_mlp(x) if mlp_norm else x)
+        return mlp_add * x + b.mlp(b.norm_mlp(x) if mlp_norm else x)
 
     return block
 
@@ -138,6 +138,7 @@ def block(mine: Callable) -> str:
         "before the heads are put side by side, transpose back: (B, h, n, d/h) → (B, n, h, d/h) → (B, n, d).":
             _block(merge=False),
         "add x to the output of attention; without this addition the block forgets its input.": _block(add=False),
+        "add x to the output of the MLP as well, as it was before its norm.": _block(mlp_add=False),
         "the norms stand after the additions; here each part gets the normalised input (pre-norm).": _block(norm="after"),
         "attention gets x without its norm, `b.norm_attention`.": _block(norm="none"),
         "the MLP gets x without its norm, `b.norm_mlp`.": _block(mlp_norm=False),

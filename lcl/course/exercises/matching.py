@@ -33,13 +33,14 @@ def sinkhorn_round(
 
 def _round(
     cost: torch.Tensor, dual_price: torch.Tensor, unmatched_cost: float, epsilon: float, stay: bool = True, along: int = 1,
-    sign: float = 1.0, log: bool = True, step: bool = True, free: bool = True, cold: bool = True, priced: bool = False,
+    sign: float = 1.0, cheap: bool = True, log: bool = True, step: bool = True, free: bool = True, cold: bool = True,
+    priced: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """A round, with one of the typical mistakes where an argument is not the default."""
     at = cost + sign * dual_price
     apart = torch.full((len(cost), 1), unmatched_cost + (dual_price.mean().item() if priced else 0.0))
     places = torch.cat([at, apart], dim=1) if stay else at
-    plan = (-places / (epsilon if cold else 1.0)).softmax(along)[:, : cost.shape[1]]  # (m, n)
+    plan = ((-places if cheap else places) / (epsilon if cold else 1.0)).softmax(along)[:, : cost.shape[1]]  # (m, n)
     asked = plan.sum(0)  # (n,)
     price = dual_price + (epsilon if step else 1.0) * (asked.log() if log else asked - 1)
     return plan, price.clamp(min=0) if free else price
@@ -64,6 +65,7 @@ def sinkhorn_update(mine: Callable) -> str:
         "no word can stay unmatched: the softmax needs one more column, which costs `unmatched_cost`.": wrong(stay=False),
         "return the plan without the unmatched column: (m, n).": with_column,
         "the dual price is added to the cost: a patch in demand becomes more expensive.": wrong(sign=-1.0),
+        "the cheapest place gets the largest share: the softmax takes minus the cost.": wrong(cheap=False),
         "the softmax has the temperature ε: divide by it.": wrong(cold=False),
         "each word divides itself among the patches, so the softmax runs along a row.": wrong(along=0),
         "the price changes by ε times the logarithm, not by the logarithm.": wrong(step=False),
@@ -77,6 +79,7 @@ def total(answer: Any) -> str:
     """Check the cheapest total of the toy with an unmatched cost of 0.6."""
     return check(answer, 1.1, {
         "there every word is matched: `of` pays 0.7 for patch 2, but to stay unmatched is cheaper.": 1.2,
+        "that is the greedy choice: give patch 0 to `red`, and `apple` finds another cheap patch.": 1.3,
         "an unmatched word is not free: it costs 0.6.": 0.5,
         "red and apple are cheaper with patches than unmatched.": 1.8,
     })  # fmt: skip
@@ -187,18 +190,24 @@ def alignment(mine: Callable, plan: torch.Tensor, boxes: Sequence[Sequence[Box]]
         boxes: those of each word.
         side: of the image, in pixels.
     """
-    example = [0, 5, -1, 14, 7], [((0, 0, 16, 16),), ((0, 16, 20, 48),), (), ((20, 44, 60, 64),), ((60, 20, 64, 28),)], 4, 16
+    boxes_of_words = [((0, 0, 16, 16),), ((0, 16, 20, 48),), (), ((20, 44, 60, 64),), ((60, 20, 64, 28),), ((0, 0, 64, 64),)]
+    example = [0, 5, -1, 14, 7, -1], boxes_of_words, 4, 16  # the last word names an object, but is unmatched
     rows = int(plan.shape[1] ** 0.5)
     scene = [int(row.argmax()) if row.sum() > 0.5 else -1 for row in plan], list(boxes), rows, side / rows
 
     def all_words(patch: Sequence[int], boxes: Sequence, rows: int, size: float) -> float:
         return _alignment(patch, boxes, rows, size) * sum(map(bool, boxes)) / len(boxes)
 
+    def matched_only(patch: Sequence[int], boxes: Sequence, rows: int, size: float) -> float:
+        kept = [n for n, place in enumerate(patch) if place >= 0]
+        return _alignment([patch[n] for n in kept], [boxes[n] for n in kept], rows, size)
+
     def swapped(patch: Sequence[int], boxes: Sequence, rows: int, size: float) -> float:
         return _alignment([p if p < 0 else p % rows * rows + p // rows for p in patch], boxes, rows, size)
 
     return check_function(mine, [example, scene], _alignment, {
         "only words that name something count.": all_words,
+        "a word that names an object but is unmatched is a miss: count it among the naming words.": matched_only,
         "that is the patch's corner; its centre lies half a patch further.": lambda *case: _alignment(*case, centre=0.0),
         "row and column are swapped: patch p lies in row p // rows, column p % rows.": swapped,
     })  # fmt: skip
