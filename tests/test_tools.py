@@ -40,7 +40,12 @@ def test_a_chapter_becomes_slides_that_need_no_network(path):
     assert diagrams >= 1 and page.count('src="data:image/svg+xml;base64,') == diagrams
     assert page.count("<img ") == pictures + diagrams and page.count('<img alt=""') == 0 and 'alt=""' not in page
     assert not re.search(r"(?:src|href)=\"https?://[^\"]*\.(?:js|css|png)", page) and "<script src" not in page
-    assert "$$" not in page
+    assert "$$" not in page and "&lt;details" not in page and "&lt;/details" not in page
+
+
+def test_what_a_notebook_folds_is_a_note():
+    shown, notes = slides.split("## Why?\n\nThink.\n\n<details><summary>Answer</summary>\n\n- So.\n\n</details>\n\nThen go on.")
+    assert shown == "## Why?\n\nThink." and notes == "Then go on.\n\n**Answer**\n\n- So."
 
 
 def test_equations_become_mathml():

@@ -57,6 +57,7 @@ addEventListener("keydown", (event) => {
 )
 
 
+FOLD = re.compile(r"<details><summary>(.*?)</summary>(.*?)</details>", re.S)
 FORMULA = r"\$\$[\s\S]+?\$\$|\$[^$\n]+?\$"
 COPIED = re.compile(r'"|\\(?:href|style|class)\b')  # what the converter writes into attributes as it is
 
@@ -95,14 +96,15 @@ def embedded(diagram: str) -> str:
 
 
 def split(text: str) -> tuple[str, str]:
-    """What a slide shows of its text, and what its notes do: lists, equations and the first paragraph are shown."""
+    """What a slide shows of its text (lists, equations and the first paragraph), and what its notes do, with what is folded."""
     shown, notes = [], []
-    for part in re.split(r"\n\s*\n", text.strip()):
+    for part in re.split(r"\n\s*\n", FOLD.sub("", text).strip()):
         lists = re.match(r"(?:[-*|]|\d+\.) ?", part) and not part.startswith("**")
         if part.startswith(("$$", "|", "![")) or lists or not any(not p.startswith("#") for p in shown):
             shown.append(part)
         else:
             notes.append(part)
+    notes += [f"**{title}**\n\n{body.strip()}" for title, body in FOLD.findall(text)]
     return "\n\n".join(shown), "\n\n".join(notes)
 
 
