@@ -409,7 +409,7 @@ SAID = [  # where, the words, and for every number in them what it is of: recipe
      [("lightclip", "clip", (I2T, T2I)), ("lightclip", "clip", (ZERO,)), ("lightclip", "clip", NDCG)]),
     ("notebooks/07_lightclip.ipynb", r"Over `clip\+match` alone, recall@1 gains about (\w+) points and alignment (\w+)",
      [("lightclip", "clip+match", (I2T, T2I)), ("lightclip", "clip+match", (ALIGN,))]),
-    ("notebooks/09_clip_ping.ipynb", r"(\w+) points of recall@1 either way, (\w+) of zero-shot accuracy, over CLIP",
+    ("notebooks/09_clip_ping.ipynb", r"(\w+) points of recall@1 in both directions and (\w+) of zero-shot accuracy over CLIP",
      [("clip-ping", "clip", (I2T, T2I)), ("clip-ping", "clip", (ZERO,))]),
     ("docs/teaching.md", r"\+(\d+) points of recall@1, \+(\d+) zero-shot over `clip`",
      [("clip-ping", "clip", (I2T, T2I)), ("clip-ping", "clip", (ZERO,))]),
