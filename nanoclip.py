@@ -175,7 +175,7 @@ def info_nce(v, t, logit_scale):
     """Which of the B captions belongs to this image? Which of the B images to this caption? Two classifications, averaged.
 
     v, t: (B, EMBED_DIM), of length one. Row i of v and row i of t are a pair; all other rows serve as wrong answers (negatives).
-    A model that guesses has the loss ln B. If your first loss is far from that, look for the mistake before you train.
+    At chance level the loss is ln B. If your first loss is far from that, look for the reason before you train.
     """
     s = (logit_scale * v) @ t.T  # (B, B): row i compares image i with all captions
     own = torch.arange(len(s), device=s.device)  # the right answers are on the diagonal
