@@ -39,6 +39,8 @@ class PretendedGpu(TorchFunctionMode):
             raise RuntimeError(f"NumPy cannot read a tensor on {CUDA}")
         if there and not owner and name not in BETWEEN:
             self._check(function, name, args, kwargs, tensors)
+        if there and name == "mm" and "out_dtype" in kwargs:  # which a CPU does not know
+            args, kwargs = [x.to(kwargs["out_dtype"]) for x in args], {}
         if (owner, name) == ("data", "__set__"):
             self._put(args[0], args[1] in self.there)
 

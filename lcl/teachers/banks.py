@@ -75,6 +75,7 @@ class Bank:
 
     def on(self, device: torch.device) -> torch.Tensor | None:
         """The bank, (N, d) in half precision, kept on a GPU from the first call on; None if it takes over half of its room."""
+        device = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
         if device not in self._copies:
             copy, size = None, 2 * len(self) * self.width  # bytes
             if 2 * size <= free_memory(device):

@@ -5,24 +5,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from lcl import storage
 from lcl.config import CHECKOUT, LclError, Progress, need, require
 from lcl.data.base import DatasetView
-from lcl.teachers.banks import Bank, build_bank, check_features
+from lcl.teachers.banks import Bank, build_bank, check_features, free_memory
+from lcl.teachers.best import Best, best_keys, full_precision, load_state, products, save_state, values_and_columns
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 
 FORMAT = "lcl-neighbours-1"
-BLOCK = 2048  # rows and columns of a block of the similarity matrix
+BLOCK = 2048  # rows and columns of a block of the similarity matrix on a CPU
+TALL, WIDE = 8192, 65_536  # rows and columns of a tile on a GPU, at most
+SAVE_EVERY = 300  # seconds between two writes of an unfinished search
 SHIPPED = CHECKOUT / "data" / "neighbours"
 KEPT = 8  # neighbours that are saved for every row; objectives use the nearest, notebooks show the others
-GROUP = 64  # columns of which only the maximum is compared at first
 ROWS_AT_ONCE = 65_536  # that an index of inverted lists takes or answers
+UNFINISHED = "unfinished-neighbours.safetensors"  # in a bank's folder
 
 Features = torch.Tensor | Bank
 """(N, d), L2-normalised: a tensor, or a bank on disk."""
@@ -66,22 +71,28 @@ def reference_neighbours(features: torch.Tensor, k: int = 1, block: int = BLOCK)
 
 
 def nearest_neighbours(
-    features: Features, k: int = 1, queries: torch.Tensor | None = None, block: int = BLOCK, device: str | None = None,
-    progress: Progress | None = None,
+    features: Features, k: int = 1, queries: torch.Tensor | None = None, block: int = 0, device: str | None = None,
+    progress: Progress | None = None, unfinished: Path | None = None,
 ) -> Neighbours:  # fmt: skip
     """The k rows with the largest cosine for every row, itself excluded; or for every query.
 
-    Exact: every similarity is computed, and of equal ones the smaller index comes first. Row against row the matrix is
-    symmetric, so only the half above its diagonal is computed, and read in both directions. It needs memory for one block
-    and the result in addition to the features.
+    Exact: every similarity is computed, and of equal ones the smaller index comes first. A similarity is the product of the
+    features as they are given (those of a bank are half precision), added in float32, also on a GPU; sums in another order, as
+    another device or block size has them, may differ in the last bits.
+
+    On a CPU only the half of the symmetric matrix above its diagonal is computed, and read in both directions. A GPU computes all
+    of it, in tall tiles, from a copy of the bank in half precision if it has room. Besides the features, the search needs memory
+    for one block and the result.
 
     Args:
         features: (N, d), L2-normalised: a tensor, or a bank on disk.
         k: neighbours of each, 1 or more.
         queries: (Q, d) float, L2-normalised; by default the rows themselves.
-        block: side of a block of the similarity matrix.
+        block: side of a block of the similarity matrix; 0 for 2,048 on a CPU, and on a GPU for what fits into its free memory.
         device: where blocks are computed (default: a GPU if there is one).
         progress: called with the number of rows finished since the last call.
+        unfinished: a file that is written every few minutes, so that the same call after a `kill` goes on from there, with the
+            result of a search that was never stopped. At the end it is removed. For a bank without queries.
 
     Raises:
         LclError: for features that are zero or not finite, and for k below 1 or above the number of other rows.
@@ -100,71 +111,68 @@ def nearest_neighbours(
             queries.shape[1] == _width(features),
             f"queries of {queries.shape[1]} and features of {_width(features)} dimensions.",
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    best = Best(len(features) if alone else len(queries), k, device)
-    rows = features if alone else queries
-    memory = torch.empty(block * block, device=device)  # reused for all blocks: a new one each time takes longer
-    for i in range(0, len(rows), block):
-        own = rows[i : i + block].to(device, torch.float32)  # (b, d)
-        for j in range(i if alone else 0, len(features), block):
-            columns = features[j : j + block].to(device, torch.float32)  # (c, d)
-            s = memory[: len(own) * len(columns)].view(len(own), len(columns))
-            torch.mm(own, columns.T, out=s)  # (b, c)
-            if alone and j == i:
-                s.fill_diagonal_(-torch.inf)  # a row is not its own neighbour
-            best.update(i, s, j)
-            if alone and j > i:
-                best.update(j, s.T, i)
-        if progress:
-            progress(len(own))
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name, description = (features.fingerprint, features.description) if isinstance(features, Bank) else ("", None)
+    number, on_gpu = len(features if alone else queries), place.type == "cuda"
+    best = Best(number, k, "cpu" if on_gpu else place)
+    about = {"bank": name, "rows": number, "k": k, "block": block, "device": place.type}
+    done, saved = load_state(unfinished, about, best) if unfinished else 0, time.monotonic()
+    if progress and done:
+        progress(done)
+    with full_precision():
+        for finished in (_tiles if on_gpu else _blocks)(features, queries, best, block, place, done):
+            done += finished
+            if progress:
+                progress(finished)
+            if unfinished and done < number and time.monotonic() - saved > SAVE_EVERY:
+                saved = time.monotonic() if storage.try_write(save_state, unfinished, about, best, done) else math.inf
+    if unfinished:
+        for path in (unfinished, *unfinished.parent.glob(f".{unfinished.name}.*")):  # and what a killed write left
+            path.unlink(missing_ok=True)
     return Neighbours(best.indices.cpu(), best.values.cpu(), name, description)
 
 
-class Best:
-    """The k best columns of every row so far: values (N, k) float32, indices (N, k) int64.
+def _blocks(
+    features: Features, queries: torch.Tensor | None, best: Best, block: int, device: torch.device, start: int
+) -> Iterator[int]:
+    """Search from row `start` on, square block by square block; yields the number of rows finished since the last one."""
+    rows, block = features if queries is None else queries, block or BLOCK
+    memory = torch.empty(block * block, device=device)  # reused for all blocks: a new one each time takes longer
+    for i in range(start, len(rows), block):
+        own = rows[i : i + block].to(device, torch.float32)  # (b, d)
+        for j in range(i if queries is None else 0, len(features), block):
+            columns = features[j : j + block].to(device, torch.float32)  # (c, d)
+            s = memory[: len(own) * len(columns)].view(len(own), len(columns))
+            torch.mm(own, columns.T, out=s)  # (b, c)
+            if queries is None and j == i:
+                s.fill_diagonal_(-torch.inf)  # a row is not its own neighbour
+            best.update(i, s, j)
+            if queries is None and j > i:
+                best.update(j, s.T, i)
+        yield len(own)
 
-    A row sees its columns in ascending order, so a later column replaces an earlier one only if it is strictly better.
-    """
 
-    def __init__(self, rows: int, k: int, device: str):
-        self.values = torch.full((rows, k), -torch.inf, device=device)
-        self.indices = torch.full((rows, k), -1, dtype=torch.int64, device=device)
-
-    def update(self, first_row: int, s: torch.Tensor, first_column: int) -> None:
-        """Update with the similarities s (b, c) of the rows from first_row on with the columns from first_column on.
-
-        Few entries can be among the best, so each is read only once: the maximum of every group of columns is computed, and
-        only groups whose maximum beats the row's worst value so far are searched.
-        """
-        b, c = s.shape
-        values, indices = self.values[first_row : first_row + b], self.indices[first_row : first_row + b]
-        k = values.shape[1]
-        grouped = F.pad(s, (0, -c % GROUP), value=-torch.inf) if c % GROUP else s
-        grouped = grouped.unflatten(1, (-1, GROUP))  # (b, g, GROUP)
-        # The same values either way; but a reduction is fast only if it reads memory in order.
-        largest = grouped.amax(2) if s.is_contiguous() else grouped.permute(1, 2, 0).amax(1).T  # (b, g)
-        worst = values[:, -1:]  # (b, 1)
-        if first_column == 0 and largest.shape[1] >= k:  # nothing was seen yet: k groups hold something at least this good
-            worst = largest.topk(k, dim=1).values[:, -1:].nextafter(torch.tensor(-torch.inf, device=s.device))
-        row, group = (largest > worst).nonzero(as_tuple=True)  # (h,), in order of rows, then columns
-        opened = grouped[row, group]  # (h, GROUP)
-        hit, place = (opened > worst[row]).nonzero(as_tuple=True)  # (n,)
-        row, found = row[hit], opened[hit, place]
-        column = first_column + group[hit] * GROUP + place
-
-        rows = row.unique_consecutive()  # (r,), those that change
-        row = torch.cat([rows.repeat_interleave(k), row])  # earlier columns come first
-        found = torch.cat([values[rows].flatten(), found])
-        column = torch.cat([indices[rows].flatten(), column])
-        order = found.argsort(descending=True, stable=True)
-        order = order[row[order].argsort(stable=True)]  # by row, then value, then column
-        row, found, column = row[order], found[order], column[order]
-        counts = row.unique_consecutive(return_counts=True)[1]
-        rank = torch.arange(len(row), device=s.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-        kept = rank < k
-        values[row[kept], rank[kept]] = found[kept]
-        indices[row[kept], rank[kept]] = column[kept]
+def _tiles(
+    features: Features, queries: torch.Tensor | None, best: Best, block: int, device: torch.device, start: int
+) -> Iterator[int]:
+    """The same in tall tiles, each row's columns one tile after another, without waiting for the device in between."""
+    copy = features.on(device) if isinstance(features, Bank) else None
+    columns = features if copy is None else copy
+    rows, k = columns if queries is None else queries, best.values.shape[1]
+    height = block or max(TALL * KEPT // max(k, KEPT), 64)
+    width = block or max(min(WIDE, free_memory(device) // (16 * height)), 64) // 64 * 64  # 4 bytes each, of a quarter
+    for i in range(start, len(rows), height):
+        own = rows[i : i + height].to(device)  # (b, d)
+        keys = torch.full((len(own), k), torch.iinfo(torch.int64).min, device=device)
+        for j in range(0, len(columns), width):
+            s = products(own, columns[j : j + width].to(device))  # (b, c)
+            first, last = max(i, j), min(i + len(own), j + s.shape[1])
+            if queries is None and first < last:
+                s[first - i : last - i, first - j : last - j].fill_diagonal_(-torch.inf)
+            keys = torch.cat([keys, best_keys(s, k, j)], dim=1).topk(k, dim=1).values
+        found = values_and_columns(keys)
+        best.values[i : i + height], best.indices[i : i + height] = found[0].cpu(), found[1].cpu()
+        yield len(own)
 
 
 def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probes: int = 16) -> Neighbours:
@@ -246,7 +254,8 @@ def load_neighbours(path: Path, bank: Bank | None = None) -> Neighbours:
 def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None) -> Neighbours:
     """The k nearest neighbours of every row of a bank: read from its folder, or computed and saved there.
 
-    Similarities are rounded to half precision. Saved ones that are damaged or of another bank are computed again.
+    Similarities are rounded to half precision. Saved ones that are damaged or of another bank are computed again. The state of a
+    long search is saved every few minutes; after a `kill` it goes on as if it had never stopped.
     """
     path = bank.folder / "neighbours.safetensors"
     kept = None
@@ -254,7 +263,8 @@ def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None)
         with contextlib.suppress(LclError):
             kept = load_neighbours(path, bank)
     if kept is None or kept.indices.shape[1] < k:
-        found = nearest_neighbours(bank, max(k, min(KEPT, len(bank) - 1)), progress=progress)
+        at_least = max(k, min(KEPT, len(bank) - 1))
+        found = nearest_neighbours(bank, at_least, progress=progress, unfinished=bank.folder / UNFINISHED)
         kept = dataclasses.replace(found, similarities=found.similarities.half().float())
         storage.try_write(save_neighbours, path, found)
     elif progress:

@@ -352,6 +352,110 @@ def test_neighbours_of_a_bank_that_is_gone_are_found_anew_as_the_sentence_promis
     assert find_neighbours(bank_of(bank.folder, clustered(12, 200, 8), "beef"), 3).bank == "beef"
 
 
+# --- a search that was stopped
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Stop the search of a bank after some rows; its state is saved after every block of 32."""
+    monkeypatch.setattr(search, "BLOCK", 32)
+    monkeypatch.setattr(search, "SAVE_EVERY", -1)
+
+    def stop(bank: Bank, rows: int, k: int = 3) -> None:
+        told = []
+
+        def progress(finished: int) -> None:
+            told.append(finished)
+            if sum(told) > rows:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            find_neighbours(bank, k, progress)
+
+    return stop
+
+
+def state_of(bank: Bank):
+    return bank.folder / search.UNFINISHED
+
+
+@pytest.mark.parametrize("rows", [32, 96, 192])
+def test_a_stopped_search_goes_on_as_if_it_had_never_stopped(bank, tmp_path, stopped, rows):
+    whole = find_neighbours(bank_of(tmp_path / "whole", bank[:]), 3)
+    stopped(bank, rows)
+    assert state_of(bank).exists() and not (bank.folder / "neighbours.safetensors").exists()
+    (bank.folder / f".{search.UNFINISHED}.x1").write_bytes(b"a write that was killed")
+    told = []
+    assert_same(find_neighbours(bank, 3, told.append), whole)
+    assert told[0] == rows and sum(told) == 200
+    assert [path.name for path in bank.folder.iterdir() if path.is_file()] == ["neighbours.safetensors"]
+    rest = nearest_neighbours(bank, 3, unfinished=state_of(bank))  # no state is left, so all is searched
+    assert_same(rest, nearest_neighbours(bank, 3))
+
+
+def test_a_search_that_goes_on_keeps_what_was_found_before(bank, stopped):
+    """The similarities of finished rows come from the state: changed ones, with a checksum that fits, appear in the result."""
+    stopped(bank, 96)
+    about = {"bank": "f00d", "rows": 200, "k": 8, "block": 0, "device": "cpu"}
+    best = search.Best(200, 8, "cpu")
+    assert search.load_state(state_of(bank), about, best) == 96
+    best.indices[:96] = 7
+    search.save_state(state_of(bank), about, best, 96)
+    found = find_neighbours(bank, 8)
+    assert (found.indices[:96] == 7).all() and torch.equal(found.indices[96:], nearest_neighbours(bank, 8).indices[96:])
+
+
+def of_another_bank(path, bank):
+    object.__setattr__(bank, "fingerprint", "beef")
+
+
+def cut_off(path, bank):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def turned_bit(path, bank):
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+
+
+def of_something_else(path, bank):
+    safetensors.torch.save_file({"values": torch.ones(2)}, path, {"done": "-1"})
+
+
+@pytest.mark.parametrize("spoil", [of_another_bank, cut_off, turned_bit, of_something_else])
+def test_a_state_that_does_not_fit_is_ignored_with_a_sentence(bank, stopped, caplog, spoil):
+    stopped(bank, 96)
+    spoil(state_of(bank), bank)
+    told = []
+    found = find_neighbours(bank, 3, told.append)
+    assert torch.equal(found.indices, nearest_neighbours(bank, 3).indices) and told[0] == 32 and sum(told) == 200
+    assert str(state_of(bank)) in caplog.text and "begins anew" in caplog.text
+
+
+def test_a_state_of_other_settings_is_ignored(bank, stopped, caplog):
+    stopped(bank, 96, k=12)
+    assert_same(find_neighbours(bank, 3), find_neighbours(bank_of(bank.folder / "whole", bank[:]), 3))
+    assert "begins anew" in caplog.text
+
+
+def test_a_short_search_writes_no_state_and_a_folder_that_cannot_be_written_stops_none(bank, monkeypatch, caplog):
+    written = []
+    monkeypatch.setattr(search, "BLOCK", 32)
+    monkeypatch.setattr(search, "save_state", lambda *arguments: written.append(1))
+    wanted = nearest_neighbours(bank, 3, unfinished=state_of(bank))
+    assert written == []
+
+    def full(*arguments):
+        written.append(1)
+        raise LclError("the disk is full.")
+
+    monkeypatch.setattr(search, "save_state", full)
+    monkeypatch.setattr(search, "SAVE_EVERY", -1)
+    assert_same(nearest_neighbours(bank, 3, unfinished=state_of(bank)), wanted)
+    assert len(written) == 1 and caplog.text.count("the disk is full") == 1  # told once, not every few minutes
+
+
 class Pairs:
     """A data set of random pictures and captions of two words."""
 
