@@ -28,6 +28,7 @@ SHIPPED = CHECKOUT / "data" / "neighbours"
 KEPT = 8  # neighbours that are saved for every row; objectives use the nearest, notebooks show the others
 ROWS_AT_ONCE = 65_536  # that an index of inverted lists takes or answers
 UNFINISHED = "unfinished-neighbours.safetensors"  # in a bank's folder
+ROUNDING = 2**-11  # the distance of two numbers of half precision just below 1
 
 Features = torch.Tensor | Bank
 """(N, d), L2-normalised: a tensor, or a bank on disk."""
@@ -178,6 +179,8 @@ def _tiles(
 def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probes: int = 16) -> Neighbours:
     """Approximate neighbours by FAISS's inverted lists on the CPU, for banks that are too large for an exact search.
 
+    The lists hold half precision, as banks do: half of the memory of float32, and no other rounding than the bank's own.
+
     Args:
         features: (N, d), L2-normalised.
         k: neighbours of each, less than N.
@@ -191,7 +194,8 @@ def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probe
     if isinstance(features, torch.Tensor):
         check_features(features, "the features")
     lists = min(lists or round(4 * number**0.5), number)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+    kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(width), width, lists, kind, metric, False)  # rows, not residuals
     index.cp.seed, index.cp.min_points_per_centroid = 0, 1  # no warning about few rows a list
     sample = torch.randperm(number, generator=torch.Generator().manual_seed(0))[: 64 * lists].sort().values
     index.train(features[sample].float().numpy())
@@ -213,16 +217,23 @@ def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probe
 
 
 def recall_of_neighbours(features: Features, found: Neighbours, sample: int = 1000) -> float:
-    """Share of the exact k nearest neighbours that `found` holds, over a sample of rows: 0 to 1."""
+    """Share of the exact k nearest neighbours that `found` holds, over a sample of rows: 0 to 1.
+
+    Which of two equally similar rows was found does not matter: a row counts if it is at least as similar as the k-th exact
+    neighbour, less `ROUNDING`, by which the similarities of half-precision features may differ.
+    """
     number, k = len(features), found.indices.shape[1]
     rows = torch.randperm(number, generator=torch.Generator().manual_seed(0))[:sample]
-    exact = nearest_neighbours(features, k + 1, queries=features[rows].float()).indices  # itself is among them
-    exact = [
-        [column for column in columns if column != row][:k]
-        for row, columns in zip(rows.tolist(), exact.tolist(), strict=True)
-    ]
-    hits = [len(set(right) & set(got)) for right, got in zip(exact, found.indices[rows].tolist(), strict=True)]
-    return sum(hits) / (k * len(hits))
+    own = features[rows].float()
+    exact = nearest_neighbours(features, k + 1, queries=own)  # itself is among them
+    others = exact.indices != rows[:, None]
+    others &= others.cumsum(1) <= k  # where duplicates pushed the row itself out, the last is one too many
+    least = exact.similarities[others].view(-1, k)[:, -1:] - ROUNDING
+    indices = found.indices[rows].sort(1).values  # (n, k)
+    got = features[indices.flatten()].float().view(*indices.shape, -1)  # of -1, which is none, the last row
+    hits = ((got @ own[:, :, None])[..., 0] >= least) & (indices >= 0) & (indices != rows[:, None])
+    hits[:, 1:] &= indices.diff(dim=1) > 0  # a row that is named twice counts once
+    return hits.float().mean().item()
 
 
 def save_neighbours(path: Path, found: Neighbours) -> None:
