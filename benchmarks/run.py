@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import baselines
+from benchmarks.history import history
 from benchmarks.scaling import Scaling, growths
 from benchmarks.timing import Benchmark
 from lcl import storage
@@ -62,6 +63,7 @@ def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
         baselines.recipe_steps(world, repeats),
         baselines.bank_building(world, repeats),
         baselines.neighbour_search(repeats, facts),
+        history(repeats, tell),
     )
     for benchmark in itertools.chain(*parts):
         races[benchmark.key] = benchmark

@@ -256,12 +256,14 @@ def changes() -> str:
 
 
 def races(bench: Bench) -> str:
-    """Every race, a row: beside peers, beside plainer ways that are no library's, and every recipe's step."""
+    """Every race, a row: beside peers, beside plainer ways that are no library's, beside older code, and every recipe's step."""
     tables = []
-    for title, plain in (("beside", False), ("beside a plainer way", True)):
+    kind = {key: "beside a plainer way" for key in PLAINER}
+    kind |= {key: "beside older code" for key in bench.races if key.startswith("history-")}
+    for title in dict.fromkeys(["beside", "beside a plainer way", *kind.values()]):
         rows = [["what", title, "times as fast", "ours", "the other's", "note"]]
         for benchmark in bench.races.values():
-            if not benchmark.key.startswith("recipe-") and (benchmark.key in PLAINER) == plain:
+            if not benchmark.key.startswith("recipe-") and kind.get(benchmark.key, "beside") == title:
                 ours, peer = (benchmark.amount / median(laps) for laps in (benchmark.ours, benchmark.peer))
                 rates = [f"{rate:,.0f} {benchmark.unit}" for rate in (ours, peer)]
                 rows.append([benchmark.what, benchmark.beside, str(benchmark.faster), *rates, benchmark.note])

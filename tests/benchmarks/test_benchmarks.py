@@ -237,11 +237,12 @@ def test_everything_is_run_and_told(monkeypatch):
         monkeypatch.setattr(
             baselines, name, lambda repeats, facts, name=name: facts.update(share=[0.5]) or [dataclasses.replace(THREE, key=name)]
         )
+    monkeypatch.setattr(run, "history", lambda repeats, tell: [dataclasses.replace(THREE, key="history-planned")])
     monkeypatch.setattr(run, "growths", lambda repeats: [Scaling("g", "w", "v", (1, 2, 4), ((1.0,), (2.0,), (4.0,)), 1, "so")])
     monkeypatch.setattr(run, "open_scenes", lambda scenes: None)
     found = run.run(1, told.append)
-    assert len(found.races) == 8 and [*found.growths] == ["g"] and found.facts == {"share": [0.5]}
-    assert len(told) == 1 + 8 + 1 + 1 and told[-1] == "share: 0.5" and found.provenance["code"]
+    assert len(found.races) == 9 and [*found.growths] == ["g"] and found.facts == {"share": [0.5]}
+    assert len(told) == 1 + 9 + 1 + 1 and told[-1] == "share: 0.5" and found.provenance["code"]
     assert found.provenance["packages"].keys() >= {"torch", *baselines.PACKAGES} and found.provenance["packages"]["scipy"]
 
 
