@@ -94,7 +94,23 @@ def hides_its_answers(check) -> bool:
     return "check(" not in check.source and "check_function(" not in check.source
 
 
-def test_chapters_2_to_9_have_a_build_an_open_problem_and_short_lines(path):
+def test_its_visible_code_fits_a_narrow_column(path):
+    lines = [line for cell in code_cells(path) if "jupyter" not in cell.metadata for line in cell.source.splitlines()]
+    assert [line for line in lines if len(line) > 95] == []
+
+
+def main_words(text: str) -> int:
+    """The words outside folded parts, figures and blocks of code; a formula in a sentence is one word."""
+    text = re.sub(r"<details>.*?</details>|!\[.*?\]\(.*?\)|\$\$.*?\$\$|```.*?```", "", text, flags=re.S)
+    return len(re.findall(r"\S*\w\S*", re.sub(r"\$[^$]+\$", "formula", text)))
+
+
+def test_its_main_text_has_1500_words_at_most(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert main_words("\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")) <= 1500
+
+
+def test_chapters_2_to_9_have_a_build_and_an_open_problem(path):
     if not "02" <= path.stem[:2] <= "09":
         return
     cells = nbformat.read(path, as_version=4).cells
@@ -102,11 +118,6 @@ def test_chapters_2_to_9_have_a_build_an_open_problem_and_short_lines(path):
     minutes = [int(number) for number in re.findall(r"^### Build \d · .+, (\d+) minutes\)$", text, re.M)]
     assert any(20 <= number <= 40 for number in minutes)
     assert "**Open problem (hard)**" in cells[-1].source + cells[-2].source
-    for cell in cells:
-        lines = cell.source.splitlines() if cell.cell_type == "code" else []
-        assert [line for line in lines if len(line) > 95] == []
-    main = re.sub(r"<details>.*?</details>|!\[.*?\]\(.*?\)|\$\$.*?\$\$", "", text, flags=re.S)
-    assert len(main.split()) <= 1650  # what one reads before folded parts: about 1,500 words, and the signs of formulas
 
 
 def test_refreshing_cleans_what_a_run_leaves(path):
