@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import NullFormatter
 
-from lcl.course.plots import BLUE, CYCLE, MARKERS, Chart
+from lcl.course.plots import BLUE, CYCLE, MARKERS, SMALLEST, Chart
 from lcl.course.study import Gain
 
 
@@ -30,7 +30,7 @@ def by_size(lines: Mapping[str, Mapping[int, Sequence[float]]], gap: Mapping[int
         for pairs, seeds in row.items():
             left.scatter([pairs] * len(seeds), seeds, color=colour, s=8, alpha=0.6)
     left.set(ylabel=ylabel, ylim=(0, 100))
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=SMALLEST)
     for pairs, gain in gap.items():
         right.plot([pairs, pairs], [gain.low, gain.high], color=BLUE, lw=2)
         right.scatter(pairs, gain.mean, color=BLUE, s=24, zorder=3)
@@ -67,10 +67,10 @@ def scaling(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[fl
         axes.set(xscale="log", yscale="log", xlabel=variable)
         sizes = sorted({size for line in lines.values() for size in line[0]})
         shown = sizes if len(sizes) < 6 else sizes[:: math.ceil(len(sizes) / 5)]
-        axes.set_xticks(shown, [f"{size:,}" for size in shown], fontsize=8)
+        axes.set_xticks(shown, [f"{size:,}" for size in shown], fontsize=SMALLEST)
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        axes.legend(frameon=False, fontsize=SMALLEST, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         axes.grid(alpha=0.3)
     for axes in found[::3]:
         axes.set_ylabel("seconds")

@@ -1,15 +1,19 @@
 """Plots: pure functions to a Figure with its axes named, as PNG, and nothing left behind in pyplot."""
 
 import base64
+import dataclasses
 import inspect
+import io
 
 import matplotlib.pyplot
 import numpy as np
 import pytest
 import torch
 from matplotlib.axis import Axis
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
 
 from lcl.course import plots
 from lcl.course.study import Gain
@@ -25,6 +29,7 @@ HALFWAY = [
     Step(1, 20, 3.0, {"info_nce": 3.0}, 1e-3, 1.0, 14.0, 100.0, 1.0),
     *(Validation(step, 2.0, share, share / 2) for step, share in ((10, 0.2), (20, 0.6))),
 ]
+LONG = "an image of a pink pair of ballet shoes to the left of a seal, and a megaphone on a grainy brown background"
 GAINS = {"up": Gain(5.0, 2.0, 8.0, 3), "unsure": Gain(1.0, -2.0, 4.0, 3), "down": Gain(-3.0, -4.0, -2.0, 3)}
 
 
@@ -38,6 +43,11 @@ PLOTS = {
     "embedding_map": lambda pairs, world: plots.embedding_map(
         {"PCA": torch.rand(9, 2), "UMAP": torch.rand(9, 2)}, ["a", "b"], torch.arange(9) % 2, "kind"
     ),
+    "grid of long titles": lambda pairs, world: plots.grid(pairs.images[:6], [LONG] + ["short"] * 5, width=2.0),
+    "annotated_scenes with long captions": lambda pairs, world: plots.annotated_scenes(
+        dataclasses.replace(pairs, scenes=[dataclasses.replace(pairs.scenes[0], caption=LONG), *pairs.scenes[1:]]), world.name
+    ),
+    "similarity_matrix of 24 long labels": lambda pairs, world: plots.similarity_matrix(torch.eye(24), labels=24 * [LONG]),
     "grid without titles": lambda pairs, world: plots.grid(pairs.images),
     "annotated_scenes": lambda pairs, world: plots.annotated_scenes(pairs, world.name),
     "loss_curve": lambda pairs, world: plots.loss_curve(CURVE, {"info_nce": 4.16}),
@@ -121,6 +131,37 @@ def test_axes_that_show_numbers_say_of_what(figure):
     figure.draw_without_rendering()
     shown = [axes for axes in figure.axes if axes.axison]
     assert [axes for axes in shown if unnamed(axes.xaxis) or unnamed(axes.yaxis)] == []
+
+
+PAGE = 900  # pixels that a page is wide
+
+
+def drawn(figure: plots.Chart, monkeypatch) -> list[Text]:
+    """The texts that are to be seen in a figure's picture."""
+    found, draw = [], Text.draw
+    monkeypatch.setattr(Text, "draw", lambda text, renderer: (found.append(text), draw(text, renderer)))
+    plots.to_png(figure)
+    return [text for text in found if text.get_visible() and text.get_text().strip()]
+
+
+def test_type_has_9_points_at_least_on_a_page_of_900_pixels(figure, monkeypatch):
+    shrinks = min(1, PAGE / (100 * figure.get_size_inches()[0]))  # a PNG has 100 pixels an inch
+    assert {text.get_text() for text in drawn(figure, monkeypatch) if shrinks * text.get_size() < 9} == set()
+
+
+def test_no_text_is_cut_off(figure, monkeypatch):
+    texts, page = drawn(figure, monkeypatch), figure.bbox.padded(1)
+    boxes = {text.get_text(): text.get_window_extent() for text in texts}
+    cut = [name for name, box in boxes.items() if not (page.containsx(box.x0) and page.containsx(box.x1)
+                                                       and page.containsy(box.y0) and page.containsy(box.y1))]  # fmt: skip
+    assert cut == []
+
+
+def test_a_picture_brings_its_own_ground_so_a_dark_theme_does_not_hide_its_type(figure):
+    pixels = np.asarray(Image.open(io.BytesIO(plots.to_png(figure, dpi=40))).convert("RGBA"))
+    assert pixels[..., 3].min() == 255 and pixels[0, 0, :3].min() == 255  # opaque, and white
+    brightness = [sum(to_rgb(text.get_color())) / 3 for text in figure.findobj(Text) if text.get_bbox_patch() is None]
+    assert max(brightness) < 0.7
 
 
 DOLLARS = r"costs $5 and $10, $$ or $x$ and $\frac{1}$"  # some of these are no formulas, and stop matplotlib
@@ -269,7 +310,7 @@ def test_two_runs_share_their_rows_and_what_one_lacks_has_one_dot():
 def test_a_cost_has_a_point_and_a_name_a_recipe():
     chart = plots.gain_by_cost({"a": (1.0, GAINS["unsure"]), "b": (1.7, GAINS["up"])}, "time", "points")
     axes = chart.axes[0]
-    assert [text.get_text() for text in axes.texts] == ["a", "b"] and "b +5.0 (+2.0 to +8.0) for 1.70" in chart.alt
+    assert [text.get_text() for text in chart.legends[0].texts] == ["a", "b"] and "b +5.0 (+2.0 to +8.0) for 1.70" in chart.alt
     assert [dots.get_offsets().tolist() for dots in axes.collections] == [[[1.0, 1.0]], [[1.7, 5.0]]]
     assert [list(map(float, bar.get_ydata())) for bar in axes.lines[:2]] == [[-2.0, 4.0], [2.0, 8.0]]
 

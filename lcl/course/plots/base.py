@@ -22,6 +22,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
 )  # fmt: skip
 CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 MARKERS = "os^Dv<>PX"
+SMALLEST, WIDEST = 9, 9  # points of type; inches of a figure, which a page of 900 pixels then shows in full size
 
 
 class Chart(Figure):
@@ -70,12 +71,12 @@ def as_pixels(image: torch.Tensor) -> np.ndarray:
     return image.permute(1, 2, 0).cpu().numpy()
 
 
-def show_image(axes: Axes, image: torch.Tensor, title: str = "", frame: str | None = None, size: float = 8) -> None:
-    """Draw an image, (3, H, W) uint8, without ticks. frame: a colour; size: of the title, in points."""
+def show_image(axes: Axes, image: torch.Tensor, title: str = "", frame: str | None = None) -> None:
+    """Draw an image, (3, H, W) uint8, without ticks. frame: a colour."""
     axes.imshow(as_pixels(image), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=frame is not None, color=frame, lw=3)
-    axes.set_title(title, fontsize=size)
+    axes.set_title(title, fontsize=SMALLEST)
 
 
 def group_colours(names: Sequence[str]) -> list[str]:

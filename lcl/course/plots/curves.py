@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, SKY, Chart, legend_label
+from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, SKY, SMALLEST, Chart, legend_label
 from lcl.train.loop import Event, Step, Validation, in_one_line
 
 SMOOTH = 49  # steps
@@ -21,9 +21,9 @@ def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Ch
     steps, validations = ([event for event in curve if isinstance(event, kind)] for kind in (Step, Validation))
     names = list(steps[-1].losses) if steps else ["info_nce"]
     home = "info_nce" if "info_nce" in names else names[0]  # where the loss of validation, InfoNCE, is shown
-    rows = 1 if len(names) < 5 else 2  # six in a row are too narrow to read
+    rows = 1 if len(names) < 3 else 2  # four in a row are too narrow to read
     alt = f"Loss by step ({', '.join(names)}; dashed: chance level) and recall@1 on validation pairs: {in_one_line(curve)}."
-    figure = Chart(9, (3.2 if len(names) == 1 else 2.8) * rows, alt)
+    figure = Chart(9, 0.3 + 2.9 * rows, alt)
     *panels, last = figure.subplots(rows, -(-(len(names) + 1) // rows), squeeze=False).flatten()[: len(names) + 1]
     for axes, name in zip(panels, names, strict=True):
         values = np.array([event.losses[name] for event in steps])
@@ -35,20 +35,17 @@ def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Ch
             losses = [event.loss for event in validations]
             axes.plot([event.step for event in validations], losses, color=ORANGE, marker="o", ms=3, lw=1, label="validation")
         if name in chance_losses:
-            axes.axhline(chance_losses[name], color=GREY, ls="--", lw=1)
-            axes.annotate(f"chance: {chance_losses[name]:.2f}", (0.98, chance_losses[name]), (0, -2), axes.get_yaxis_transform(),
-                          "offset points", color=GREY, fontsize=7, ha="right", va="top")  # fmt: skip
-        axes.set(title=name, xlabel="step", ylabel="nats", ylim=(0, None))
-        axes.title.set_fontsize(9)
+            axes.axhline(chance_losses[name], color=GREY, ls="--", lw=1, label="chance level")
+        chance = f" (chance: {chance_losses[name]:.2f})" if name in chance_losses else ""
+        axes.set(title=name + chance, xlabel="step", ylabel="nats", ylim=(0, None))
+        axes.title.set_fontsize(SMALLEST)
     for name, colour, marker in (("image_to_text", BLUE, "o"), ("text_to_image", ORANGE, "s")):
         values = [100 * getattr(event, name) for event in validations]
         last.plot([e.step for e in validations], values, color=colour, marker=marker, ms=3, label=name.replace("_", " "))
     last.set(title="recall@1, validation pairs", xlabel="step", ylabel="percent", ylim=(0, 100))
-    last.title.set_fontsize(9)
-    if steps:
-        panels[0].legend(frameon=False, fontsize=7, loc="lower left")  # where a loss that falls leaves room
-    if validations:
-        last.legend(frameon=False, fontsize=7, loc="lower right")
+    last.title.set_fontsize(SMALLEST)
+    shown = {label: line for axes in (*panels, last) for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=6, frameon=False, fontsize=SMALLEST)
     return figure
 
 
@@ -96,7 +93,7 @@ def lines(
     if log:
         axes.set_xticks(list(row), [f"{x:g}" for x in row])
         axes.xaxis.minorticks_off()
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=SMALLEST)
     return figure
 
 
@@ -109,6 +106,6 @@ def reading_order(rows: torch.Tensor, per_epoch: int) -> Chart:
     axes.scatter(steps.flatten(), rows.flatten(), s=4, color=BLUE, linewidths=0)
     for end in range(per_epoch, len(rows), per_epoch):
         axes.axvline(end + 0.5, color=GREY, ls="--", lw=1)
-        axes.text(end + 0.6, 0.99, "next epoch", color=GREY, fontsize=8, va="top", transform=axes.get_xaxis_transform())
+        axes.text(end + 0.6, 0.99, "next epoch", color=GREY, fontsize=SMALLEST, va="top", transform=axes.get_xaxis_transform())
     axes.set(xlabel="step", ylabel="row of the data set")
     return figure

@@ -15,6 +15,8 @@ from lcl.course.plots.base import (
     GREEN,
     GREY,
     RED,
+    SMALLEST,
+    WIDEST,
     Chart,
     as_pixels,
     group_colours,
@@ -37,18 +39,19 @@ def grid(
 
     Args:
         images: (N, 3, H, W) uint8.
-        width: inches per image.
+        width: inches per image, less if they would not fit.
         alt: what the images show, if the titles do not say it.
         framed: indices of images with a green frame.
     """
-    rows, wrapped = math.ceil(len(images) / columns), [textwrap.fill(title, int(width * 15)) for title in titles or ()]
+    rows, width = math.ceil(len(images) / columns), min(width, WIDEST / columns)
+    wrapped = [textwrap.fill(title, int(width * 12)) for title in titles or ()]
     lines = max((len(title.splitlines()) for title in wrapped), default=0)
     names = "; ".join(" ".join(title.split()) for title in titles or ())
     alt = alt or f"{len(images)} pictures, {columns} in a row{': ' if names else ''}{textwrap.shorten(names, 600)}."
-    figure = Chart(columns * width, rows * (width + 0.14 * lines), alt)
+    figure = Chart(columns * width, rows * (width + 0.1 + 0.17 * lines), alt)
     for number, image in enumerate(images):
         axes = figure.add_subplot(rows, columns, number + 1)
-        show_image(axes, image, wrapped[number] if wrapped else "", GREEN if number in framed else None, 7)
+        show_image(axes, image, wrapped[number] if wrapped else "", GREEN if number in framed else None)
     return figure
 
 
@@ -59,15 +62,16 @@ def annotated_scenes(pairs: Pairs, name_of: Callable[[int], str], columns: int =
     """
     rows = math.ceil(len(pairs) / columns)
     alt = f"{len(pairs)} scenes with a box around every object that the caption names: {'; '.join(pairs.captions)}."
-    figure = Chart(2.4 * columns, 3.0 * rows, alt)
+    figure = Chart(WIDEST, rows * (WIDEST / columns + 0.8), alt)
     for number, (image, scene) in enumerate(zip(pairs.images, pairs.scenes, strict=True)):
         axes = figure.add_subplot(rows, columns, number + 1)
-        show_image(axes, image, textwrap.fill(scene.caption, 34), size=7.5)
+        show_image(axes, image, textwrap.fill(scene.caption, 108 // columns))
         spans = list(dict.fromkeys(obj.span for obj in scene.objects))
         for obj in scene.objects:
             colour, (left, top, right, bottom) = CYCLE[spans.index(obj.span) % len(CYCLE)], obj.box
             axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, lw=2, ec=colour))
-            axes.text(left, bottom, name_of(obj.concept), color="white", fontsize=6, va="top",
+            side, x = ("left", left) if left + right < image.shape[-1] else ("right", right)  # names stay on their picture
+            axes.text(x, bottom, name_of(obj.concept), color="white", fontsize=SMALLEST, ha=side, va="top",
                       bbox={"facecolor": colour, "pad": 1, "lw": 0})  # fmt: skip
     return figure
 
@@ -89,7 +93,7 @@ def retrieved_images(
     axes = figure.subplots(len(queries), k + 1, squeeze=False, width_ratios=[2.2] + [1] * k)
     for row, query in enumerate(queries):
         axes[row, 0].axis("off")
-        axes[row, 0].text(0, 0.5, textwrap.fill(query, 30), va="center", fontsize=9)
+        axes[row, 0].text(0, 0.5, textwrap.fill(query, 30), va="center", fontsize=SMALLEST)
         for cell, best in zip(axes[row, 1:], similarity[row].topk(k).indices.tolist(), strict=True):
             right = best == own[row]
             show_image(cell, images[best], f"{'right: ' if right else ''}{similarity[row, best]:.2f}", GREEN if right else None)
@@ -114,12 +118,12 @@ def similarity_matrix(
         what: what the values are.
     """
     alt = f"{title}, {len(similarity)} {down}s down, {across}s across: {_diagonal(similarity)}."
-    figure = Chart(8.5 if labels else 4.8, 4, alt)
+    figure = Chart(WIDEST if labels else 4.8, 5 if labels else 4, alt)
     axes = figure.add_subplot()
     shown = axes.imshow(similarity.cpu().numpy(), cmap="viridis", vmin=low, vmax=1)
     axes.set(xlabel=across, ylabel=down, title=title)
     if labels:
-        axes.set_yticks(range(len(labels)), [textwrap.shorten(label, 60) for label in labels], fontsize=6)
+        axes.set_yticks(range(len(labels)), [textwrap.shorten(label, 45) for label in labels], fontsize=SMALLEST)
         axes.yaxis.tick_right()
         axes.yaxis.set_label_position("right")
     figure.colorbar(shown, ax=axes, label=what, location="left" if labels else "right")
@@ -184,9 +188,9 @@ def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], tit
     shares = torch.cat([plan, (1 - plan.sum(1, keepdim=True)).clamp(min=0)], dim=1)
     row, column = (shares > 0.02).nonzero().T
     axes.scatter(column, row, s=70 * shares[row, column], facecolor="white", edgecolor=RED, lw=1.5)
-    axes.set_yticks(range(words), rows, fontsize=8)
+    axes.set_yticks(range(words), rows, fontsize=SMALLEST)
     ticks = [*range(0, patches, max(1, patches // 16)), patches]
-    axes.set_xticks(ticks, [*map(str, ticks[:-1]), "bin"], fontsize=7)
+    axes.set_xticks(ticks, [*map(str, ticks[:-1]), "bin"], fontsize=SMALLEST)
     axes.set(xlabel="patch", title=title)
     figure.colorbar(shown, ax=axes, label="cost, 1 − cosine")
     return figure
@@ -251,9 +255,9 @@ def word_guesses(
         if image is not None:
             show_image(picture, image)
         picture.axis("off")
-        picture.set_title(title, fontsize=9)
+        picture.set_title(title, fontsize=SMALLEST)
         axes.barh(range(len(words)), shares.tolist(), color=BLUE)
-        axes.set_yticks(range(len(words)), words, fontsize=8)
+        axes.set_yticks(range(len(words)), words, fontsize=SMALLEST)
         axes.set(xlim=(0, 1), ylim=(len(words) - 0.5, -0.5), xlabel="probability")
     return figure
 
@@ -286,6 +290,6 @@ def embedding_map(
                 axes.scatter(x, -y, s=size, color=colours[number], marker=marker, label=label, linewidths=lines, alpha=0.7)
         axes.set(title=way, xticks=[], yticks=[], aspect="equal")
     title = what if images is None else f"{what} (dots: images, crosses: captions)"
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8,
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=SMALLEST,
                   markerscale=2.5, title=title)  # fmt: skip
     return figure

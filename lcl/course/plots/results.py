@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, Chart, in_words, legend_label
+from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, SMALLEST, Chart, in_words, legend_label
 from lcl.course.study import Gain
 from lcl.train.loop import Event, Step, Validation
 
@@ -19,9 +19,10 @@ def bars(values: Mapping[str, Mapping[str, float]], ylabel: str, log: bool = Fal
         places = [position + (number - (len(names) - 1) / 2) * width for position in range(len(values))]
         heights = [group[name] for group in values.values()]
         drawn = axes.bar(places, heights, width, label=legend_label(name), color=CYCLE[number % len(CYCLE)])
-        axes.bar_label(drawn, fmt="%.3g", fontsize=7)
-    axes.set_xticks(range(len(values)), list(values), fontsize=8)
+        axes.bar_label(drawn, fmt="%.3g", fontsize=SMALLEST)
+    axes.set_xticks(range(len(values)), list(values), fontsize=SMALLEST)
     axes.set(ylabel=ylabel, yscale="log" if log else "linear")
+    axes.margins(y=0.12)  # room for the numbers above the bars
     if len(names) > 1:
         figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
     return figure
@@ -53,9 +54,9 @@ def _panels(titles: Sequence[str], names: Sequence[str], xlabel: str, height: fl
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for axes, title in zip(panels, titles, strict=True):
         axes.set(title=title, xlabel=xlabel)
-        axes.title.set_fontsize(9)
+        axes.title.set_fontsize(SMALLEST)
         axes.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(names)), names, fontsize=8)
+    panels[0].set_yticks(range(len(names)), names, fontsize=SMALLEST)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     return figure, list(panels)
 
@@ -85,10 +86,10 @@ def gains(
                 style = {"marker": "D", "s": 30, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 1.6, "zorder": 4}
                 diamond = axes.scatter(reported[title][name], number, **style)
         axes.axvline(0, color="#000", lw=0.8)
-    found[0].set_ylabel("recipe (number of seeds)")
+    found[0].set_ylabel("recipe (seeds)")
     if diamond:
         words = ["reported by the paper, of its own scale"]
-        figure.legend([diamond], words, loc="outside lower center", frameon=False, fontsize=8)
+        figure.legend([diamond], words, loc="outside lower center", frameon=False, fontsize=SMALLEST)
     return figure
 
 
@@ -100,12 +101,12 @@ def gain_by_cost(points: Mapping[str, tuple[float, Gain]], xlabel: str, ylabel: 
     for number, (name, (cost, gain)) in enumerate(points.items()):
         colour = CYCLE[number % len(CYCLE)]
         axes.plot([cost, cost], [gain.low, gain.high], color=colour, lw=1.2, alpha=0.6)
-        axes.scatter(cost, gain.mean, color=colour, marker=MARKERS[number % len(MARKERS)], s=34, zorder=3)
-        axes.annotate(name, (cost, gain.mean), textcoords="offset points", xytext=(7, -3), fontsize=8)
+        style = {"marker": MARKERS[number % len(MARKERS)], "s": 34, "zorder": 3, "label": legend_label(name)}
+        axes.scatter(cost, gain.mean, color=colour, **style)
     axes.axhline(0, color="#000", lw=0.8)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.margins(x=0.18, y=0.12)
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, fontsize=SMALLEST)
     return figure
 
 
@@ -131,16 +132,16 @@ def two_runs(curves: Mapping[str, Sequence[Event]], metrics: Mapping[str, Mappin
         done = [100 * event.step / planned_steps(curve) for event in validations]
         left.plot(done, recall, color=colour, ls=style, label=legend_label(name))
     left.set(xlabel="percent of the training", ylabel="recall@1, mean of both ways (%)", xlim=(0, 102), ylim=(0, 100))
-    left.set_title("during training, validation pairs", fontsize=9)
-    left.legend(frameon=False, fontsize=8, loc="lower right")
+    left.set_title("during training, validation pairs", fontsize=SMALLEST)
+    left.legend(frameon=False, fontsize=SMALLEST, loc="lower right")
     for row, title in enumerate(titles):
         pair = [each[title] for each in metrics.values() if title in each]
         right.plot([min(pair), max(pair)], [row, row], color=GREY, lw=1, zorder=1)
         for colour, marker, each in zip((BLUE, ORANGE), MARKERS, metrics.values(), strict=False):
             if title in each:
                 right.scatter(each[title], row, color=colour, marker=marker, s=22, zorder=2)
-    right.set_yticks(range(len(titles)), titles, fontsize=7)
+    right.set_yticks(range(len(titles)), titles, fontsize=SMALLEST)
     right.set(xlabel="percent", ylim=(len(titles) - 0.4, -0.6), xlim=(0, 100))
-    right.set_title(f"after training, {split}", fontsize=9)
+    right.set_title(f"after training, {split}", fontsize=SMALLEST)
     right.grid(axis="x", alpha=0.3)
     return figure
