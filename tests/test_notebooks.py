@@ -110,8 +110,8 @@ def test_its_main_text_has_1500_words_at_most(path):
     assert main_words("\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")) <= 1500
 
 
-def test_chapters_2_to_9_have_a_build_and_an_open_problem(path):
-    if not "02" <= path.stem[:2] <= "09":
+def test_chapters_2_to_10_have_a_build_and_an_open_problem(path):
+    if not "02" <= path.stem[:2] <= "10":
         return
     cells = nbformat.read(path, as_version=4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
