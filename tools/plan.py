@@ -13,11 +13,11 @@ from lcl.config import choose
 ROOT = Path(__file__).resolve().parent.parent
 PLAN, PAGE = ROOT / "results" / "plan.json", ROOT / "docs" / "plan.md"
 METRICS = {
-    "recall@1": "recall@1, the mean of both ways", "ndcg@10": "nDCG@10, the mean of both ways", "alignment": "alignment",
+    "recall@1": "recall@1 (mean of both ways)", "ndcg@10": "nDCG@10 (mean of both ways)", "alignment": "alignment",
     "zero_shot_top1": "zero-shot top-1", "probe_concept": "probe of the object", "probe_category": "probe of the category",
-    "masked_word_true_image": "masked word, true image", "masked_word_no_image": "masked word, no image",
-    "foil_relation": "foil, relation", "foil_count": "foil, count", "foil_colour": "foil, colour",
-    "foil_background": "foil, background", "foil_object": "foil, object",
+    "masked_word_true_image": "masked word (true image)", "masked_word_no_image": "masked word (no image)",
+    "foil_relation": "foil (relation)", "foil_count": "foil (count)", "foil_colour": "foil (colour)",
+    "foil_background": "foil (background)", "foil_object": "foil (object)",
 }  # fmt: skip
 HEAD = """# The plan of the study
 
@@ -35,7 +35,7 @@ This page was written before the runs. It names the questions, the arms that ans
 - **Equal time.** A run has whole epochs, and 8 is the profile's number. So `clip` with 10, 12 and 14 epochs takes 1.25, 1.5 and
   1.75 times the steps: at least as long as a method whose step takes 1.25, 1.44 or 1.7 times as long.
 - **Cost.** {hours:.1f} core hours for {runs} runs, of at most {most:.0f}. An arm takes as long as the quickest saved run of its
-  recipe, or of the nearest one, on one thread; the hours of the towers that timm makes come from single steps.
+  recipe, or of the nearest one, on one thread. The hours of the towers that timm makes come from single steps.
 - **One run.** `python tools/study.py --plan results/plan.json --only ARM --seed 0 --profile {profile}` trains one run of an arm.
 
 """
