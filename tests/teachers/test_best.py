@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretended_gpu import CUDA, PretendedGpu
-from test_search import (
+from made_features import (
     assert_same,
     bank_of,
     block_of,
@@ -19,6 +18,7 @@ from test_search import (
     whole_numbers,
     widths,
 )
+from pretended_gpu import CUDA, PretendedGpu
 
 from lcl.teachers import search
 from lcl.teachers.best import LAST, Best, best_keys, full_precision, keys_of, products, values_and_columns
