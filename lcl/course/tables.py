@@ -58,10 +58,12 @@ class Table:
         return f'<div style="overflow-x:auto">{table}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
     def _cell(self, row: int, column: int, text: str) -> str:
-        style = f"{CELL};text-align:{'right' if column else 'left'}"
+        words = column and any(cells[column][:1].isalpha() for cells in self.rows[1:])
+        style = f"{CELL};text-align:{'right' if column and not words else 'left'}"
         shown = html.escape(text)
         if row and column:
-            return f'<td style="{style}">{f"<strong>{shown}</strong>" if (row, column) in self.best else shown}</td>'
+            shown = f"<strong>{shown}</strong>" if (row, column) in self.best else shown
+            return f'<td{" class=words" if words else ""} style="{style}">{shown}</td>'
         weight = "normal" if row else "bold"
         return f'<th scope="{"row" if row else "col"}" style="{style};font-weight:{weight}">{shown}</th>'
 

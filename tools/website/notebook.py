@@ -73,7 +73,7 @@ def words(output: nbformat.NotebookNode) -> str:
     """An output in text: what was printed, a value, or an error; of HTML the tables alone, without styles and scripts."""
     table = output.get("data", {}).get("text/html", "")
     if "<table" in table:
-        table = bleach.clean(table, tags=TABLE, attributes={"th": ["scope"]}, strip=True)
+        table = bleach.clean(table, tags=TABLE, attributes={"th": ["scope"], "td": ["class"]}, strip=True)
         return f'<div class="output wide" tabindex="0">{table}</div>'
     text = output.get("text") or output.get("data", {}).get("text/plain") or "\n".join(output.get("traceback", []))
     text = TERMINAL.sub("", text).rstrip()
