@@ -87,6 +87,7 @@ slides: setup
 
 # The course as a static site, to build/site: open its index.html. The first build makes the interactive figures, some minutes.
 # With buttons for Colab and Binder: make site REPOSITORY=OWNER/NAME
+# With npm it has a page on which one tries a model: npm fetches ONNX Runtime Web for it.
 site: setup
 	PYTHONPATH=tools $(BIN)/python -m website --repository "$(REPOSITORY)"
 

@@ -61,8 +61,9 @@ def made(exhibits):  # noqa: F811
 @pytest.fixture(scope="module")
 def site(made, tmp_path_factory):
     """A site's folder, its pages, and what each is made of."""
-    folder = tmp_path_factory.mktemp("site")
-    pages = build(folder, made)
+    folder, tried = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("tried")
+    (tried / "about.js").write_text("globalThis.LCL.tryout.about = {};\n", encoding="utf-8")
+    pages = build(folder, made, tried=tried)
     return folder, pages, {page.name: Read((folder / page.name).read_text(encoding="utf-8")) for page in pages}
 
 

@@ -39,7 +39,7 @@ INFER = "infer.py"
 MAX_DIFFERENCE = 1e-4  # between an embedding's numbers from ONNX and from torch
 
 
-class _ImageTower(nn.Module):
+class ImageTower(nn.Module):
     def __init__(self, model: Clip):
         super().__init__()
         self.model = model
@@ -48,12 +48,14 @@ class _ImageTower(nn.Module):
         return self.model.encode_image(images)
 
 
-class _TextTower(_ImageTower):
+class TextTower(ImageTower):
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return self.model.encode_text(Tokens(ids, mask, torch.zeros_like(ids), ()))
 
 
-def export_onnx(folder: Path, model: Clip, tokenizer: Tokenizer, images: torch.Tensor, captions: Sequence[str]) -> float:
+def export_onnx(
+    folder: Path, model: Clip, tokenizer: Tokenizer, images: torch.Tensor, captions: Sequence[str], towers=(ImageTower, TextTower)
+) -> float:
     """Write image.onnx, text.onnx, tokenizer.json, infer.py and towers.json, and compare the towers with torch.
 
     Args:
@@ -61,6 +63,7 @@ def export_onnx(folder: Path, model: Clip, tokenizer: Tokenizer, images: torch.T
         model, tokenizer: stay as they are.
         images: (N, 3, H, W) uint8, any 2 or more, to trace and compare with.
         captions: N, likewise.
+        towers: the classes of what is exported; their first output is the embedding.
 
     Returns:
         The largest difference from torch in a number of an embedding.
@@ -73,19 +76,19 @@ def export_onnx(folder: Path, model: Clip, tokenizer: Tokenizer, images: torch.T
     tokens = tokenizer.encode(list(captions), length)
     batch, tokens_dim = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=2, max=length)
     text_dims = {0: batch, 1: tokens_dim}
-    towers = {
-        IMAGE: (_ImageTower(model), (images,), {"images": {0: batch}}),
-        TEXT: (_TextTower(model), (tokens.ids, tokens.mask), {"ids": text_dims, "mask": text_dims}),
+    graphs = {
+        IMAGE: (towers[0](model), (images,), {"images": {0: batch}}),
+        TEXT: (towers[1](model), (tokens.ids, tokens.mask), {"ids": text_dims, "mask": text_dims}),
     }
     with tempfile.TemporaryDirectory() as temporary:
-        for name, (tower, inputs, shapes) in towers.items():
+        for name, (tower, inputs, shapes) in graphs.items():
             _export(Path(temporary) / name, tower, inputs, shapes)
         found = torch.cat(OnnxTowers(*open_sessions(Path(temporary))).run(images, tokens))
         with torch.no_grad():
             difference = (found - torch.cat([model.encode_image(images), model.encode_text(tokens)])).abs().max().item()
         close = f"ONNX differs from torch by {difference:.1e}, more than {MAX_DIFFERENCE:.0e}; nothing is exported."
         require(difference <= MAX_DIFFERENCE, close)
-        for name in towers:
+        for name in graphs:
             storage.write_bytes(Path(folder) / name, (Path(temporary) / name).read_bytes())
     engine = cut_and_pad(read_engine(tokenizer.to_dict()["engine"], "this model"), length)
     storage.write_bytes(Path(folder) / TOKENIZER, engine.to_str(pretty=True).encode())

@@ -8,6 +8,10 @@ const shared = Object.fromEntries( // what common.js offers to every figure's ow
   ["COLOURS", "CYCLE", "h", "picker", "range", "thumbnail", "legendEntry", "inOrder", "modified", "percent", "viridis", "exhibit"]
     .map((name) => [name, "readonly"]),
 );
+const tried = Object.fromEntries( // what the page on which one tries a model needs
+  ["LCL", "load", "performance", "WebAssembly", "DecompressionStream", "Blob", "Response", "TextEncoder", "Image", "ImageData", "atob",
+    "createImageBitmap"].map((name) => [name, "readonly"]),
+);
 const counted = { OWN: "readonly", numbered: "writable" }; // of which a figure makes ids of its own
 const rules = {
   ...js.configs.recommended.rules,
@@ -27,8 +31,9 @@ export default [
     rules: { ...rules, "no-unused-vars": ["error", { varsIgnorePattern: `^(${Object.keys(shared).join("|")})$` }] },
   },
   { files: ["tools/website/static/*.js"], languageOptions: { ecmaVersion: 2022, sourceType: "script", globals: browser }, rules },
+  { files: ["tools/website/static/{towers,try}.js"], languageOptions: { globals: tried } },
   {
     files: ["tools/exhibits/**/*.js"], rules,
-    languageOptions: { ecmaVersion: 2024, sourceType: "module", globals: { URL: "readonly", process: "readonly", globalThis: "readonly" } },
+    languageOptions: { ecmaVersion: 2024, sourceType: "module", globals: Object.fromEntries(["URL", "process", "globalThis", "TextEncoder", "atob", "btoa"].map((name) => [name, "readonly"])) },
   },
 ];

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import vm from "node:vm";
 
 const FOLDER = new URL("../../lcl/course/widgets/", import.meta.url);
-const SITE = new URL("../website/static/site.js", import.meta.url);
+const SITE = new URL("../website/static/", import.meta.url);
 
 export const KINDS = ["alignment", "board", "curves", "guesser", "labels", "map", "neighbours"];
 
@@ -13,10 +13,10 @@ export async function script(kind, ...names) {
   return import(`data:text/javascript,${encodeURIComponent(`${text}\nexport { ${names.join(", ")} };`)}`);
 }
 
-/** Run the site's script without a page; returns what it offers. */
+/** Run the site's scripts without a page; returns what they offer. */
 export function site() {
-  const context = vm.createContext({});
-  vm.runInContext(readFileSync(SITE, "utf8"), context);
+  const context = vm.createContext({ TextEncoder, atob });
+  for (const name of ["site.js", "towers.js"]) vm.runInContext(readFileSync(new URL(name, SITE), "utf8"), context);
   return context.LCL;
 }
 

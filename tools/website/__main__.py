@@ -1,10 +1,12 @@
 """Build the site: PYTHONPATH=tools python -m website [--out FOLDER] [--repository OWNER/NAME] [--still]
 
 --repository: on GitHub; chapters get buttons that open them in Colab and Binder, from its branch `launch`.
---still: without the interactive figures, which take some minutes when they are made for the first time.
+--still: without the interactive figures and the page on which one tries a model, which take some minutes when they are made for
+the first time.
 """
 
 import argparse
+import functools
 import time
 from pathlib import Path
 
@@ -18,12 +20,14 @@ def main() -> None:
     parser.add_argument("--repository", default="")
     parser.add_argument("--still", action="store_true")
     options = parser.parse_args()
-    started, made = time.perf_counter(), []
+    started, made, tried = time.perf_counter(), [], None
     if not options.still:
-        from website.exhibits import figures  # it imports torch
+        from website import exhibits, tryout  # they import torch
 
-        made = list(figures([path.stem for path in chapters()], say=lambda text: print(text, flush=True)))
-    pages = build(options.out, made, repository=options.repository)
+        say = functools.partial(print, flush=True)
+        made = list(exhibits.figures([path.stem for path in chapters()], say))
+        tried = tryout.prepared(say)
+    pages = build(options.out, made, repository=options.repository, tried=tried)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file()) / 1e6
     print(f"{options.out}: {len(pages)} pages, {len(made)} interactive figures, {size:.1f} MB, "
           f"{time.perf_counter() - started:.0f} seconds")  # fmt: skip

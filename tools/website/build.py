@@ -21,6 +21,7 @@ MENU = {  # documents by the part of the menu in which they stand
                 "docs/paper.md"],
     "Help": ["docs/symptoms.md", "docs/teaching.md", "docs/handout.md", "README.md", "data/README.md"],
 }
+EXAMPLE = "two dogs and a cat"  # the first search of the page on which one tries the model
 SHORT = {"index.html": "Start", "readme.html": "Set-up and commands", "paper.html": "A draft of a paper"}  # in the menu
 
 
@@ -138,13 +139,13 @@ def parts_of_the_course() -> list[tuple[str, list[str]]]:
     return [(name, [f"{number:02d}" for number, _ in inside]) for name, _, inside in PARTS]
 
 
-def start_page(site: Site, made: list[figures.Figure]) -> tuple[Page, dict]:
-    """The landing page, and what its template shows."""
+def start_page(site: Site, made: list[figures.Figure], tried: bool) -> tuple[Page, dict]:
+    """The landing page, and what its template shows. tried: whether there is a page on which one tries a model."""
     moving = [figure for figure in made if figure.kind == "alignment"][-1:]
     intro = to_html(sentences(site), Renderer(site, "README.md"))
     picture = site.picture("README.md", "docs/inspector.gif")
     return Page("index.html", "Lightweight CLIP Lab", "", alive=moving, part="Start"), {
-        "intro": intro, "commands": commands(site), "moving": moving, "picture": picture,
+        "intro": intro, "commands": commands(site), "moving": moving, "picture": picture, "tried": tried,
     }  # fmt: skip
 
 
@@ -170,6 +171,13 @@ def figures_page(made: list[figures.Figure], lessons: list[Page]) -> tuple[Page,
     return Page("figures-alone.html", "Interactive figures", "", headings, part="Start"), {"titles": titles, "made": made}
 
 
+def try_page() -> tuple[Page, dict]:
+    """The page that searches scenes with a trained model in the browser."""
+    words = "find scenes by a caption and captions by a picture; words and patches; ONNX Runtime Web; int8 towers in the browser"
+    headings = [Heading(1, "", "Try a trained model", [words])]
+    return Page("try.html", "Try a trained model", "", headings, part="Start"), {"example": EXAMPLE}
+
+
 def menu_of(pages: list[Page]) -> dict[str, list[Page]]:
     """The menu: parts, and the pages of each."""
     menu: dict[str, list[Page]] = {part: [] for part in ("Start", "Chapters", *MENU, "Reference", "Project")}
@@ -182,7 +190,9 @@ def menu_of(pages: list[Page]) -> dict[str, list[Page]]:
     return menu
 
 
-def build(target: Path, made: list[figures.Figure], root: Path = ROOT, repository: str = "") -> list[Page]:
+def build(
+    target: Path, made: list[figures.Figure], root: Path = ROOT, repository: str = "", tried: Path | None = None
+) -> list[Page]:
     """Write the site.
 
     Args:
@@ -190,6 +200,7 @@ def build(target: Path, made: list[figures.Figure], root: Path = ROOT, repositor
         made: the living figures.
         root: the project.
         repository: OWNER/NAME on GitHub, for buttons that open chapters in Colab and Binder; "" for none.
+        tried: the folder of `website.tryout.prepared`; without it there is no page on which one tries a model.
 
     Returns:
         All pages.
@@ -199,7 +210,8 @@ def build(target: Path, made: list[figures.Figure], root: Path = ROOT, repositor
     lessons = chapter_pages(site, made, repository)
     alive = [figure for page in lessons for figure in page.alive]
     special = {page.name: (page, values) for page, values in (
-        start_page(site, alive), map_page(site, lessons), figures_page(alive, lessons))}  # fmt: skip
+        start_page(site, alive, tried is not None), map_page(site, lessons), *([try_page()] if tried else []),
+        figures_page(alive, lessons))}  # fmt: skip
     pages = [page for page, _ in special.values()] + lessons + document_pages(site) + reference_pages(site)
     menu, index = menu_of(pages), []
     for page in pages:
@@ -219,6 +231,8 @@ def build(target: Path, made: list[figures.Figure], root: Path = ROOT, repositor
         )  # fmt: skip
         (target / page.name).write_text(text, encoding="utf-8")
     figures.write(alive, target)
+    if tried:
+        shutil.copytree(tried, target / "assets" / "try")
     (target / "assets" / "index.js").write_text(search.as_script(index), encoding="utf-8")
     for path in (HERE / "static").iterdir():
         shutil.copy(path, target / "assets" / path.name)

@@ -172,11 +172,11 @@ MAKERS: dict[str, list[Callable[[], widgets.Exhibit]]] = {  # by chapter without
 
 
 @functools.cache
-def key() -> str:
-    """What the data depends on: the library, this module and the checkpoints; another key is other data."""
+def key(*more: Path) -> str:
+    """What the data depends on: the library, this module, the checkpoints and more files; another key is other data."""
     kept = (folder_of(path.name) / "about.json" for path in SHIPPED.iterdir())
     digest = hashlib.sha256()
-    for path in sorted([*(CHECKOUT / "lcl").rglob("*.py"), *filter(Path.exists, kept), Path(__file__)]):
+    for path in sorted([*(CHECKOUT / "lcl").rglob("*.py"), *filter(Path.exists, kept), Path(__file__), *more]):
         digest.update("/".join(path.parts[-3:]).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

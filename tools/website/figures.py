@@ -51,10 +51,15 @@ def as_script(kind: str) -> str:
     return f'"use strict";\n(() => {{\n{source.replace(EXPORT, f"globalThis.LCL.views[{json.dumps(kind)}] = exhibit(")}}})();\n'
 
 
+def plain(name: str, value: object) -> str:
+    """A JSON-able value as a plain script, which sets LCL.name. Its JSON cannot end the script, nor a line of it."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("</", "<\\/")
+    return f"globalThis.LCL.{name} = {text};\n"
+
+
 def as_data(figure: Figure) -> str:
-    """The data of a figure as a plain script. Its JSON cannot end the script, nor a line of it."""
-    state = json.dumps({"label": figure.label, "data": figure.data}, ensure_ascii=True, separators=(",", ":"))
-    return f"globalThis.LCL.states[{json.dumps(figure.name)}] = {state.replace('</', '<' + chr(92) + '/')};\n"
+    """The data of a figure as a plain script."""
+    return plain(f"states[{json.dumps(figure.name)}]", {"label": figure.label, "data": figure.data})
 
 
 def write(figures: list[Figure], target: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 
+from website.figures import plain
 from website.markdown import Heading
 
 LONGEST = 1200  # letters of a section that are searched
@@ -22,5 +22,4 @@ def entries(page: str, title: str, headings: list[Heading]) -> list[list[str]]:
 
 def as_script(index: list[list[str]]) -> str:
     """The index as a plain script."""
-    told = json.dumps(index, ensure_ascii=True, separators=(",", ":")).replace("</", "<\\/")
-    return f"globalThis.LCL.index = {told};\n"
+    return plain("index", index)
