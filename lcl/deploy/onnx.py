@@ -40,6 +40,8 @@ MAX_DIFFERENCE = 1e-4  # between an embedding's numbers from ONNX and from torch
 
 
 class ImageTower(nn.Module):
+    """What is exported of a model for images: (B, 3, H, W) → embeddings (B, d)."""
+
     def __init__(self, model: Clip):
         super().__init__()
         self.model = model
@@ -49,6 +51,8 @@ class ImageTower(nn.Module):
 
 
 class TextTower(ImageTower):
+    """What is exported of a model for texts: token ids and mask, (B, L) each → embeddings (B, d)."""
+
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return self.model.encode_text(Tokens(ids, mask, torch.zeros_like(ids), ()))
 
