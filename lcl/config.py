@@ -205,7 +205,7 @@ class TrainConfig:
     evaluate_every: int = 64  # steps between validation steps
     micro_batch: int | None = None  # pairs in one forward pass of a process (default: all); see `train.distributed`
     precision: str = "float32"  # of the towers' products; "bfloat16" is faster where the machine has it. Losses are float32
-    compile: bool = False  # the image tower: a minute at first, then faster steps
+    compile: bool = False  # the image tower, and on a GPU the text tower's blocks: a minute at first, then faster steps
     activation_checkpointing: bool = False  # of transformer blocks: less memory, slower steps
 
     def __post_init__(self):
@@ -274,7 +274,7 @@ def _profiles() -> dict[str, Profile]:
             LanguageConfig(vocab_size=4096, width=256, depth=4, heads=4),
             embed_dim=256,
         ),
-        TrainConfig(pairs=3_276_800, epochs=4, batch_size=1024, learning_rate=1e-3, evaluate_every=400),
+        TrainConfig("clip", 3_276_800, 4, 1024, learning_rate=1e-3, evaluate_every=400, precision="bfloat16"),
         EvalConfig(retrieval=5000, views=4),
     )
     return {profile.name: profile for profile in (smoke, laptop, gpu)}

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: processors, memory, and processes of its own."""
+"""What this process may use of the machine: processors, memory, and processes of its own. Copies to a GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -47,6 +51,13 @@ def give_memory_back() -> None:
     """Let glibc return free memory to the system: batches differ in length, and the fragments of freed ones add up."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def to_device(x: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """x on a device. On its way to a GPU it goes through pinned memory, so that the host does not wait."""
+    if x.is_cuda or not str(device).startswith("cuda"):
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ Results are those of the CPU. What torch does within a call, as in the backward 
 from __future__ import annotations
 
 import torch
+from torch.nn.utils import clip_grad
+from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -26,6 +28,22 @@ class PretendedGpu(TorchFunctionMode):
         super().__init__()
         self.there = WeakTensorKeyDictionary()  # the tensors that claim to be on the GPU
 
+    def __enter__(self):
+        self._by_device = clip_grad._group_tensors_by_device_and_dtype  # asks C++, which knows of no GPU
+        self._of_optimizer = Optimizer._group_tensors_by_device_and_dtype
+        clip_grad._group_tensors_by_device_and_dtype = self._grouped
+        Optimizer._group_tensors_by_device_and_dtype = staticmethod(self._grouped)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        clip_grad._group_tensors_by_device_and_dtype = self._by_device
+        Optimizer._group_tensors_by_device_and_dtype = staticmethod(self._of_optimizer)
+        return super().__exit__(*error)
+
+    def _grouped(self, tensors: list, *options) -> dict:
+        device = CUDA if tensors[0] and tensors[0][0] in self.there else CPU
+        return {(device, dtype): found for (_, dtype), found in self._by_device(tensors, *options).items()}
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
         owner = getattr(getattr(function, "__self__", None), "__name__", "")  # the property that is read or set
@@ -45,6 +63,8 @@ class PretendedGpu(TorchFunctionMode):
             self._put(args[0], args[1] in self.there)
 
         gpu, moved = bool(there), name in ("to", "cpu", "cuda")
+        if name == "pin_memory":
+            return args[0].clone()
         if moved or "device" in kwargs:
             wanted = [CUDA if name == "cuda" else CPU] if name in ("cpu", "cuda") else []
             if name == "to" and len(args) > 1 and isinstance(args[1], torch.Tensor):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl.config import ModelConfig, require
+from lcl.machine import to_device
 from lcl.models.language import Inject
 from lcl.models.layers import pack, unpack
 from lcl.models.tokenizer import NOT_MASKED, Tokens
@@ -41,13 +42,19 @@ class FusionBlock(nn.Module):
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        """x: (T, d) packed text tokens; mask: (B, L) their places; patches: (B, n, d_image) → (T, d)."""
-        q = unpack(self.queries(self.norm_text(x)), mask).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        p = self.norm_image(patches)[:, None].expand(-1, self.heads, -1, -1)  # (B, h, n, d_image), as is q but for n = L
+        """x: text tokens, (T, d) packed or (B, L, d); mask: (B, L); patches: (B, n, d_image). Returns the shape of x."""
+        q, packed = self.queries(self.norm_text(x)), x.ndim == 2
+        q = (unpack(q, mask) if packed else q).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        p = self.norm_image(patches)[:, None].expand(
+            -1, self.heads, -1, -1
+        )  # (B, h, n, d_image), as is q but for n = L
         seen = F.scaled_dot_product_attention(q, p, p).transpose(1, 2).flatten(2)  # (B, L, h · d_image)
         whole = self.whole(self.norm_image(patches.amax(1)))  # (B, d)
-        caption = mask.nonzero()[:, 0]  # (T,), the caption of every token
-        whole = F.embedding(caption, whole)  # whole[caption], but with a gradient that is summed in a fixed order
+        if packed:
+            caption = mask.nonzero()[:, 0]  # (T,), the caption of every token
+            whole = F.embedding(caption, whole)  # whole[caption], but with a gradient that is summed in a fixed order
+        else:
+            whole = whole[:, None]
         return x + torch.tanh(self.gate) * (self.out(pack(seen, mask)) + whole)
 
 
@@ -74,11 +81,14 @@ class FusedMlm(nn.Module):
         require(depth > 0, f"the text tower {config.language.tower!r} shows no blocks that an image could enter after.")
         layers = tuple(layers) or tuple(range(1, depth + 1))
         for layer in layers:
-            require(1 <= layer <= depth, f"there is no layer {layer} to fuse after: the text tower has the layers 1 to {depth}.")
+            require(
+                1 <= layer <= depth,
+                f"there is no layer {layer} to fuse after: the text tower has the layers 1 to {depth}.",
+            )
         self.depth = depth
-        self.blocks = nn.ModuleDict({
-            str(layer): FusionBlock(language.width, image_width, config.language.heads) for layer in layers
-        })
+        self.blocks = nn.ModuleDict(
+            {str(layer): FusionBlock(language.width, image_width, config.language.heads) for layer in layers}
+        )
         self.head = nn.Linear(language.width, language.tokens.weight.shape[1])  # as wide as the table
         self.bias = nn.Parameter(torch.zeros(config.language.vocab_size))
         self.sharpness = nn.Parameter(torch.tensor(FIRST_SHARPNESS).log())
@@ -95,9 +105,13 @@ class FusedMlm(nn.Module):
     def forward(
         self, language: nn.Module, tokens: Tokens, image: ImageFeatures | None, where: torch.Tensor
     ) -> torch.Tensor:
-        """Logits (M, vocabulary) for the M tokens at `where`, (B, L) bool; without an image, from the text only."""
+        """Logits (M, vocabulary) for the M tokens at `where`, (B, L) bool; without an image, from the text only.
+
+        If `where` is on the CPU, the host waits for no GPU.
+        """
         x = language(tokens, self.inject(image, tokens.mask) if image is not None else None).token_features  # (B, L, d)
-        guess, known = F.normalize(self.head(x[where]), dim=-1), F.normalize(language.tokens.weight.detach(), dim=-1)
+        chosen = x.flatten(0, 1).index_select(0, to_device(where.flatten().nonzero()[:, 0], x.device))  # (M, d)
+        guess, known = F.normalize(self.head(chosen), dim=-1), F.normalize(language.tokens.weight.detach(), dim=-1)
         return self.sharpness.exp() * guess @ known.T + self.bias
 
     @property
@@ -111,11 +125,11 @@ def masked_language(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, to
 
     Args:
         logits: (M, vocabulary) float.
-        targets: (B, L) int64, M of them not NOT_MASKED.
+        targets: (B, L) int64, M of them not NOT_MASKED; best on the CPU, where their number is known without a wait.
 
     Returns:
         {"masked_language": scalar}, ln of the vocabulary's size at chance level; 0 where nothing was masked.
     """
-    wanted = targets[targets != NOT_MASKED]  # (M,)
+    wanted = to_device(targets[targets != NOT_MASKED], logits.device)  # (M,)
     loss = F.cross_entropy(logits, wanted, reduction="sum") / max(len(wanted), 1)
     return {"masked_language": loss}

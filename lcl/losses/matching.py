@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
-from lcl.config import choose, require
+from lcl.config import LclError, choose, require
+from lcl.losses import kernel
 from lcl.models.layers import upcast
 
+IGNORED = -100  # a target that no loss counts
 FORBIDDEN = math.inf  # the unmatched cost with which every word must be matched
 
 
@@ -57,7 +59,7 @@ def exact(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBI
     It runs on the CPU, one problem at a time, and is not differentiable. Costs are clipped at `unmatched_cost` before
     solving; a word whose assigned cost equals it counts as unmatched, and so do the words left over where there are more
     words than patches. One thread: a problem takes microseconds, and two threads were a fifth slower. Costs on a GPU stay there:
-    see `exact_lockstep`.
+    see `lcl.losses.kernel`, and `exact_lockstep`, which takes its place where there is no Triton.
 
     Args:
         cost: (N, m, n) float.
@@ -68,7 +70,7 @@ def exact(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBI
         LclError: for a word with a cost that is not finite.
     """
     if cost.is_cuda:
-        return exact_lockstep(cost, words, unmatched_cost)
+        return (_exact_kernel if kernel.usable(cost) else exact_lockstep)(cost, words, unmatched_cost)
     check_problems(cost, words, unmatched_cost)
     known = upcast(cost.detach()[words]).clamp_(max=unmatched_cost).cpu().numpy()  # (T, n), all problems' words
     ends = words.sum(1).cumsum(0).tolist()
@@ -99,8 +101,7 @@ def exact_lockstep(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: floa
     if cost.numel() == 0:  # nothing to match
         return Matching(torch.full(words.shape, -1, device=cost.device), None, n)
     known = upcast(cost.detach()).double().masked_fill(~words[..., None], 0.0)  # (N, m, n)
-    most = known.amax() + (m + 1) * (known.amax() - known.amin()) + 1  # no saving elsewhere is worth an unmatched word
-    price = most if math.isinf(unmatched_cost) else torch.full_like(most, unmatched_cost)
+    price = _price(known, unmatched_cost)
     c = torch.cat([known, price.expand(size, m, 1)], dim=2)  # (N, m, n + 1)
     u, column = c.min(2)  # (N, m)
     v = torch.zeros_like(c[:, 0])  # (N, n + 1)
@@ -137,6 +138,21 @@ def exact_lockstep(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: floa
             column[row, word], holder[row, at] = at, word.masked_fill(at == n, free)
     cheap = c.gather(2, column.clamp(min=0)[..., None])[..., 0] < price  # otherwise as expensive as staying unmatched
     return Matching(column.masked_fill(~(words & (column < n) & cheap), -1), None, n)
+
+
+def _exact_kernel(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float) -> Matching:
+    check_problems(cost, words, unmatched_cost)
+    if cost.numel() == 0:  # nothing to match
+        return Matching(torch.full(words.shape, -1, device=cost.device), None, cost.shape[2])
+    known = cost.detach().masked_fill(~words[..., None], 0.0)
+    return Matching(kernel.cheapest_patches(known, words, _price(known.double(), unmatched_cost)), None, cost.shape[2])
+
+
+def _price(known: torch.Tensor, unmatched_cost: float) -> torch.Tensor:
+    """The price of an unmatched word, a scalar: where all must be matched if they can, so much that no saving is worth it."""
+    if math.isfinite(unmatched_cost):
+        return torch.full((), unmatched_cost, dtype=known.dtype, device=known.device)
+    return known.amax() + (known.shape[1] + 1) * (known.amax() - known.amin()) + 1
 
 
 def max_match(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBIDDEN) -> Matching:
@@ -303,8 +319,9 @@ def matched_contrast(
     size = len(s)
     require(size >= 2, "a batch of one has no negatives, so there is nothing to contrast; use 2 or more pairs.")
     require(negatives >= 1, f"the number of negatives must be 1 or more, not {negatives}.")
-    broken = (~torch.isfinite(s)).any(1).nonzero().flatten().tolist()
-    require(not broken, f"the similarities of the batch's rows {broken[:8]} are not finite numbers.")
+    if not torch.isfinite(s).all():
+        broken = (~torch.isfinite(s)).any(1).nonzero().flatten().tolist()
+        raise LclError(f"the similarities of the batch's rows {broken[:8]} are not finite numbers.")
 
     own = torch.arange(size, device=s.device)
     itself = torch.eye(size, dtype=torch.bool, device=s.device)
@@ -320,10 +337,10 @@ def matched_contrast(
     logits = (scale * similarity).masked_fill(barred, -math.inf)
     right, by_image, by_caption = logits.split([size, size * k, size * k])
     has_words = real.any(1)  # (B,)
+    wanted = torch.zeros_like(own).masked_fill(~has_words, IGNORED)  # (B,): the right one comes first
     loss = [
-        F.cross_entropy(
-            torch.cat([right[:, None], others.view(size, k)], dim=1)[has_words], own[has_words] * 0, reduction="sum"
-        ) / has_words.sum().clamp(min=1)
+        F.cross_entropy(torch.cat([right[:, None], others.view(size, k)], dim=1), wanted, ignore_index=IGNORED, reduction="sum")
+        / has_words.sum().clamp(min=1)
         for others in (by_image, by_caption)
     ]
     return {"matched_contrast": (loss[0] + loss[1]) / 2}

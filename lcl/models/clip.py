@@ -12,6 +12,7 @@ from torch import nn
 
 from lcl import storage
 from lcl.config import LclError, ModelConfig, from_dict, require, to_dict
+from lcl.machine import to_device
 from lcl.models.language import TextFeatures, make_language
 from lcl.models.layers import upcast
 from lcl.models.tokenizer import Tokenizer, Tokens
@@ -80,11 +81,14 @@ class Clip(nn.Module):
     def embed_words(self, features: TextFeatures, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
         """Words in the shared space, through the projection of the whole caption; a word is the mean of its tokens.
 
+        The host waits for no GPU if the tokens are on the CPU.
+
         Returns:
             (B, m, d), L2-normalised, where m is the largest number of words, and (B, m) bool, true at words.
         """
-        numbers = torch.arange(max(int(tokens.words.max()) + 1, 1), device=tokens.words.device)  # (m,)
-        member = tokens.words[:, None, :] == numbers[:, None]  # (B, m, L)
+        of_token = to_device(tokens.words, features.token_features.device)  # (B, L)
+        numbers = torch.arange(max(int(tokens.words.max()) + 1, 1), device=of_token.device)  # (m,)
+        member = of_token[:, None, :] == numbers[:, None]  # (B, m, L)
         real = member.any(2)
         member = member.to(features.token_features.dtype)
         words = member @ features.token_features / member.sum(2, keepdim=True).clamp(min=1)
@@ -95,16 +99,17 @@ class Clip(nn.Module):
         return self.embed_image(self.vision(images))
 
     def encode_text(self, tokens: Tokens) -> torch.Tensor:
-        """Tokens to embeddings (B, d), L2-normalised."""
-        return self.embed_text(self.language(tokens))
+        """Tokens, on any device, to embeddings (B, d), L2-normalised."""
+        return self.embed_text(self.language(tokens.to(self.tau.device)))
 
     def autocast(self) -> torch.autocast:
         """The context of `precision`: if it is bfloat16, products are computed in it, and sums are not."""
         return torch.autocast(self.tau.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def forward(self, images: torch.Tensor, tokens: Tokens) -> Embeddings:
+        """Images (B, 3, H, W), as in `encode_image`, on the model's device, and tokens of B captions on any device."""
         with self.autocast():
-            image, text = self.vision(images), self.language(tokens)
+            image, text = self.vision(images), self.language(tokens.to(self.tau.device))
         image = image._replace(patch_tokens=upcast(image.patch_tokens), pooled=upcast(image.pooled))
         text = TextFeatures(*map(upcast, text))
         return Embeddings(self.embed_image(image), self.embed_text(text), self.logit_scale, image, text)

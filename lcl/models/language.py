@@ -25,7 +25,8 @@ class TextFeatures(NamedTuple):
 
 
 Inject = Mapping[int, Callable[[torch.Tensor], torch.Tensor]]
-"""Functions from tokens to tokens, packed (T, d), applied after a block, by its number from 1: how an image enters the text."""
+"""Functions from tokens to tokens, (T, d) or (B, L, d), see `pack`, applied after a block, by its number from 1: how an image
+enters the text."""
 
 
 class TextTransformer(nn.Module):
@@ -46,7 +47,7 @@ class TextTransformer(nn.Module):
 
     def forward(self, tokens: Tokens, inject: Inject | None = None) -> TextFeatures:
         x = self.tokens(tokens.ids) + self.positions[: tokens.ids.shape[1]]  # (B, L, d)
-        x = pack(x, tokens.mask)  # (T, d): half of a batch is padding, which would be computed for nothing
+        x = pack(x, tokens.mask)  # (T, d) on a CPU: half of a batch is padding, which would be computed for nothing
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, tokens.mask)
             if inject and number in inject:

@@ -9,12 +9,17 @@ from torch.utils.checkpoint import checkpoint
 
 
 def pack(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """All captions' tokens in one sequence, without padding: x (B, L, d) and mask (B, L) bool → (T, d)."""
-    return x.flatten(0, 1).index_select(0, mask.flatten().nonzero()[:, 0])
+    """All captions' tokens in one sequence, without padding: x (B, L, d) and mask (B, L) bool → (T, d).
+
+    On a GPU x is returned as it is: the host would have to wait for T, and a GPU hardly notices the padding.
+    """
+    return x if x.is_cuda else x.flatten(0, 1).index_select(0, mask.flatten().nonzero()[:, 0])
 
 
 def unpack(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The inverse of `pack`, with zeros at the padding: (T, d) → (B, L, d)."""
+    if x.ndim == 3:  # was not packed
+        return x.masked_fill(~mask[..., None], 0.0)
     padded = x.new_zeros(mask.numel(), x.shape[-1]).index_copy(0, mask.flatten().nonzero()[:, 0], x)
     return padded.view(*mask.shape, x.shape[-1])
 
@@ -43,7 +48,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """x: (B, n, d); or packed tokens (T, d) with their mask (B, L) bool, false at padding. Returns the shape of x."""
+        """x: (B, n, d), or packed tokens (T, d); mask: (B, L) bool of captions, false at padding. Returns the shape of x."""
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(self._forward, x, mask, use_reentrant=False, preserve_rng_state=False)  # nothing is random
         return self._forward(x, mask)
@@ -53,10 +58,10 @@ class Block(nn.Module):
         return x + self.mlp(self.norm_mlp(x))
 
     def attend(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        qkv = self.queries_keys_values(x)
-        if mask is not None:  # tokens attend to their own caption, and never to padding
+        qkv, packed = self.queries_keys_values(x), x.ndim == 2
+        if packed:  # tokens attend to their own caption, and never to padding
             qkv = unpack(qkv, mask)  # (B, L, 3d)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, n, d/h)
+        q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in qkv.chunk(3, -1))  # (B, h, n, d/h)
         visible = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L): the same for every head and query
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(2)  # (B, n, d)
-        return self.out(mixed if mask is None else pack(mixed, mask))
+        return self.out(pack(mixed, mask) if packed else mixed)

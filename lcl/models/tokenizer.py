@@ -14,6 +14,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from lcl import storage
 from lcl.bpe import ALPHABET, MASK, PAD, SPECIAL, make_engine, read_engine
 from lcl.config import LclError, require
+from lcl.machine import to_device
 from lcl.words import FUNCTION_WORDS, clean, has_unspaced, is_word, splitters
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Tokens:
     function: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Tokens:
-        return self._each(lambda tensor: tensor.to(device))
+        """The same tokens on a device; the host does not wait for it."""
+        return self._each(lambda tensor: to_device(tensor, device))
 
     def __getitem__(self, rows: Sequence[int]) -> Tokens:
         """Some of the captions, padded to the longest of them."""
@@ -248,18 +250,20 @@ def mask_words(
     arXiv 1810.04805, section 3.1; whole words and "at least one" are our reading). Punctuation marks are never masked.
 
     Args:
-        tokens: a batch of captions.
+        tokens: a batch of captions; best on the CPU, where all of this is computed.
         generator: on the CPU; equal states mask alike.
         vocab_size: of the random tokens.
         share: 0 to 1; 1 chooses every word, 0 still one a caption.
 
     Returns:
-        The masked tokens, and targets (B, L) int64: the true id where a word was chosen, NOT_MASKED elsewhere.
+        The masked tokens, on the device of `tokens`, and targets (B, L) int64 on the CPU: the true id where a word was chosen,
+        NOT_MASKED elsewhere.
     """
     import torch
 
     require(0 <= share <= 1, f"the share of words to mask must lie between 0 and 1, not {share}.")
-    words = tokens.words.cpu()  # (B, L)
+    device, tokens = tokens.ids.device, tokens.to("cpu")
+    words = tokens.words  # (B, L)
     number = int(words.max()) + 1 if words.numel() else 0
     counts = words.amax(1) + 1 if words.numel() else torch.zeros(len(words), dtype=torch.long)  # (B,) words of a caption
     draw = torch.rand(len(words), max(number, 1), generator=generator)  # (B, m)
@@ -272,11 +276,9 @@ def mask_words(
     at = words.clamp(min=0)
     hidden = chosen.gather(1, at) & (words >= 0)  # (B, L)
     fate = fate.gather(1, at)
-    device = tokens.ids.device
-    hidden, fate, noise = hidden.to(device), fate.to(device), noise.to(device)
     ids = torch.where(hidden & (fate < 0.8), SPECIAL.index(MASK), tokens.ids)
     ids = torch.where(hidden & (fate >= 0.8) & (fate < 0.9), noise, ids)
-    return replace(tokens, ids=ids), torch.where(hidden, tokens.ids, NOT_MASKED)
+    return replace(tokens, ids=ids).to(device), torch.where(hidden, tokens.ids, NOT_MASKED)
 
 
 def words_of_span(spans: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:

@@ -20,6 +20,7 @@ import torch
 from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require
 from lcl.data.base import DatasetView
+from lcl.machine import to_device
 from lcl.processes import in_order
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 
@@ -71,7 +72,7 @@ class Bank:
     def rows(self, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Some rows, (n,) int64, as float32 on a device: (n, d). A GPU looks them up in a copy of its own, if it has room."""
         copy = self.on(device) if device.type != "cpu" else None
-        return self[rows].to(device) if copy is None else copy[rows.to(device)].float()
+        return to_device(self[rows], device) if copy is None else copy[to_device(rows, device)].float()
 
     def on(self, device: torch.device) -> torch.Tensor | None:
         """The bank, (N, d) in half precision, kept on a GPU from the first call on; None if it takes over half of its room."""

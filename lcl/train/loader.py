@@ -23,7 +23,7 @@ from lcl.config import LclError, TrainConfig, require
 from lcl.data.base import DatasetView, PairDataset
 from lcl.data.scenes import SceneView
 from lcl.data.shards import MAX_BAD, list_faults
-from lcl.machine import one_thread, processors, without_main
+from lcl.machine import one_thread, processors, to_device, without_main
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.train.distributed import Ranks
 from lcl.train.plans import open_plan
@@ -44,8 +44,8 @@ class Batch:
 
     Attributes:
         images: (B, 3, H, W) uint8.
-        tokens: of the captions.
-        indices: the pairs' rows in the data set, (B,) int64.
+        tokens: of the captions, on the CPU.
+        indices: the pairs' rows in the data set, (B,) int64, on the CPU.
         replaced: rows that this process could not read so far; `indices` holds those that replace them.
     """
 
@@ -110,7 +110,7 @@ def batches(
         config: pairs, epochs, batch size.
         context: tokens of a caption, at most.
         seed: of the order.
-        device: of the batches.
+        device: of the images.
         ranks: the process group.
         first: the first step, counted from 0.
         workers: processes that describe scenes or read files (default: one a processor, for data sets above CHUNK).
@@ -180,7 +180,7 @@ def _scene_batches(
             tokens, drawn = tokenizer.encode(taken.drawn_captions(seed, epoch), context), epoch
         places = share if all_fit else torch.arange(share.numel()).view(share.shape)
         for place in places:
-            yield Batch(taken.images[place.to(device)], tokens[place].to(device), numbers[place], replaced)
+            yield Batch(taken.images[to_device(place, device)], tokens[place], numbers[place], replaced)
 
 
 def _file_batches(
@@ -230,7 +230,7 @@ def _file_batches(
                 raise read
             images, tokens, numbers, faults = read
             replaced = count.add(len(numbers), faults)
-            yield Batch(images.to(device, non_blocking=True), tokens.to(device), numbers, replaced)
+            yield Batch(images.to(device, non_blocking=True), tokens, numbers, replaced)
             first += 1
 
 

@@ -16,6 +16,7 @@ from lcl.config import LclError, Profile, Progress, TrainConfig, require
 from lcl.data.base import PairDataset, Samples
 from lcl.eval.metrics import embed_candidates
 from lcl.eval.retrieval import Candidates, candidates, recall_at_k
+from lcl.losses.masked_lm import FusionBlock
 from lcl.machine import give_memory_back, resident_memory
 from lcl.models.clip import Clip
 from lcl.models.layers import Block
@@ -179,7 +180,9 @@ class Training:
             compilers = ("c++", "g++", "clang++", "cl")
             require(any(map(shutil.which, compilers)), "to compile, a C++ compiler is needed; install one, or leave out compile.")
             storage.keep_programs_private()
-            self.model.vision.compile()  # captions differ in length, and each length would be compiled anew
+            self.model.vision.compile()
+            if self.device.startswith("cuda"):  # on a CPU captions are packed, which no compiler follows
+                compile_blocks([self.model.language, self.extra])
         part = profile.training.micro_batch or int(share)
         if part < profile.training.batch_size and self.ranks.is_main and (told := kept_within_parts(model, self.recipe, part)):
             log.warning(told)
@@ -242,30 +245,29 @@ class Training:
         self.optimizer.zero_grad()
         loss, parts = self._learn_from(batch, step)
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip_norm)
-        require(bool(torch.isfinite(norm)), f"the gradient's norm is {norm.item()}.")
-        scale = self.model.logit_scale.detach()
+        told = torch.stack([loss, norm, self.model.logit_scale.detach(), *parts.values()])
+        self.optimizer.found_inf = (~torch.isfinite(told[:2])).any().float()  # if it is 1, the next line changes nothing
         self.optimizer.step()
 
-        total, norm, scale, *values = torch.stack([loss, norm, scale, *parts.values()]).tolist()  # waits
+        total, norm, scale, *values = told.tolist()  # the only place where the host waits for a GPU
+        require(math.isfinite(total), f"the loss is {total}.")
+        require(math.isfinite(norm), f"the gradient's norm is {norm}.")
         return total, norm, scale, dict(zip(parts, values, strict=True))
 
     def _learn_from(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of a batch and its parts; sets the gradients. Raises LclError if the loss is not finite."""
+        """The loss of a batch and its parts; sets the gradients."""
         progress, size = step / self.profile.training.steps, self.profile.training.micro_batch or len(batch.indices)
         micro_batches = []
-        for number, rows in enumerate(torch.arange(len(batch.indices)).split(size)):
+        for number, start in enumerate(range(0, len(batch.indices), size)):
+            rows = slice(start, start + size)
             place = self.ranks.rank * (len(batch.indices) // size) + number  # in the whole batch
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step + place * 2**40)
-            images = batch.images[rows[0] : rows[-1] + 1]
+            images = batch.images[rows]
             images = augment(images, generator) if self.recipe.views or self.recipe.ping.live else images
-            tokens = batch.tokens if len(rows) == len(batch.indices) else batch.tokens[rows]
+            tokens = batch.tokens if size == len(batch.indices) else batch.tokens[range(start, start + size)]
             micro_batches.append(MicroBatch(images, tokens, batch.indices[rows], generator))
         if len(micro_batches) > 1 or self.ranks.world_size > 1:
-            loss, parts = cached_backward(
-                self.recipe, self.model, self.extra, micro_batches, progress, self.teacher, self.ranks
-            )
-            require(bool(torch.isfinite(loss)), f"the loss is {loss.item()}.")
-            return loss, parts
+            return cached_backward(self.recipe, self.model, self.extra, micro_batches, progress, self.teacher, self.ranks)
 
         (part,) = micro_batches
         neighbours = None
@@ -274,7 +276,6 @@ class Training:
         embeddings = self.model(part.images, part.tokens)
         context = StepContext(self.model, self.extra, embeddings, part.tokens, progress, part.generator, neighbours)
         loss, parts = self.recipe.loss(context)
-        require(bool(torch.isfinite(loss)), f"the loss is {loss.item()}.")
         loss.backward()
         return loss.detach(), {name: part.detach() for name, part in parts.items()}
 
@@ -318,6 +319,12 @@ def train_tokenizer(source: PairDataset, profile: Profile, begun: Tokenizer | No
     if begun:
         return begun.for_data(source.fingerprint, captions)
     return Tokenizer.train(captions, profile.model.language.vocab_size, source.fingerprint)
+
+
+def compile_blocks(parts: Sequence[torch.nn.Module]) -> None:
+    """Compile the blocks that captions pass through, for any length: whole towers would be compiled anew for each."""
+    for block in (block for part in parts for block in part.modules() if isinstance(block, Block | FusionBlock)):
+        block.compile(dynamic=True)
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:

@@ -13,6 +13,7 @@ from lcl.losses.contrastive import info_nce, ramp, sigmoid_loss, soft_info_nce
 from lcl.losses.masked_lm import masked_language
 from lcl.losses.matching import SOLVERS, matched_contrast, token_similarity
 from lcl.losses.neighbours import NeighbourFeatures, image_teacher, nn_contrast, other_xnn, text_teacher, xnn_contrast
+from lcl.machine import to_device
 from lcl.models.clip import Clip, Embeddings
 from lcl.models.layers import upcast
 from lcl.models.tokenizer import NOT_MASKED, Tokens, mask_words
@@ -29,7 +30,7 @@ class StepContext:
         model: the pair of towers.
         extra: the recipe's training-only modules, by name.
         embeddings: the batch's embeddings and the towers' outputs.
-        tokens: of the batch's captions.
+        tokens: of the batch's captions, on the CPU, so that nothing waits for a GPU.
         progress: share of the training that is done, 0 to 1.
         generator: for what is random in this step, on the CPU.
         neighbours: features of the batch's neighbours in the shared space, if the recipe needs a teacher.
@@ -72,8 +73,8 @@ def _matched_contrast(recipe: Recipe, context: StepContext) -> dict[str, torch.T
     match, (patches, words, real) = recipe.match, _patches_and_words(recipe, context)
     s = context.embeddings.v @ context.embeddings.t.T  # (B, B)
     if match.random_negatives:  # "the most similar" of random similarities
-        s = torch.rand(s.shape, generator=context.generator).to(s.device)
-    caption = context.tokens.ids.cpu().unique(dim=0, return_inverse=True)[1].to(s.device)  # (B,), equal for equal captions
+        s = to_device(torch.rand(s.shape, generator=context.generator), s.device)
+    caption = to_device(context.tokens.ids.unique(dim=0, return_inverse=True)[1], s.device)  # (B,), equal for equal captions
     same = caption[:, None] == caption  # (B, B)
     return matched_contrast(patches, words, real, s, match.scale, match.negatives, match.unmatched_cost, match.solver, same)
 
@@ -93,6 +94,7 @@ def _patches_and_words(recipe: Recipe, context: StepContext) -> tuple[torch.Tens
 
 def _masked_language(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
     masked, targets = mask_words(context.tokens, context.generator, context.model.config.language.vocab_size, recipe.mlm.share)
+    masked = masked.to(context.embeddings.v.device)
     with context.model.autocast():
         logits = context.extra["masked_language"](context.model.language, masked, context.embeddings.image, targets != NOT_MASKED)
     return masked_language(upcast(logits), targets)

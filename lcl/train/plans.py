@@ -48,13 +48,12 @@ class Plan:
         return sum(len(shard["scenes"]) for shard in self.shards)
 
     def take(self, rows: torch.Tensor, device: str) -> tuple[torch.Tensor, Tokens]:
-        """Some pairs, drawn on `device`: (B,) int64 → (B, 3, H, W) uint8, and tokens without `spans`."""
+        """Some pairs, drawn on `device`: (B,) int64 → (B, 3, H, W) uint8, and tokens without `spans`, on the CPU."""
         scenes, ids, words, mask = self._look_up(rows.numpy())
         parts = len(scenes) if device.startswith("cuda") else DRAWN_AT_ONCE
         images = [self.world.draw(scenes[start : start + parts], device) for start in range(0, len(scenes), parts)]
-        numbers = torch.from_numpy(words).to(device)
-        tokens = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-        return torch.cat(images), Tokens(*tokens, numbers >> 1, ((),) * len(rows), (numbers & 1).bool())
+        ids, mask, numbers = map(torch.from_numpy, (ids, mask, words))
+        return torch.cat(images), Tokens(ids, mask, numbers >> 1, ((),) * len(rows), (numbers & 1).bool())
 
     def _look_up(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """Packed scenes (B,), and (B, L): token ids, numbers of words as in `describe_shard`, and what is no padding."""

@@ -65,11 +65,12 @@ def test_a_training_a_resumed_one_and_an_evaluation_mix_no_devices(gpu, small_wo
     losses = [event.loss for event in start("cpu") if isinstance(event, Step)]
     with gpu:
         whole, stopped, resumed = start("cuda"), start("cuda"), start("cuda")
-        assert [event.loss for event in whole if isinstance(event, Step)] == losses
+        found = [event.loss for event in whole if isinstance(event, Step)]
+        assert found == pytest.approx(losses, rel=1e-4)  # captions are packed on a CPU only, and sums are rounded otherwise
         next(event for event in stopped if event.step == 3)
         save_checkpoint(tmp_path, stopped)
         assert resume(tmp_path, resumed) == 3
-        assert [event.loss for event in resumed if isinstance(event, Step)] == losses[3:]
+        assert [event.loss for event in resumed if isinstance(event, Step)] == found[3:]
         for training in (whole, resumed):
             states = [x for state in training.optimizer.state.values() for x in state.values()]
             assert {x.device.type for x in (*training.learner.state_dict().values(), *states)} == {"cuda"}

@@ -14,6 +14,7 @@ import torch
 
 from lcl.data.drawn.captions import BACKGROUNDS
 from lcl.data.drawn.drawing import SIZES, Background, SceneObject
+from lcl.machine import to_device
 
 OBJECT = np.dtype(
     [("drawing", "<u4"), ("left", "<u2"), ("top", "<u2"), ("gain", "<u2"), ("level", "u1"), ("flipped", "u1")]
@@ -55,7 +56,7 @@ class Canvas:
         size, to = self.sizes[objects["level"]], (scene * self.side + objects["top"]) * self.side + objects["left"]
         first = self._firsts[objects["level"]] + objects["drawing"] * size
         columns = [to, first, size, objects["flipped"], objects["gain"]]
-        placed = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(device)  # one transfer for all layers
+        placed = to_device(torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)), device)  # one transfer for all layers
         counts = np.bincount(layer, minlength=len(SIZES))
         pixels = self._begins[first + size] - self._begins[first]
         totals = (np.bincount(layer, numbers, len(SIZES)).astype(int).tolist() for numbers in (size, pixels))
@@ -89,7 +90,7 @@ def draw_backgrounds(scenes: np.ndarray, side: int, device: str) -> torch.Tensor
     """
     parts = [scenes["first"], scenes["second"], scenes["period"][:, None], scenes["salt"][:, None]]
     kinds = scenes["kind"].argsort(kind="stable")[:, None]  # the rows of every kind, one kind after another
-    numbers = torch.from_numpy(np.concatenate([*parts, kinds], axis=1, dtype=np.int32)).to(device)  # the only transfer
+    numbers = to_device(torch.from_numpy(np.concatenate([*parts, kinds], axis=1, dtype=np.int32)), device)  # the only transfer
     first, second, period, salt, kinds = numbers.T[..., None, None].split(
         [3, 3, 1, 1, 1]
     )  # (3, B, 1, 1) and (1, B, 1, 1)
