@@ -11,6 +11,7 @@ import study
 from lcl import storage
 from lcl.cli.main import app
 from lcl.config import LclError
+from lcl.course.planned import told
 from lcl.train.recipes import get_recipe
 
 PLAN = storage.read_json(planning.PLAN)
@@ -31,7 +32,7 @@ def test_every_arm_names_a_recipe_and_options_that_there_are():
     known = {name for parameter in typer.main.get_command(app).commands["train"].params for name in parameter.opts}
     for name, arm in ARMS.items():
         assert get_recipe(arm["recipe"]).name == arm["recipe"]
-        words = planning.told(PLAN, name, 0, "laptop")
+        words = told(PLAN, name, 0, "laptop")
         assert {word for word in words if word.startswith("--")} <= known, name
     assert len({(arm["recipe"], *arm["options"]) for arm in ARMS.values()}) >= len(ARMS) - 2  # an arm whose rate is to be chosen
 
@@ -54,7 +55,7 @@ def test_arms_that_serve_a_choice_have_a_seed_of_their_own():
 
 def test_an_arm_that_is_missing_is_refused_with_the_near_one():
     with pytest.raises(LclError, match=r"no arm 'clip-pnig'; did you mean .*clip-ping"):
-        planning.told(PLAN, "clip-pnig", 0, "laptop")
+        told(PLAN, "clip-pnig", 0, "laptop")
 
 
 @pytest.mark.slow

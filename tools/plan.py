@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from lcl import storage
-from lcl.config import choose
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAN, PAGE = ROOT / "results" / "plan.json", ROOT / "docs" / "plan.md"
@@ -44,12 +43,6 @@ This page was written before the runs. It names the questions, the arms that ans
 def hours(plan: dict) -> float:
     """Core hours of all runs of a plan."""
     return sum(len(arm["seeds"]) * arm["hours"] for arm in plan["arms"].values())
-
-
-def told(plan: dict, arm: str, seed: int, profile: str) -> list[str]:
-    """The options of `lcl train` for one run of an arm. Raises LclError, with the near names, for an arm that is missing."""
-    found = plan["arms"][choose("arm", arm, plan["arms"])]
-    return ["--profile", profile, "--recipe", found["recipe"], "--seed", str(seed), *plan["options"], *found["options"]]
 
 
 def page(plan: dict) -> str:

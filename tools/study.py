@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -35,11 +34,11 @@ from tqdm import tqdm
 from lcl import storage
 from lcl.cli.common import profile_of
 from lcl.config import LclError, get_profile
+from lcl.course.planned import stem_of, told
 from lcl.course.study import FOLDER, Study, differences, write_study
 from lcl.data.scenes import open_scenes
 from lcl.eval.queries import RANKS
 from lcl.train.provenance import code_key, version
-from plan import told as told_by
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,10 +205,10 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def train_arm(plan: dict, arm: str, seed: int, profile: str) -> None:
     """Train one run of a plan and keep it in `results/planned/`, unless it is there."""
-    options = told_by(plan, arm, seed, profile)
+    options = told(plan, arm, seed, profile)
     version_of = int(options[options.index("--scenes-version") + 1]) if "--scenes-version" in options else None
     study = replace(planned(), data=open_scenes(profile_of(profile, version_of).scenes).fingerprint)
-    name = f"{re.sub('[, ]+', '-', arm)}-{profile}-seed{seed}"
+    name = f"{stem_of(arm)}-{profile}-seed{seed}"
     if not kept(name, options, study, PLANNED):
         train(name, options, study, RUNS, FOLDER / PLANNED)
     print(f"{name}: kept")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -65,6 +66,24 @@ def pooled_gains(values: Mapping[str, Mapping[int, float]], over: str) -> dict[s
     return found
 
 
+def paired_gain(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[study.Gain, float]:
+    """The gain of one arm over another with its 95 % interval, and the two-sided p of the paired t-test.
+
+    Equal differences make no interval, and show nothing about other seeds: their p is 1.
+
+    Args:
+        ours, theirs: values of a metric by seed. The seeds that both have are compared.
+
+    Raises:
+        LclError: for fewer than two seeds in common.
+    """
+    seeds = sorted(ours.keys() & theirs.keys())
+    require(len(seeds) >= 2, f"an interval needs two seeds in common, not {len(seeds)}.")
+    pair = {"ours": {seed: ours[seed] for seed in seeds}, "theirs": {seed: theirs[seed] for seed in seeds}}
+    gain = study.gain_of(*(list(values.values()) for values in pair.values()))
+    return gain, pooled_gains(pair, "theirs")["ours"].p if gain.low < gain.high else 1.0
+
+
 def crossed_gain(ours: np.ndarray, theirs: np.ndarray, rounds: int = 4000) -> Estimate:
     """The gain of one recipe over another if not only the seeds but also the queries had been others.
 
@@ -107,12 +126,17 @@ def query_gain(stem: str, over: str, way: str = "image_to_text", k: int = 1) -> 
 
 def saved_ranks(stem: str, run: dict) -> QueryRanks:
     """The ranks of a run of the study. Raises LclError if there are none, or if they are of other queries or of another run."""
-    path = study.FOLDER / f"{stem}-seed{run['seed']}.safetensors"
+    return ranks_of_run(study.FOLDER / f"{stem}-seed{run['seed']}.safetensors", run, study.AGAIN)
+
+
+def ranks_of_run(path: Path, run: dict, again: str) -> QueryRanks:
+    """Read the ranks of a run's queries. Raises LclError, with what to do `again`, if they are missing or not its own."""
     ranked = read_ranks(path)
-    require(ranked.queries == run.get("queries"), f"{path} holds the ranks of other queries than the run's; {study.AGAIN}.")
+    require(ranked.queries == run.get("queries"), f"{path} holds the ranks of other queries than the run's; {again}.")
     for way in dict(study.WAYS):
-        reached, recall = (getattr(ranked, way) < 1).double().mean().item(), run["metrics"]["new_scenes"][f"{way}_recall@1"]
-        require(abs(reached - recall["value"]) < 1e-9, f"{path} holds the ranks of another run; {study.AGAIN}.")
+        reached = (getattr(ranked, way) < 1).double().mean().item()
+        recall = run["metrics"]["new_scenes"][f"{way}_recall@1"]["value"]
+        require(abs(reached - recall) < 1e-9, f"{path} holds the ranks of another run; {again}.")
     return ranked
 
 

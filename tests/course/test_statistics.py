@@ -11,7 +11,7 @@ from scipy import stats
 
 from lcl.config import LclError
 from lcl.course import study
-from lcl.course.statistics import crossed_gain, holm, pooled_gains, query_gain
+from lcl.course.statistics import crossed_gain, holm, paired_gain, pooled_gains, query_gain
 from lcl.eval.queries import QueryRanks, write_ranks
 from lcl.storage import write_json
 
@@ -28,6 +28,25 @@ def test_two_recipes_are_compared_by_the_paired_t_test(seeds, seed):
     interval, mean = peer.confidence_interval(0.95), values[1].mean() - values[0].mean()
     assert (found.mean, found.low, found.high) == pytest.approx((mean, interval.low, interval.high))
     assert found.p == pytest.approx(peer.pvalue)
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 8), st.integers(0, 2**31))
+def test_the_gain_of_an_arm_is_that_of_the_paired_t_test_over_shared_seeds(seeds, seed):
+    ours, theirs = np.random.default_rng(seed).normal(size=(2, seeds))
+    found, p = paired_gain(dict(enumerate(ours)) | {90: 1e9}, {91: -1e9} | dict(enumerate(theirs)))
+    peer = stats.ttest_rel(ours, theirs)
+    interval = peer.confidence_interval(0.95)
+    assert (found.mean, found.low, found.high) == pytest.approx(((ours - theirs).mean(), interval.low, interval.high))
+    assert p == pytest.approx(peer.pvalue) and found.seeds == seeds
+
+
+def test_equal_differences_show_nothing_and_a_single_seed_has_no_interval():
+    found, p = paired_gain({0: 0.3, 1: 0.7, 2: 0.9}, {0: 0.2, 1: 0.6, 2: 0.8})
+    assert (p, found.sign, found.mean) == (1.0, 0, pytest.approx(0.1))
+    assert paired_gain({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})[1] == 1.0
+    with pytest.raises(LclError, match="two seeds in common, not 1"):
+        paired_gain({0: 1.0, 1: 2.0}, {1: 1.0, 2: 2.0})
 
 
 @settings(max_examples=25)
