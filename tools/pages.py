@@ -1,6 +1,7 @@
-"""Make the pages and figures of results: docs/results.md, docs/figures.md, docs/claims.md, README's table, docs/*.png.
+"""Make the pages and figures of results: a page in docs/ for each template in tools/pages/, README's table, docs/*.png.
 
-python tools/pages.py     from results/ and the templates in tools/pages/ alone, the same bytes each time.
+python tools/pages.py               from results/ and the templates alone, the same bytes each time
+python tools/pages.py answers.md    only these pages and their figures
 
 Figures of the study and of the bench are worked out here and in `tables`. Templates hold the words, and single numbers of works
 that were done once and are said to be (100,000 scenes written and verified).
@@ -9,6 +10,7 @@ that were done once and are said to be (100,000 scenes written and verified).
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -17,13 +19,14 @@ import jinja2
 
 import charts
 import tables
+from answers import Answers
 from benchmarks import baselines
 from benchmarks.run import Bench, load_bench
 from benchmarks.scaling import Scaling
 from claims import CLAIMS, Claim
 from lcl import storage
-from lcl.config import LclError
-from lcl.course import plots, study
+from lcl.config import LclError, choose
+from lcl.course import planned, plots, study
 from lcl.course.study import (
     COLUMNS,
     comparison,
@@ -38,6 +41,7 @@ from lcl.course.study import (
     standing,
 )
 from lcl.data import scenes
+from leaderboard import Board
 from tables import ALL, LONGER, MAIN, SIZES, SPLITS, stem_of, stems_of, there
 from verdicts import I2T, PAPER, T2I, ZERO, times_longer
 
@@ -179,6 +183,8 @@ def vocabulary(bench: Bench) -> dict[str, object]:
     long = storage.read_json(study.FOLDER / "memory.json")
     trainer, readers = zip(*(row[1:] for row in long["rows"] if row[0] >= 500), strict=True)
     waits = bench.facts[baselines.WAITS]
+    plan, refused = planned.with_entries(storage.read_json(study.FOLDER / "plan.json"))
+    runs = planned.standing(plan)
     found: dict[str, object] = {
         "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
         "judged": lambda claim: judged(claim, bench), "there": there, "seeds": seeds_of, "chance": chance,
@@ -207,12 +213,13 @@ def vocabulary(bench: Bench) -> dict[str, object]:
             "commit": commit_of(long["provenance"])},
         "same_places": f"{bench.facts[baselines.SAME][0]:.4%}", "search_memory": f"{bench.facts[baselines.HELD][0]:,.0f}",
         "I2T": I2T, "T2I": T2I, "ZERO": ZERO, "paper": PAPER,
+        "answers": Answers(plan, runs), "board": Board(plan, runs, refused),
     }  # fmt: skip
     return {name: _guarded(value) if callable(value) else value for name, value in found.items()}
 
 
-def pages() -> dict[Path, bytes]:
-    """Every file that is made here, by its path: the bytes that it should have."""
+def pages(only: Sequence[str] = ()) -> dict[Path, bytes]:
+    """Every file that is made here, by its path: the bytes that it should have. `only` names pages of docs/, default all."""
     bench = load_bench(study.FOLDER / "bench.json")
     out: dict[Path, bytes] = {}
     drawings: dict[str, Callable[[], plots.Chart]] = {
@@ -220,6 +227,7 @@ def pages() -> dict[Path, bytes]:
         "prices": lambda: _prices_chart(bench),
         "growth": lambda: _growth_chart(bench),
         "sizes": _sizes_chart,
+        "answers": lambda: found["answers"].chart(),
     }
 
     def figure(name: str, words: str) -> str:
@@ -228,9 +236,12 @@ def pages() -> dict[Path, bytes]:
         return f"![{words}]({name}.png)"
 
     found = vocabulary(bench) | {"figure": _guarded(figure)}
-    for template in sorted(TEMPLATES.glob("*.md.jinja")):
-        text = ENVIRONMENT.get_template(template.name).render(found)
-        out[DOCS / template.name.removesuffix(".jinja")] = re.sub(r"\n{3,}", "\n\n", text.lstrip("\n")).encode()
+    names = sorted(template.name.removesuffix(".jinja") for template in TEMPLATES.glob("*.md.jinja"))
+    for name in [choose("page", each, names) for each in only] or names:
+        text = ENVIRONMENT.get_template(f"{name}.jinja").render(found)
+        out[DOCS / name] = re.sub(r"\n{3,}", "\n\n", text.lstrip("\n")).encode()
+    if only:
+        return out
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = str(found["comparison"](MAIN, [I2T, T2I, ZERO, "alignment"]))
     missing = [wrong for stem in stems_of(MAIN) if (wrong := standing(stem)[1])]
@@ -240,8 +251,8 @@ def pages() -> dict[Path, bytes]:
     return out
 
 
-def main() -> None:
-    for path, data in pages().items():
+def main(words: Sequence[str] = ()) -> None:
+    for path, data in pages(words).items():
         if not path.exists() or path.read_bytes() != data:
             storage.write_bytes(path, data)
             print(f"made {path.relative_to(ROOT)}")
@@ -249,4 +260,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

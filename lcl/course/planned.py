@@ -190,9 +190,9 @@ def standing(plan: dict, folder: Path | None = None) -> Standing:
 def with_entries(plan: dict, folder: Path | None = None) -> tuple[dict, list[str]]:
     """A plan with the arms of `results/entries/` as well, each file a plan of its own; and why other files there are refused.
 
-    The names of the arms that were added stand under "entries".
+    "entries" holds the arms that were added, and the file of each.
     """
-    arms, refused = dict(plan["arms"]), []
+    arms, files, refused = dict(plan["arms"]), {}, []
     for path in sorted((folder or ENTRIES).glob("*.json")):
         try:
             entry = storage.read_json(path)
@@ -206,11 +206,12 @@ def with_entries(plan: dict, folder: Path | None = None) -> tuple[dict, list[str
                 given = {type(seed) for seed in arm["seeds"]}, {type(word) for word in arm["options"]}
                 require(given[0] == {int} and given[1] <= {str}, f"{name!r} needs seeds and options")
             arms |= entry["arms"]
+            files |= dict.fromkeys(entry["arms"], path.name)
         except LclError as error:
             refused.append(f"`{path.name}`: {str(error).rstrip('.')}")
         except (KeyError, TypeError, AttributeError):
             refused.append(f"`{path.name}`: it is damaged, or is no plan")
-    return plan | {"arms": arms, "entries": [name for name in arms if name not in plan["arms"]]}, refused
+    return plan | {"arms": arms, "entries": files}, refused
 
 
 def _fault(run: dict, seed: int, options: list[str]) -> str:

@@ -106,7 +106,7 @@ def entry(folder, name, **change):
 def test_an_entry_adds_its_arms_and_never_decides_which_code_counts(tmp_path):
     entry(tmp_path, "mine")
     merged, refused = with_entries(PLAN, tmp_path)
-    assert list(merged["arms"]) == [*PLAN["arms"], "mine"] and merged["entries"] == ["mine"] and refused == []
+    assert list(merged["arms"]) == [*PLAN["arms"], "mine"] and merged["entries"] == {"mine": "mine.json"} and refused == []
     runs = tmp_path / "runs"
     keep(runs, "clip", made_run("clip", 0, 0.7))
     for seed in (0, 1):
@@ -115,7 +115,7 @@ def test_an_entry_adds_its_arms_and_never_decides_which_code_counts(tmp_path):
         keep(runs, "mine", run)
     found = standing(merged, runs)
     assert seeds_of(found) == [0] and seeds_of(found, "mine") == [] and len(found.left_out) == 2
-    assert with_entries(PLAN, tmp_path / "nowhere") == (PLAN | {"entries": []}, [])
+    assert with_entries(PLAN, tmp_path / "nowhere") == (PLAN | {"entries": {}}, [])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,206 @@
+"""The page of answers: a verdict by the rule that stands on it, nothing claimed before the runs are there."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_plan import PLAN, SEEDS, keep, made_run
+from scipy import stats
+
+import pages
+from answers import MIXED, NOT, OPEN, SUPPORTED, UNTESTED, Answers, verdict
+from lcl import storage
+from lcl.course import plots
+from lcl.course.planned import standing
+from lcl.course.statistics import holm
+from lcl.course.study import FOLDER
+
+NOISE = [0.004, -0.003, 0.002, -0.001, 0.0]
+BASE = [0.70, 0.72, 0.71, 0.69, 0.70]
+
+
+def whole_study(folder, ping=(0.1, 0.0), siglip=0.0, noise=NOISE):
+    """All runs: `ping` is what clip-ping gains in recall@1 and in nDCG@10, `siglip` what siglip gains in recall@1."""
+    for seed in SEEDS:
+        more = noise[seed]
+        keep(folder, "clip", made_run("clip", seed, BASE[seed], ndcg=0.5))
+        keep(folder, "clip-ping", made_run("clip-ping", seed, BASE[seed] + ping[0] + more, ndcg=0.5 + ping[1] - more))
+        keep(folder, "siglip", made_run("siglip", seed, BASE[seed] + siglip + more))
+        keep(folder, "clip, 12 epochs", made_run("clip, 12 epochs", seed, BASE[seed] + 0.02 + more))
+    for seed in range(3):
+        keep(folder, "clip-ping+oracle", made_run("clip-ping+oracle", seed, 0.9))
+    keep(folder, "clip, rate 1e-3", made_run("clip, rate 1e-3", 7, 0.987))
+
+
+def read(folder, plan=PLAN):
+    return Answers(plan, standing(plan, folder))
+
+
+def page(answers):
+    template = pages.ENVIRONMENT.get_template("answers.md.jinja")
+    return template.render(answers=answers, figure=lambda name, words: f"![{words}]({name}.png)")
+
+
+def said(answers):
+    """The answers by question, and what each rests on."""
+    rows = [[cell.strip() for cell in line.split("|")[2:5]] for line in answers.answers().splitlines()[2:]]
+    return [(answer.strip("*"), why) for _, answer, why in rows]
+
+
+def test_the_saved_runs_give_the_page_bitwise():
+    made = pages.pages(["answers.md"])
+    assert {path.name for path in made} >= {"answers.md"}
+    assert [path.name for path, data in made.items() if path.read_bytes() != data] == [], "run `python tools/pages.py`"
+
+
+def test_a_study_that_is_not_whole_says_so_first_and_answers_nothing(tmp_path):
+    for seed in (0, 1):
+        keep(tmp_path, "clip", made_run("clip", seed, 0.7))
+        keep(tmp_path, "clip-ping", made_run("clip-ping", seed, 0.8 + seed / 100))
+    found = read(tmp_path)
+    text = page(found)
+    assert text.split("\n\n")[1] == "**4 of 24 runs** of the [plan](plan.md) are there, so this page is not final."
+    assert said(found) == [(OPEN, "4 of 10 runs"), (OPEN, "2 of 10 runs"), (OPEN, "2 of 11 runs")]
+    assert all(each.p is None and each.verdict == OPEN for each in found.comparisons)
+    assert [each.seeds for each in found.comparisons] == ["2 of 5", "2 of 5", "0 of 5"]
+    assert "No run yet: `siglip`." in text and "supported |" not in text.split("The rule:")[1].replace(
+        "not supported", ""
+    )
+
+
+def test_a_whole_study_gives_every_question_its_verdict(tmp_path):
+    whole_study(tmp_path)
+    found = read(tmp_path)
+    text = page(found)
+    assert text.split("\n\n")[1] == "All 24 runs of the [plan](plan.md) are there."
+    assert said(found) == [
+        (MIXED, "1 of 2 primary comparisons"), (NOT, "0 of 1 primary comparisons"),
+        (UNTESTED, "no primary comparison: exploratory"),
+    ]  # fmt: skip
+    assert "untested so far" not in text.replace("is *untested so far*", "") and "Left out" not in text
+
+
+@pytest.mark.parametrize(
+    ("ping", "siglip", "answers"),
+    [
+        ((0.1, 0.1), 0.1, [SUPPORTED, SUPPORTED]),
+        ((0.0, -0.1), -0.1, [NOT, NOT]),
+        ((-0.1, 0.1), 0.1, [MIXED, SUPPORTED]),
+    ],
+    ids=str,
+)
+def test_verdicts_follow_the_gains(tmp_path, ping, siglip, answers):
+    whole_study(tmp_path, ping, siglip)
+    found = read(tmp_path)
+    assert [answer for answer, _ in said(found)[:2]] == answers
+    lower = [gain for gain in (*ping, siglip) if gain < 0]
+    assert found.primary().count(": significantly lower | < 0.001 | not supported") == len(lower)
+
+
+def test_p_values_are_those_of_the_paired_t_test_corrected_by_holm(tmp_path):
+    whole_study(tmp_path, (0.004, 0.003), 0.01)
+    found = read(tmp_path)
+    recall = {name: [found.runs[name][seed]["metrics"]["new_scenes"]["image_to_text_recall@1"]["value"] for seed in SEEDS]
+              for name in ("clip", "clip-ping", "siglip")}  # fmt: skip
+    raw = [stats.ttest_rel(recall[name], recall["clip"]).pvalue for name in ("clip-ping", "siglip")]
+    ndcg = [0.5 + 0.003 - each for each in NOISE]
+    raw.insert(1, stats.ttest_rel(ndcg, [0.5] * 5).pvalue)
+    ordered, largest, expected = sorted(raw), 0.0, {}
+    for place, p in enumerate(ordered):
+        largest = max(largest, min(1.0, (3 - place) * p))
+        expected[p] = largest
+    assert [each.p for each in found.comparisons] == pytest.approx([expected[p] for p in raw])
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9), st.data())
+def test_a_missing_comparison_as_p_of_one_never_lowers_the_others(p, data):
+    full = dict(enumerate(p))
+    gone = data.draw(st.sets(st.sampled_from(sorted(full))))
+    partial, corrected = holm({name: 1.0 if name in gone else each for name, each in full.items()}), holm(full)
+    assert all(partial[name] >= corrected[name] - 1e-12 for name in full if name not in gone)
+
+
+def test_equal_differences_support_nothing(tmp_path):
+    whole_study(tmp_path, (0.1, 0.0), noise=[0.0] * 5)
+    found = read(tmp_path)
+    assert [each.verdict for each in found.comparisons] == [NOT] * 3 and found.comparisons[0].p == 1.0
+    assert "+10.0 (no interval: equal differences)" in found.primary() and said(found)[0][0] == NOT
+
+
+def test_a_metric_that_was_not_measured_is_a_dash_and_no_answer(tmp_path):
+    whole_study(tmp_path)
+    run = made_run("clip-ping", 3, BASE[3])
+    del run["metrics"]["new_scenes"]["image_to_text_ndcg@10"]
+    keep(tmp_path, "clip-ping", run)
+    found = read(tmp_path)
+    assert said(found)[0] == (OPEN, "a primary comparison lacks its metric")
+    assert re.search(r"^\| `clip-ping` \| .* \| – \|$", found.table(PLAN["questions"][0]), re.M)
+
+
+def test_a_run_that_does_not_count_leaves_its_question_open_and_is_named(tmp_path):
+    whole_study(tmp_path)
+    run = made_run("siglip", 2, 0.7)
+    run["provenance"]["code"] = "newer"
+    keep(tmp_path, "siglip", run)
+    (tmp_path / "clip-12-epochs-laptop-seed0.json").write_text("{")
+    found = read(tmp_path)
+    text = page(found)
+    assert said(found)[1:] == [(OPEN, "9 of 10 runs"), (OPEN, "10 of 11 runs")] and "**22 of 24 runs**" in text
+    assert "- `siglip-laptop-seed2.json`: it was made with other code newer, not c." in text
+    assert "- `clip-12-epochs-laptop-seed0.json`: it is not readable as JSON" in text
+
+
+def test_no_number_of_an_arm_that_serves_a_choice_is_reported(tmp_path):
+    whole_study(tmp_path)
+    text = page(read(tmp_path))
+    assert "98.7" not in text and "no number of them is reported (1 of 1 runs): `clip, rate 1e-3`" in text
+
+
+def test_equal_time_is_the_shortest_clip_that_takes_as_long(tmp_path):
+    whole_study(tmp_path)
+    found = read(tmp_path)
+    assert [found.equal_time(arm) for arm in ("siglip", "clip-ping")] == ["clip", "clip, 12 epochs"]
+    rows = [line for line in found.costs().splitlines() if "`clip-ping`" in line]
+    assert len(rows) == 1 and "| 5 of 5 | 8.4 | 10.2 | `clip, 12 epochs` | +8.0 " in rows[0]
+    longer = PLAN | {"arms": PLAN["arms"] | {"clip-ping": PLAN["arms"]["clip-ping"] | {"hours": 9.0}}}
+    assert Answers(longer, standing(longer, tmp_path)).equal_time("clip-ping") is None
+
+
+def test_a_table_compares_with_clip_of_the_same_options_or_the_first_arm():
+    plan = storage.read_json(FOLDER / "plan.json")
+    found = Answers(plan, standing(plan))
+    bases = {
+        question["shown"]: {arm: found._base(question, arm) for arm in question["arms"]}
+        for question in plan["questions"]
+    }
+    towers, sizes, depths, both = (
+        bases[name] for name in ("table of towers", "figure of sizes", "figure of depths", "main table")
+    )
+    assert towers["clip-ping, vit"] == "clip, vit" and towers["clip, vit"] == "clip" and towers["clip"] is None
+    assert sizes["clip+distil, 4k pairs"] == "clip, 4k pairs" and sizes["clip-ping"] == "clip"
+    assert depths["clip, depth 12"] == "clip, depth 2" and both == {"lightclip": None} | dict.fromkeys(
+        ["clip-ping", "lightclip-ping"], "lightclip"
+    )
+
+
+def test_every_primary_comparison_of_the_plan_belongs_to_one_question():
+    plan = storage.read_json(FOLDER / "plan.json")
+    found = Answers(plan, standing(plan))
+    assert [list(found.of_question(question)) for question in plan["questions"]] == [
+        [1, 2, 3, 4], [5], [6], [7], [8, 9], [], [], [], [], [], [],
+    ]  # fmt: skip
+
+
+def test_the_figure_shows_arms_that_differ_in_the_recipe_alone_once_two_seeds_are_there(tmp_path):
+    assert read(tmp_path).panels() == {}
+    whole_study(tmp_path)
+    found = read(tmp_path)
+    assert {title: list(row) for title, row in found.panels().items()} == dict.fromkeys(
+        ["recall@1", "nDCG@10", "zero-shot top-1"], ["siglip", "clip-ping", "clip-ping+oracle"]
+    )
+    assert plots.to_png(found.chart()).startswith(b"\x89PNG") and "(answers.png)" in page(found)
+
+
+def test_a_verdict_needs_whole_arms_even_if_its_comparisons_are_there():
+    assert verdict([], whole=False) == OPEN and verdict([], whole=True) == UNTESTED

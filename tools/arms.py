@@ -1,0 +1,54 @@
+"""Cells of the pages that report the plan: a metric of an arm, its gain over another arm, its minutes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from statistics import mean, stdev
+
+from lcl.course.planned import score
+from lcl.course.statistics import paired_gain
+from lcl.course.study import Level
+
+NONE = "–"
+
+
+def values(runs: Mapping[int, dict], metric: str) -> dict[int, float]:
+    """A metric of an arm's runs in percent, by seed; empty unless all of them measured it."""
+    found = {seed: score(run, metric) for seed, run in runs.items()}
+    return {} if None in found.values() else found
+
+
+def level(runs: Mapping[int, dict], metric: str) -> str:
+    """ "71.3 ± 1.8", "71.3" for a single run, or a dash."""
+    found = list(values(runs, metric).values())
+    return str(Level(mean(found), stdev(found) if len(found) > 1 else None)) if found else NONE
+
+
+def gain(
+    ours: Mapping[int, dict], theirs: Mapping[int, dict], metric: str, alone: str = "one seed: no interval"
+) -> str:
+    """ "+8.5 (+6.3 to +10.7)" over the seeds that both arms have, "+8.5" and `alone` for a single seed, or a dash."""
+    a, b = values(ours, metric), values(theirs, metric)
+    both = a.keys() & b.keys()
+    if len(both) > 1:
+        return str(paired_gain(a, b)[0])
+    words = f" ({alone})" if alone else ""
+    return f"{sum(a[seed] - b[seed] for seed in both):+z.1f}{words}" if both else NONE
+
+
+def chance(runs: Iterable[dict], metric: str) -> str:
+    """The chance level of a metric, of the first run that measured it; or a dash."""
+    found = (score(run, metric, "chance") for run in runs)
+    return next((f"{each:.1f}" for each in found if each is not None), NONE)
+
+
+def minutes(runs: Mapping[int, dict]) -> str:
+    """Minutes that the steps of an arm's quickest run took: the median step, times their number; or a dash."""
+    took = [(run.get("step_ms") or math.nan) * run["steps"] / 60_000 for run in runs.values()]
+    return f"{min(took):.1f}" if took and all(0 < each < math.inf for each in took) else NONE
+
+
+def named(names: Iterable[str]) -> str:
+    """Arms in a sentence: "`clip`, `siglip`"."""
+    return ", ".join(f"`{name}`" for name in names)
