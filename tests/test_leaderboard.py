@@ -106,12 +106,12 @@ def spoilt(folder, arm, seed, path, value):
         (("metrics", "new_scenes"), {}, "does not say its image_to_text_recall@1"),
         (("metrics", "new_scenes", "foil_count"), None, "damaged"),
         (("profile", "training", "batch_size"), 256, "it ended after 1,024 of 512 steps."),
-        (("provenance", "machine", "accelerator"), "H200", "`siglip`, seed 2: uses H200, and the limit is two cores."),
-        (("provenance", "machine", "threads"), 8, "`siglip`, seed 2: uses 8 threads, and the limit is two cores."),
-        (("start",), "runs/other", "`siglip`, seed 2: uses weights that were trained before"),
-        (("profile", "model", "vision", "pretrained"), True, "`siglip`, seed 2: uses weights that were trained before"),
-        (("recipe", "ping", "choice"), "objects", "`siglip`, seed 2: uses the true objects of the scenes"),
-        (("recipe",), None, "`siglip`, seed 2: uses settings that the file does not say."),
+        (("provenance", "machine", "accelerator"), "H200", "`siglip` (seed 2): H200, and the limit is two cores."),
+        (("provenance", "machine", "threads"), 8, "`siglip` (seed 2): 8 threads, and the limit is two cores."),
+        (("start",), "runs/other", "`siglip` (seed 2): it starts from trained weights"),
+        (("profile", "model", "vision", "pretrained"), True, "`siglip` (seed 2): it starts from trained weights"),
+        (("recipe", "ping", "choice"), "objects", "`siglip` (seed 2): it uses the true objects of the scenes"),
+        (("recipe",), None, "`siglip` (seed 2): its file does not say its settings."),
     ],
     ids=str,
 )
@@ -134,8 +134,8 @@ def test_runs_of_too_many_steps_or_batches_that_are_too_large_are_no_row(tmp_pat
         keep(tmp_path, "siglip", run)
     board = read(tmp_path)
     assert board.rows == [] and board.left_out == [
-        "`siglip`, seeds 0 to 1: uses batches of 256 pairs, and the limit is 128",
-        "`clip, 12 epochs`, seeds 0 to 4: uses 1,536 steps, and the limit is 1,024",
+        "`siglip` (seeds 0 to 1): batches of 256 pairs, and the limit is 128",
+        "`clip, 12 epochs` (seeds 0 to 4): 1,536 steps, and the limit is 1,024",
     ]
 
 
@@ -147,9 +147,8 @@ def test_a_run_without_foils_and_damaged_json_are_left_out(tmp_path):
     (tmp_path / "clip-laptop-seed2.json").write_text('{"seed": 2,')
     board = read(tmp_path)
     assert list(board.rows[0].runs) == [0]
-    assert "it is not readable as JSON" in board.left_out[0] and board.left_out[1].endswith(
-        "uses no foils on new_scenes"
-    )
+    assert "it is not readable as JSON" in board.left_out[0]
+    assert board.left_out[1] == "`clip` (seed 1): no foils on new_scenes"
 
 
 def test_a_seed_that_serves_a_choice_and_true_objects_are_no_row(tmp_path):

@@ -38,13 +38,13 @@ def refused(run: dict) -> str:
             other = machine["accelerator"] or f"{machine['threads']} threads"
             return f"{other}, and the limit is two cores"
         if run["start"] or any(tower["pretrained"] for tower in (towers["vision"], towers["language"])):
-            return "weights that were trained before, and a row starts from random ones"
+            return "it starts from trained weights, and a row starts from random ones"
         if run["recipe"]["ping"]["choice"] == "objects":
-            return "the true objects of the scenes, so it is a control"
+            return "it uses the true objects of the scenes, so it is a control"
         lacking = [name for name in (RANKED_BY, FOILS) if score(run, name) is None]
         return f"no {' and no '.join(lacking)} on new_scenes" if lacking else ""
     except (KeyError, TypeError, AttributeError):
-        return "settings that the file does not say"
+        return "its file does not say its settings"
 
 
 class Board:
@@ -60,16 +60,17 @@ class Board:
 
     def __init__(self, plan: dict, found: Standing, entries: list[str]):
         self.plan, self.code, self.left_out = plan, found.made.get("code", ""), [*entries, *found.left_out]
-        rows = []
+        rows, outside = [], {}
         for arm, runs in found.runs.items():
             reasons = {seed: refused(run) for seed, run in runs.items()}
             if not set(plan["arms"][arm]["seeds"]) & set(plan["arms"]["clip"]["seeds"]):
-                reasons = dict.fromkeys(runs, "a seed that only serves a choice, so the plan reports no number of it")
+                reasons = dict.fromkeys(runs, "its seed only serves a choice, so the plan reports no number of it")
             for reason in filter(None, dict.fromkeys(reasons.values())):
                 seeds = seeds_in_words({seed for seed in reasons if reasons[seed] == reason})
-                self.left_out.append(f"`{arm}`, {seeds}: uses {reason}")
+                outside.setdefault(reason, []).append(f"`{arm}` ({seeds})")
             if good := {seed: runs[seed] for seed in runs if not reasons[seed]}:
                 rows.append(Row(arm, good, *(mean(arms.values(good, name).values()) for name in (RANKED_BY, FOILS))))
+        self.left_out += [f"{', '.join(names)}: {reason}" for reason, names in outside.items()]
         self.rows = sorted(rows, key=lambda row: (-round(row.recall, 6), -round(row.foils, 6), row.arm))
         self.clip = next((row.runs for row in rows if row.arm == "clip"), {})
 
