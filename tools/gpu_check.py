@@ -2,10 +2,11 @@
 
     PYTHONPATH=. python tools/gpu_check.py pack DIR                        # here: write DIR/carry.tar.xz, which must travel
     PYTHONPATH=. python tools/gpu_check.py run --carry DIR --out OUT       # there, from the root of a copy of the repository
+    PYTHONPATH=. python tools/gpu_check.py run --carry DIR --out OUT --part 2    # there again: what seven more minutes tell
     PYTHONPATH=. python tools/gpu_check.py run --carry DIR --out OUT --small    # every stage in seconds, on any CPU
 
 Stages run in order of importance, each in its own time. Every result is written at once to OUT/STAGE.json, and all of them to
-OUT/gpu.json at the end. A stage that fails or runs out of time does not stop the next.
+OUT/gpu.json (OUT/gpu-2.json for the second part) at the end. A stage that fails or runs out of time does not stop the next.
 """
 
 import argparse
@@ -33,11 +34,15 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 
 from lcl import storage
 from lcl.config import LclError, Profile, get_profile, require
 from lcl.data.drawn import captions, pictures
 from lcl.data.scenes import SceneDataset, open_scenes
+from lcl.losses import kernel
+from lcl.losses.matching import exact, exact_lockstep, total_cost
 from lcl.machine import processors
 from lcl.models import pretrained
 from lcl.teachers import encoders
@@ -62,7 +67,9 @@ strategies = HealthCheck = mock.MagicMock()
 """
 ARCHIVE, CARRIED = "carry.tar.xz", "LCL_GPU_CARRY"
 MAIN = ("clip", "clip-ping", "lightclip", "lightclip-ping")  # the quick ones first: they leave time to the others
-XZ = [{"id": lzma.FILTER_LZMA2, "preset": 1, "lp": 1, "pb": 1}]  # of two bytes only the exponent's compresses: tell them apart
+XZ = [
+    {"id": lzma.FILTER_LZMA2, "preset": 1, "lp": 1, "pb": 1}
+]  # of two bytes only the exponent's compresses: tell them apart
 
 
 # --- what travels
@@ -74,19 +81,25 @@ def pack(target: Path, sizes: Sequence[int] = (64, 128)) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         storage.write_json(folder / "about.json", {"commit": commit()})
-        for size in sizes:  # as the library's own cache holds them, whose key names packages that the other machine lacks
+        for (
+            size
+        ) in sizes:  # as the library's own cache holds them, whose key names packages that the other machine lacks
             found = pictures.load_pictures(size)
             storage.write_tensors(folder / f"pictures-{size}.safetensors", {"drawings": found.drawings})
             about = asdict(found) | {"drawings": storage.sha256(found.drawings.numpy().tobytes())}
             storage.write_json(folder / f"pictures-{size}.json", about | {"checksum": storage.fingerprint(about)})
         for package in PACKAGES:
             source = Path(find_spec(package).origin).parent
-            shutil.copytree(source, (folder / "site").joinpath(*package.split(".")), ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                source, (folder / "site").joinpath(*package.split(".")), ignore=shutil.ignore_patterns("__pycache__")
+            )
         (folder / "site" / "hypothesis.py").write_text(NO_HYPOTHESIS)
         _pack_text_encoder(folder / "site", pictures.load_pictures(sizes[0]))
         weights = pretrained.packaged_weights(encoders.IMAGE_ENCODER)
         weights[-2].zero_()  # the classifier, which is taken off
-        storage.write_tensors(folder / "image_encoder.safetensors", {f"{i:04d}": halved(x) for i, x in enumerate(weights)})
+        storage.write_tensors(
+            folder / "image_encoder.safetensors", {f"{i:04d}": halved(x) for i, x in enumerate(weights)}
+        )
         with lzma.open(target / ARCHIVE, "wb", filters=XZ) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
             tar.add(folder, ".")
     check_size(target / ARCHIVE)
@@ -115,7 +128,11 @@ def _pack_text_encoder(site: Path, found: pictures.Pictures) -> None:
     (site / package / "__init__.py").write_text("")
     names = [name for concept in found.concepts for name in (concept.name, *concept.synonyms)]
     world = SceneDataset(dataclasses.replace(get_profile("smoke").scenes, size=found.drawings.shape[-1]), found)
-    texts = [*names, *map(captions.plural, names), *world.train(4000).captions(range(4000))]  # these hold every other word
+    texts = [
+        *names,
+        *map(captions.plural, names),
+        *world.train(4000).captions(range(4000)),
+    ]  # these hold every other word
     engine = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
     used = torch.tensor(sorted({token for encoding in engine.encode_batch(texts) for token in encoding.ids}))
     weights = {name: halved(x) for name, x in storage.read_tensors(source / "model.safetensors").items()}
@@ -176,7 +193,9 @@ class Stage:
         """Keep one result; `good`: is it as it should be?"""
         self.found[what] = value
         self.failed += [] if good else [what]
-        print(f"  {self.name}: {what}: {json.dumps(value)[:400]}{'' if good else '  ← NOT as it should be'}", flush=True)
+        print(
+            f"  {self.name}: {what}: {json.dumps(value)[:400]}{'' if good else '  ← NOT as it should be'}", flush=True
+        )
         self.write("running")
 
     def write(self, state: str, error: str | None = None) -> dict:
@@ -200,10 +219,24 @@ def changed(profile: Profile, **training: object) -> Profile:
 
 def tests(stage: Stage) -> None:
     """The tests that are marked `gpu`, in a process of their own."""
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text("utf-8")]
+    files = [
+        path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text("utf-8")
+    ]
     paths = [ROOT, ROOT / "tools", os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, map(str, paths)))}
-    command = [sys.executable, "-m", "pytest", "-p", "gpu_check", "-p", "no:cacheprovider", "-m", "gpu", "-vv", "--tb=short"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "gpu_check",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "gpu",
+        "-vv",
+        "--tb=short",
+    ]
     command += ["--continue-on-collection-errors", *map(str, files)]
     with tempfile.TemporaryFile("w+") as log:
         where = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": subprocess.STDOUT}
@@ -240,13 +273,17 @@ def parity(stage: Stage) -> None:
             training = Training(profile, scenes("smoke"), device=device, teacher=teacher)
             context = profile.model.language.context_length
             batch = next(batches(training.source, training.tokenizer, profile.training, context, 0, device))
-            loss, *_ = training.take_step(batch, profile.training.steps // 2)  # half-way, where every objective has its weight
+            loss, *_ = training.take_step(
+                batch, profile.training.steps // 2
+            )  # half-way, where every objective has its weight
             gradient = torch.cat([p.grad.cpu().flatten() for p in training.learner.parameters() if p.grad is not None])
             if wanted is None:
                 wanted = loss, gradient
                 continue
             off, apart = abs(loss / wanted[0] - 1), ((gradient - wanted[1]).norm() / wanted[1].norm()).item()
-            close = off < 1e-4 and apart < 1e-2 if precision == "float32" else off < 0.05  # rounding turns gradients, too
+            close = (
+                off < 1e-4 and apart < 1e-2 if precision == "float32" else off < 0.05
+            )  # rounding turns gradients, too
             value = {"loss": loss, "relative difference": off, "of the gradient": apart}
             stage.note(f"{name}, {tower}, {precision}", value, close and math.isfinite(apart))
 
@@ -259,7 +296,9 @@ def resumes(stage: Stage) -> None:
     for name in ("lightclip-ping", "a-clip-ping"):
         profile, live = changed(get_profile("smoke"), recipe=name, pairs=128, batch_size=32), RECIPES[name].ping.live
         whole, again, stopped, resumed = (
-            Training(profile, scenes("smoke"), 0, stage.device, teacher=LiveTeacher(image_encoder, bank) if live else teacher)
+            Training(
+                profile, scenes("smoke"), 0, stage.device, teacher=LiveTeacher(image_encoder, bank) if live else teacher
+            )
             for _ in range(4)
         )
         list(whole), list(again), next(event for event in stopped if event.step == 4)
@@ -267,7 +306,9 @@ def resumes(stage: Stage) -> None:
             save_checkpoint(Path(folder), stopped)
             value = {"resumed at": resume(Path(folder), resumed)}
         list(resumed)
-        states = [torch.cat([x.float().flatten() for x in t.learner.state_dict().values()]) for t in (whole, again, resumed)]
+        states = [
+            torch.cat([x.float().flatten() for x in t.learner.state_dict().values()]) for t in (whole, again, resumed)
+        ]
         noise, apart = ((states[0] - other).abs().max().item() for other in states[1:])
         value |= {"of steps": resumed.step, "largest difference": apart, "of a repeat": noise}
         value["step on"] = sorted({str(state["step"].device) for state in resumed.optimizer.state.values()})
@@ -285,7 +326,9 @@ def recipes(stage: Stage) -> None:
     world.scene = lambda split, index, single=False: plan(split, index, single)  # eight runs plan the same pairs once
     profile = get_profile(name)
     size = min(profile.training.batch_size, pairs // 2)
-    profile = changed(profile, pairs=pairs, batch_size=size, epochs=math.ceil(steps * size / pairs), evaluate_every=10**9)
+    profile = changed(
+        profile, pairs=pairs, batch_size=size, epochs=math.ceil(steps * size / pairs), evaluate_every=10**9
+    )
     began = time.perf_counter()
     world.train(pairs).take(range(pairs), stage.device)
     drawing = (time.perf_counter() - began) / pairs
@@ -298,7 +341,9 @@ def recipes(stage: Stage) -> None:
         if stage.device == "cuda":
             torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
         until = time.monotonic() + stage.left / (len(runs) - number)
-        training = Training(changed(profile, recipe=name, precision=precision), world, device=stage.device, teacher=teacher)
+        training = Training(
+            changed(profile, recipe=name, precision=precision), world, device=stage.device, teacher=teacher
+        )
         value = {"batch": size, **measure(training, steps, until)}
         if "pairs/s" in value:
             value["waiting if drawn anew"] = round(drawing / (drawing + 1 / value["pairs/s"]), 3)
@@ -341,18 +386,118 @@ def long(stage: Stage) -> None:
     world = scenes("smoke" if stage.small else "gpu")
     profile = changed(get_profile("gpu"), precision="bfloat16", evaluate_every=100)
     if stage.small:
-        profile = dataclasses.replace(changed(profile, pairs=CHUNK + 32, batch_size=32), model=get_profile("smoke").model)
+        profile = dataclasses.replace(
+            changed(profile, pairs=CHUNK + 32, batch_size=32), model=get_profile("smoke").model
+        )
     training, began = Training(profile, world, device=stage.device), time.monotonic()
     plan = open_plan(world.train(profile.training.pairs), training.tokenizer, profile.model.language.context_length)
     took = time.monotonic() - began
-    found = {"scenes": len(plan), "seconds": round(took, 1), "scenes/s": round(len(plan) / took), "processes": processors()}
+    found = {
+        "scenes": len(plan),
+        "seconds": round(took, 1),
+        "scenes/s": round(len(plan) / took),
+        "processes": processors(),
+    }
     stage.note("plan", found)
     until = time.monotonic() + min(stage.left - 8, 5 if stage.small else math.inf)
     value = measure(training, profile.training.steps, until)
     stage.note("clip, bfloat16", {"pairs": profile.training.pairs, **value}, math.isfinite(value["loss"][1]))
 
 
-STAGES = {tests: 90, parity: 60, resumes: 40, recipes: 230, neighbours: 45, long: 600}
+def matching(stage: Stage) -> None:
+    """9,216 problems, as a step of 1,024 pairs with four hardest negatives has them, by each exact solver: cost and time."""
+    number, m, n = (64, 6, 16) if stage.small else (9216, 16, 256)
+    draw = torch.Generator().manual_seed(0)
+    cost = torch.rand(number, 1, n, generator=draw) + 0.3 * torch.rand(
+        number, m, n, generator=draw
+    )  # all want the same patches
+    words = torch.arange(m) < torch.randint(1, m + 1, (number, 1), generator=draw)
+    began = time.perf_counter()
+    wanted = total_cost(exact(cost, words, 0.8), cost, words, 0.8)
+    stage.note(
+        "scipy, on the host", {"problems": number, "words": m, "patches": n, "ms": 1e3 * (time.perf_counter() - began)}
+    )
+    there = cost.to(stage.device), words.to(stage.device)
+    for name, solve in (("kernel", exact), ("lockstep", exact_lockstep)):
+        if name == "kernel" and not kernel.usable(there[0]):
+            stage.note(name, "not here: it needs a GPU and Triton")
+            continue
+        solve(*there, 0.8)  # compiled here
+        _wait(stage.device)
+        began = time.perf_counter()
+        found = solve(*there, 0.8)
+        _wait(stage.device)
+        took, apart = time.perf_counter() - began, (total_cost(found, *there, 0.8).cpu() - wanted).abs().max().item()
+        stage.note(name, {"ms": 1e3 * took, "largest difference of a cost": apart}, apart < 1e-4)
+
+
+def work(stage: Stage) -> None:
+    """What ten steps of each main recipe ask of the GPU: kernels a step, and the share of the time in which one runs."""
+    name, pairs = ("smoke", 256) if stage.small else ("gpu", 16_384)
+    profile, world = get_profile(name), scenes(name)
+    size = min(profile.training.batch_size, pairs // 2)
+    profile = changed(profile, pairs=pairs, batch_size=size, epochs=math.ceil(40 * size / pairs), evaluate_every=10**9)
+    teacher = open_teacher(RECIPES["clip-ping"].ping, world, profile)
+    kinds = [ProfilerActivity.CPU if stage.device == "cpu" else ProfilerActivity.CUDA]
+    for name, compiled in itertools.product(MAIN, (False,) if stage.small else (False, True)):
+        events = iter(
+            Training(changed(profile, recipe=name, compile=compiled), world, device=stage.device, teacher=teacher)
+        )
+        for _ in range(4 if stage.small else 20):
+            next(events)
+        steps, began = 2 if stage.small else 10, time.perf_counter()
+        for _ in range(steps):
+            next(events)
+        plain = time.perf_counter() - began
+        with torch.profiler.profile(activities=kinds) as seen:
+            for _ in range(steps):
+                next(events)
+        events.close()
+        ran = [event for event in seen.events() if stage.device == "cpu" or event.device_type == DeviceType.CUDA]
+        busy = sum(event.time_range.elapsed_us() for event in ran) / 1e6 if stage.device == "cuda" else math.nan
+        value = {"ms a step": 1e3 * plain / steps, "kernels a step": len(ran) / steps, "busy": round(busy / plain, 3)}
+        stage.note(f"{name}, {profile.training.precision}{', compiled' * compiled}", value)
+
+
+def banks(stage: Stage) -> None:
+    """Banks of scenes by both teachers: rows a second, drawing and preparing included."""
+    rows = scenes("smoke" if stage.small else "gpu").train(64 if stage.small else 32_768)
+    for encoder in (encoders.ImageEncoder(device=stage.device), encoders.TextEncoder(device=stage.device)):
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            build_bank(rows, encoder, Path(folder) / "bank")
+        took = time.perf_counter() - began
+        stage.note(encoder.kind, {"rows": len(rows), "rows/s": round(len(rows) / took), "processes": processors()})
+
+
+def all_neighbours(stage: Stage) -> None:
+    """The exact search among 3,276,800 rows, as wide as either teacher's features."""
+    for width in (384, 1280):
+        rows = 2000 if stage.small else 3_276_800
+        features = torch.empty(rows, width, dtype=torch.half, device=stage.device)
+        for part in features.split(65_536):
+            part.copy_(torch.nn.functional.normalize(torch.randn(part.shape, device=stage.device), dim=1))
+        began = time.perf_counter()
+        found = nearest_neighbours(features, 1, device=stage.device)
+        took = time.perf_counter() - began
+        some = torch.arange(64, device=stage.device) * (rows // 64)
+        s = features[some].float() @ features.float().T if stage.small else features[some] @ features.T
+        best = s.scatter(1, some[:, None], -torch.inf).float().amax(1).cpu()
+        apart = (found.similarities[some.cpu(), 0] - best).abs().max().item()
+        rate = 2 * rows * rows * width / took / 1e12
+        value = {"rows": rows, "seconds": round(took, 1), "Tflop/s": round(rate, 1), "largest difference": apart}
+        stage.note(f"of width {width}", value, apart < 2e-3)  # half precision: the products here are rounded, too
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+PARTS = {
+    1: {tests: 90, parity: 60, resumes: 40, recipes: 230, neighbours: 45, long: 600},
+    2: {matching: 40, work: 120, banks: 60, all_neighbours: 150, long: 600},
+}
 """In order of importance, each with the seconds that it may take of seven minutes; what one leaves over is for the last."""
 
 
@@ -367,8 +512,8 @@ def _alarm(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def run(carry: Path, out: Path, small: bool = False, minutes: float = 7.0) -> dict:
-    """Run all stages for which there is time, and write their results to `out`. Returns what is in `gpu.json`."""
+def run(carry: Path, out: Path, small: bool = False, minutes: float = 7.0, part: int = 1) -> dict:
+    """Run all stages of a part for which there is time, and write their results to `out`. Returns what is in `gpu.json`."""
     began, results = time.monotonic(), {}
     if small:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -377,7 +522,7 @@ def run(carry: Path, out: Path, small: bool = False, minutes: float = 7.0) -> di
         os.environ["LCL_DATA"] = str(Path(folder) / "data")
         about = unpack(carry, Path(folder) / "carry")
         use_carried(Path(folder) / "carry")
-        for function, budget in STAGES.items():
+        for function, budget in PARTS[part].items():
             spent = time.monotonic() - began
             seconds = min(budget * minutes / 7, 60 * minutes - 15 - spent)  # 15: imports, and tidying up
             stage = Stage(function.__name__, out, small, "cpu" if small else "cuda", seconds)
@@ -399,10 +544,13 @@ def run(carry: Path, out: Path, small: bool = False, minutes: float = 7.0) -> di
             results[stage.name] = stage.write(state, error)
             print(f"{time.monotonic() - began:4.0f} s  {stage.name}: {state}\n{error or ''}", flush=True)
     gpu = None if small else torch.cuda.get_device_properties(0)
-    made = provenance() | {"cuda": torch.version.cuda, "gpu": gpu and {"name": gpu.name, "gib": gpu.total_memory / 2**30}}
+    made = provenance() | {
+        "cuda": torch.version.cuda,
+        "gpu": gpu and {"name": gpu.name, "gib": gpu.total_memory / 2**30},
+    }
     made["commit"] = made["commit"] or about["commit"]  # a copy of the files may lack git's
     result = {"small": small, "seconds": round(time.monotonic() - began, 1), "stages": results, "provenance": made}
-    storage.write_json(out / "gpu.json", result)
+    storage.write_json(out / ("gpu.json" if part == 1 else f"gpu-{part}.json"), result)
     return result
 
 
@@ -416,16 +564,19 @@ def main() -> int:
     running.add_argument("--out", type=Path, required=True)
     running.add_argument("--small", action="store_true")
     running.add_argument("--minutes", type=float, default=7.0)
+    running.add_argument("--part", type=int, choices=PARTS, default=1)
     options = parser.parse_args()
     try:
         if options.command == "pack":
             pack(options.target, options.sizes)
             return 0
-        found = run(options.carry, options.out, options.small, options.minutes)
+        found = run(options.carry, options.out, options.small, options.minutes, options.part)
     except LclError as error:
         print(f"gpu_check: {error}", file=sys.stderr)
         return 2
-    print(", ".join(f"{name} {stage['state']}" for name, stage in found["stages"].items()), f"in {found['seconds']:.0f} s")
+    print(
+        ", ".join(f"{name} {stage['state']}" for name, stage in found["stages"].items()), f"in {found['seconds']:.0f} s"
+    )
     return int(any(stage["state"] in ("failed", "error") for stage in found["stages"].values()))
 
 
