@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +21,19 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import _abort_process_group
+from torch.distributed.rendezvous import rendezvous
 
 from lcl.config import LclError, require
 from lcl.models.clip import Clip, Embeddings
 from lcl.models.tokenizer import Tokens
+from lcl.processes import LostPeer, Watch
 from lcl.teachers.teacher import Teacher
 from lcl.train.objectives import PAIRWISE, StepContext
 from lcl.train.recipes import Recipe
 
 Result = TypeVar("Result")
+PATIENCE = datetime.timedelta(minutes=30)  # of an exchange; for what may take longer there is `main_first`
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,15 @@ class Ranks:
         rank: this process, 0 to world_size - 1.
         world_size: how many processes there are.
         device: the one that this process works on.
+        watch: tells when another process is gone; with several processes.
+
+    Exchanges raise LostPeer, which `join` explains, if another process is gone.
     """
 
     rank: int = 0
     world_size: int = 1
     device: str = "cpu"
+    watch: Watch | None = None
 
     @property
     def is_main(self) -> bool:
@@ -56,13 +65,15 @@ class Ranks:
             return x.detach()
         own = x.detach().to(self.device).contiguous()  # NCCL exchanges only what is on the GPU
         parts = [torch.empty_like(own) for _ in range(self.world_size)]
-        dist.all_gather(parts, own)
+        with _exchange():
+            dist.all_gather(parts, own)
         return torch.cat(parts).to(x.device)
 
     def add(self, x: torch.Tensor) -> torch.Tensor:
         """Sum x over all ranks, in place."""
         if self.world_size > 1:
-            dist.all_reduce(x)
+            with _exchange():
+                dist.all_reduce(x)
         return x
 
     def average(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -78,27 +89,51 @@ class Ranks:
         """The main process's value, on every rank."""
         values = [value]
         if self.world_size > 1:
-            dist.broadcast_object_list(values, device=torch.device(self.device))
+            with _exchange():
+                dist.broadcast_object_list(values, device=torch.device(self.device))
         return values[0]
 
     def main_first(self, work: Callable[[], Result]) -> Result:
-        """Call `work` on the main process, then on the others, which find the files that it made."""
-        done = [work()] if self.is_main else []
-        self.wait()
-        return done[0] if done else work()
+        """Call `work` on the main process, then on the others, which find the files that it made. It may take hours."""
+        if self.world_size == 1:
+            return work()
+        name, store = f"work {next(_works)}", self.watch.store
+        self.watch.wait(lambda: self.is_main or store.add(name, 0) > 0)
+        done = work()
+        store.add(name, 1)
+        self.watch.wait(lambda: store.add(name, 0) == self.world_size)
+        return done
 
     def wait(self) -> None:
         """Wait for all ranks (a barrier)."""
         if self.world_size > 1:
-            dist.barrier()
+            with _exchange():
+                dist.barrier()
+
+
+_works = itertools.count()  # calls of `main_first`: the same in all processes
+
+
+@contextlib.contextmanager
+def _exchange() -> Iterator[None]:
+    """Raise LostPeer where torch says that an exchange failed."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise LostPeer(str(error).partition("\n")[0]) from None
 
 
 @contextlib.contextmanager
 def join(device: str | None = None) -> Iterator[Ranks]:
     """Join the process group that `torchrun` started, or make a group of one.
 
+    A process that fails within it tells the others, which then raise LclError with its rank and reason, as they do for one that
+    was killed; see `lcl.processes.Watch`.
+
     Raises:
-        LclError: for more processes than GPUs, and for processes that do not find each other.
+        LclError: for more processes than GPUs, for processes that do not find each other, and if another process is gone.
     """
     started = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0} | os.environ
     size, rank, local_rank = (int(started[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
@@ -111,14 +146,25 @@ def join(device: str | None = None) -> Iterator[Ranks]:
         require(local_rank < gpus, f"there are more processes than GPUs ({gpus}); start one for each: --nproc-per-node={gpus}.")
         torch.cuda.set_device(local_rank)
     try:
-        # The main process may build banks for hours while the others wait; torchrun notices if it dies.
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=datetime.timedelta(days=3))
+        store, *_ = next(rendezvous("env://", timeout=PATIENCE))
+        watch = Watch(dist.PrefixStore("watch", store.clone()), rank, size)
     except (RuntimeError, ValueError) as error:
         raise LclError(f"the {size} processes did not find each other ({error}); start them with torchrun.") from None
+    failed = True
     try:
-        yield Ranks(rank, size, f"cuda:{local_rank}" if kind == "cuda" else kind)
+        backend = "nccl" if kind == "cuda" else "gloo"
+        with _exchange():
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        yield Ranks(rank, size, f"cuda:{local_rank}" if kind == "cuda" else kind, watch)
+        failed = False
+    except BaseException as error:
+        if reason := watch.blame(error):
+            raise LclError(reason) from None
+        raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():  # others wait for what will not come: let them fail
+            (_abort_process_group if failed else dist.destroy_process_group)()
+        watch.leave(failed)
 
 
 @dataclass(frozen=True)
