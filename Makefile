@@ -12,7 +12,7 @@ CPU ?= $(wildcard .venv/cpu)
 CUDA = ^(nvidia-|cuda-|triton)
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: lab run test unit slow notebooks-test browser-test results bench setup tools notebooks diagrams slides site scripts requirements lint
+.PHONY: lab run test unit slow notebooks-test browser-test results pages bench setup tools notebooks diagrams slides site scripts requirements lint
 
 setup: .venv/ready
 
@@ -65,8 +65,12 @@ browser-test: setup
 WORKERS ?= 2
 results: setup
 	$(BIN)/python tools/study.py --workers $(WORKERS)
-	PYTHONPATH=. $(BIN)/python tools/pages.py
+	$(MAKE) pages
 	$(BIN)/python tools/refresh_notebooks.py --results
+
+# Make the pages and figures from the saved runs alone; after a further run of the plan (docs/plan.md), for example.
+pages: setup
+	PYTHONPATH=. $(BIN)/python tools/pages.py
 
 # About half an hour, which nothing else should disturb; on the CPU. `make bench OUT=results/bench.json` replaces the course's own figures.
 OUT ?= build/bench.json
