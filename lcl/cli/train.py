@@ -80,7 +80,7 @@ def train(
         str | None,
         typer.Option(help="Number format in which the towers compute: float32, or bfloat16 (less exact, faster on a GPU)."),
     ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the image tower, on a GPU the text tower, too (torch.compile).")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the towers with torch.compile.")] = False,
     activation_checkpointing: Annotated[
         bool,
         typer.Option(

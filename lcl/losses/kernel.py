@@ -6,6 +6,9 @@ It is written in Triton, which torch brings along where it compiles for GPUs.
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
 
 try:
@@ -16,8 +19,9 @@ except ImportError:  # torch for CPUs, macOS and Windows
 
 
 def usable(x: torch.Tensor) -> bool:
-    """Can the kernel run on the device of x?"""
-    return triton is not None and x.is_cuda and torch.cuda.is_available()
+    """Can the kernel run on the device of x? Triton needs a C compiler, to begin with."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return triton is not None and x.is_cuda and torch.cuda.is_available() and compiler is not None
 
 
 def cheapest_patches(cost: torch.Tensor, words: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
