@@ -37,12 +37,11 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from lcl import storage
+from lcl import assignment, storage
 from lcl.config import LclError, Profile, get_profile, require
 from lcl.data.drawn import captions, pictures
 from lcl.data.scenes import SceneDataset, open_scenes
-from lcl.losses import kernel
-from lcl.losses.matching import exact, exact_lockstep, total_cost
+from lcl.losses.matching import Matching, exact, total_cost
 from lcl.machine import processors
 from lcl.models import pretrained
 from lcl.teachers import encoders
@@ -417,18 +416,20 @@ def matching(stage: Stage) -> None:
     stage.note(
         "scipy, on the host", {"problems": number, "words": m, "patches": n, "ms": 1e3 * (time.perf_counter() - began)}
     )
-    there = cost.to(stage.device), words.to(stage.device)
-    for name, solve in (("kernel", exact), ("lockstep", exact_lockstep)):
-        if name == "kernel" and not kernel.usable(there[0]):
-            stage.note(name, "not here: it needs a GPU and Triton")
+    there = cost.double().to(stage.device), words.to(stage.device)
+    price = torch.tensor(0.8, dtype=torch.float64, device=stage.device)
+    for solve in (assignment.by_kernel, assignment.in_lockstep):
+        if solve == assignment.by_kernel and not assignment.usable(there[0]):
+            stage.note(solve.__name__, "not here: it needs a GPU and Triton")
             continue
-        solve(*there, 0.8)  # compiled here
+        solve(*there, price)  # compiled here
         _wait(stage.device)
         began = time.perf_counter()
-        found = solve(*there, 0.8)
+        found = solve(*there, price)
         _wait(stage.device)
-        took, apart = time.perf_counter() - began, (total_cost(found, *there, 0.8).cpu() - wanted).abs().max().item()
-        stage.note(name, {"ms": 1e3 * took, "largest difference of a cost": apart}, apart < 1e-4)
+        took, matching = time.perf_counter() - began, Matching(found.cpu(), None, n)
+        apart = (total_cost(matching, cost, words, 0.8) - wanted).abs().max().item()
+        stage.note(solve.__name__, {"ms": 1e3 * took, "largest difference of a cost": apart}, apart < 1e-4)
 
 
 def work(stage: Stage) -> None:

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
+from lcl.assignment import cheapest_columns
 from lcl.config import LclError, choose, require
-from lcl.losses import kernel
 from lcl.models.layers import upcast
 
 IGNORED = -100  # a target that no loss counts
@@ -59,7 +59,7 @@ def exact(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBI
     It runs on the CPU, one problem at a time, and is not differentiable. Costs are clipped at `unmatched_cost` before
     solving; a word whose assigned cost equals it counts as unmatched, and so do the words left over where there are more
     words than patches. One thread: a problem takes microseconds, and two threads were a fifth slower. Costs on a GPU stay there:
-    see `lcl.losses.kernel`, and `exact_lockstep`, which takes its place where there is no Triton.
+    see `exact_lockstep`.
 
     Args:
         cost: (N, m, n) float.
@@ -70,7 +70,7 @@ def exact(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBI
         LclError: for a word with a cost that is not finite.
     """
     if cost.is_cuda:
-        return (_exact_kernel if kernel.usable(cost) else exact_lockstep)(cost, words, unmatched_cost)
+        return exact_lockstep(cost, words, unmatched_cost)
     check_problems(cost, words, unmatched_cost)
     known = upcast(cost.detach()[words]).clamp_(max=unmatched_cost).cpu().numpy()  # (T, n), all problems' words
     ends = words.sum(1).cumsum(0).tolist()
@@ -88,71 +88,18 @@ def exact(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBI
 
 
 def exact_lockstep(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBIDDEN) -> Matching:
-    """The cheapest matching, all problems at once on any device: what `exact` finds, for GPUs. Arguments as in `exact`.
+    """The cheapest matching, all problems at once on any device: what `exact` finds, for GPUs; see `lcl.assignment`.
 
-    Successive shortest paths (Jonker & Volgenant 1987; Crouse 2016, the algorithm of scipy's solver). First every word takes its
-    cheapest patch, and of several words the first keeps it. Then each of the others, one a problem at a time, looks for the
-    cheapest path to a free patch: take a patch, give its word the next, and so on. Column n stands for "unmatched": it is always
-    free. Dual prices u of the words and v of the patches keep every cost - u - v at 0 or more, so that Dijkstra's algorithm
-    finds the path. On a CPU it takes about ten times as long as `exact`.
+    On a CPU it takes about ten times as long as `exact`, whose arguments it takes.
     """
-    check_problems(cost, words, unmatched_cost)
-    (size, m, n), free = cost.shape, cost.shape[1]  # `free` is the holder of a column without a word
-    if cost.numel() == 0:  # nothing to match
-        return Matching(torch.full(words.shape, -1, device=cost.device), None, n)
-    known = upcast(cost.detach()).double().masked_fill(~words[..., None], 0.0)  # (N, m, n)
-    price = _price(known, unmatched_cost)
-    c = torch.cat([known, price.expand(size, m, 1)], dim=2)  # (N, m, n + 1)
-    u, column = c.min(2)  # (N, m)
-    v = torch.zeros_like(c[:, 0])  # (N, n + 1)
-    every, number = torch.arange(size, device=c.device), torch.arange(m, device=c.device).expand(size, m)
-    holder = torch.full_like(v, free, dtype=torch.int64).scatter_reduce(1, column, number.masked_fill(~words, free), "amin")
-    holder[:, n] = free
-    kept = (column == n) | (holder.gather(1, column) == number)
-    waiting = words & ~kept
-    column = column.masked_fill(~kept, -1)
-    while waiting.any():
-        new, searching = waiting.int().argmax(1), waiting.any(1)  # (N,): the word that is added
-        waiting = waiting & (number != new[:, None])
-        distance, came_from = torch.full_like(v, math.inf), torch.full_like(holder, free)  # of every column
-        reached, last = torch.zeros_like(v, dtype=torch.bool), torch.full_like(new, -1)
-        word, length = new, torch.zeros_like(v[:, 0])  # at the path's present end
-        while searching.any():
-            through = length[:, None] + c[every, word] - u[every, word][:, None] - v  # (N, n + 1)
-            shorter = (through < distance) & ~reached & searching[:, None]
-            distance, came_from = through.where(shorter, distance), word[:, None].where(shorter, came_from)
-            nearest, at = distance.masked_fill(reached, math.inf).min(1)
-            length = nearest.where(searching, length)
-            reached[every, at] |= searching
-            found = searching & (holder[every, at] == free)
-            last, searching = at.where(found, last), searching & ~found
-            word = holder[every, at].where(searching, word)
-        rise = (length[:, None] - distance).masked_fill(~reached, 0.0)
-        v = v - rise
-        u = F.pad(u, (0, 1)).scatter_add(1, holder, rise)[:, :m].scatter_add(1, new[:, None], length[:, None])
-        while (last >= 0).any():  # back along the path: every word on it takes the next patch
-            row = (last >= 0).nonzero()[:, 0]
-            at = last[row]
-            word = came_from[row, at]
-            last[row] = column[row, word].masked_fill(word == new[row], -1)
-            column[row, word], holder[row, at] = at, word.masked_fill(at == n, free)
-    cheap = c.gather(2, column.clamp(min=0)[..., None])[..., 0] < price  # otherwise as expensive as staying unmatched
-    return Matching(column.masked_fill(~(words & (column < n) & cheap), -1), None, n)
-
-
-def _exact_kernel(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float) -> Matching:
     check_problems(cost, words, unmatched_cost)
     if cost.numel() == 0:  # nothing to match
         return Matching(torch.full(words.shape, -1, device=cost.device), None, cost.shape[2])
-    known = cost.detach().masked_fill(~words[..., None], 0.0)
-    return Matching(kernel.cheapest_patches(known, words, _price(known.double(), unmatched_cost)), None, cost.shape[2])
-
-
-def _price(known: torch.Tensor, unmatched_cost: float) -> torch.Tensor:
-    """The price of an unmatched word, a scalar: where all must be matched if they can, so much that no saving is worth it."""
-    if math.isfinite(unmatched_cost):
-        return torch.full((), unmatched_cost, dtype=known.dtype, device=known.device)
-    return known.amax() + (known.shape[1] + 1) * (known.amax() - known.amin()) + 1
+    known = upcast(cost.detach()).double().masked_fill(~words[..., None], 0.0)  # (N, m, n)
+    price = torch.full((), unmatched_cost, dtype=known.dtype, device=known.device)
+    if math.isinf(unmatched_cost):  # no saving elsewhere is worth an unmatched word
+        price = known.amax() + (known.shape[1] + 1) * (known.amax() - known.amin()) + 1
+    return Matching(cheapest_columns(known, words, price), None, cost.shape[2])
 
 
 def max_match(cost: torch.Tensor, words: torch.Tensor, unmatched_cost: float = FORBIDDEN) -> Matching:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from gpu_work import CountedGpu
 
+from lcl import assignment
 from lcl.config import CHECKOUT, LanguageConfig, ModelConfig, VisionConfig, get_profile
-from lcl.losses import kernel
 from lcl.losses.matching import exact
 from lcl.models.clip import Clip
 from lcl.models.layers import Block
@@ -36,8 +36,8 @@ def gpu(monkeypatch, small_world):
         with counted.uncounted():
             return exact(cost.cpu(), words.cpu(), price.item()).patch.to("cuda")
 
-    monkeypatch.setattr(kernel, "usable", lambda x: x.is_cuda)
-    monkeypatch.setattr(kernel, "cheapest_patches", matched)
+    monkeypatch.setattr(assignment, "usable", lambda x: x.is_cuda)
+    monkeypatch.setattr(assignment, "by_kernel", matched)
     yield counted
     small_world._canvas._drawings.pop("cuda", None)  # what it keeps on a GPU that is no more
 
