@@ -5,12 +5,10 @@ import importlib
 import io
 import json
 import re
-import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
 from jinja2 import meta
 from PIL import Image
@@ -41,16 +39,19 @@ def test_every_page_and_figure_is_that_of_the_results_to_the_byte(made):
     names = {"README.md", "results.md", "figures.md", "claims.md", "gains.png", "prices.png", "growth.png"}
     names |= {"answers.md", "leaderboard.md"}
     assert names <= {path.name for path in made}
-    other = [path.name for path, data in made.items() if not path.exists() or not _same(path, data)]
+    other = [path.name for path, data in made.items() if not path.exists() or not pages.same(path, data)]
     assert other == [], "run `python tools/pages.py`"
 
 
-def _same(path, data):
-    """To the byte; figures that another kind of machine draws may differ in how an edge is smoothed."""
-    if path.suffix != ".png" or sys.platform == "linux":
-        return path.read_bytes() == data
-    ours, theirs = (np.asarray(Image.open(file).convert("RGB"), dtype=float) for file in (path, io.BytesIO(data)))
-    return ours.shape == theirs.shape and np.abs(ours - theirs).mean() < 1
+def test_a_changed_page_or_figure_is_noticed(made, tmp_path):
+    for name, other in (("results.md", "claims.md"), ("growth.png", "gains.png")):
+        data, path = made[ROOT / "docs" / name], tmp_path / name
+        path.write_bytes(data)
+        assert pages.same(path, data) and not pages.same(path, made[ROOT / "docs" / other])
+    drawn = Image.open(io.BytesIO(made[ROOT / "docs" / "growth.png"])).convert("RGB")
+    drawn.paste((255, 255, 255), (100, 100, 140, 110))  # a word
+    drawn.save(tmp_path / "growth.png")
+    assert not pages.same(tmp_path / "growth.png", made[ROOT / "docs" / "growth.png"])
 
 
 @pytest.mark.slow
