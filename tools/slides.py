@@ -25,25 +25,49 @@ PAGE = Template(
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title | e }}</title>
 <style>
 html { scroll-snap-type: y mandatory; } body { margin: 0; font: 1.5vw/1.45 sans-serif; color: #222; }
-section { min-height: 100vh; box-sizing: border-box; padding: 4vh 6vw; scroll-snap-align: start; display: flex;
-  flex-direction: column; justify-content: center; }
-h1 { font-size: 3.2vw; margin: 0 0 .4em; color: #0072B2; } h2 { font-size: 2.6vw; margin: 0 0 .5em; color: #0072B2; }
-img { max-width: 100%; max-height: 58vh; display: block; margin: .6em auto; object-fit: contain; }
-code { background: #eee; padding: 0 .2em; } table { border-collapse: collapse; } td, th { padding: .1em .8em; text-align: left; }
-.notes { display: none; border-top: 2px solid #E69F00; margin-top: 1em; padding-top: .5em; font-size: 1.1vw; }
+section { --fit: 1; min-height: 100vh; box-sizing: border-box; padding: 4vh 6vw; scroll-snap-align: start; display: flex;
+  flex-direction: column; justify-content: center; font-size: calc(1.5vw * var(--fit)); }
+section > * { max-width: 100%; } section > p { overflow-x: auto; overflow-y: hidden; flex-shrink: 0; }
+h1 { font-size: 2.1em; margin: 0 0 .4em; color: #0072B2; } h2 { font-size: 1.7em; margin: 0 0 .5em; color: #0072B2; }
+img { max-width: 100%; max-height: calc(58vh * var(--fit)); display: block; margin: .6em auto; object-fit: contain; }
+pre { white-space: pre-wrap; } code { background: #eee; padding: 0 .2em; overflow-wrap: anywhere; }
+table { border-collapse: collapse; } td, th { padding: .1em .8em; text-align: left; }
+.notes { display: none; border-top: 2px solid #E69F00; margin-top: 1em; padding-top: .5em; font-size: .75em; }
 .with-notes .notes { display: block; } footer { font-size: .9vw; color: #666; margin-top: 1em; }
 math[display=block] { margin: .6em 0; font-size: 1.2em; }
-@media print { section { page-break-after: always; } .notes { display: block; } }
+#more { position: fixed; right: 1em; bottom: .6em; padding: .2em .8em; border-radius: 1em; background: #E69F00; color: #222; }
+@media print { section { page-break-after: always; } .notes { display: block; } #more { display: none; } }
 </style></head><body>
 {% for slide in slides %}<section id="{{ loop.index }}">{{ slide.shown }}{% if slide.notes %}
 <aside class="notes">{{ slide.notes }}</aside>{% endif %}
 <footer>{{ title | e }} · {{ loop.index }} / {{ slides | length }} · drawings: OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0)
 </footer></section>
 {% endfor %}
+<div id="more" aria-hidden="true" hidden>↓ more</div>
 <script>
 const pages = [...document.querySelectorAll("section")];
+const shown = () => pages.findIndex((page) => page.getBoundingClientRect().bottom > innerHeight / 2);
+function hint() { // a slide that goes on below the window says so
+  const page = pages[shown()];
+  document.getElementById("more").hidden = !page || page.getBoundingClientRect().bottom < innerHeight + 8;
+}
+function fit() { // a slide that is taller than the window gets smaller type and pictures, down to 0.7; its notes do not count
+  const notes = document.body.classList.contains("with-notes");
+  document.body.classList.remove("with-notes");
+  for (const page of pages) {
+    for (let size = 1; size > 0.69; size -= 0.05) {
+      page.style.setProperty("--fit", size);
+      if (page.offsetHeight <= innerHeight + 1) break;
+    }
+  }
+  document.body.classList.toggle("with-notes", notes);
+  hint();
+}
+addEventListener("load", fit);
+addEventListener("resize", fit);
+addEventListener("scroll", hint);
 function go(by) {
-  const now = pages.findIndex((page) => page.getBoundingClientRect().bottom > innerHeight / 2);
+  const now = shown();
   pages[Math.max(0, Math.min(pages.length - 1, now + by))].scrollIntoView();
 }
 addEventListener("keydown", (event) => {
@@ -51,6 +75,7 @@ addEventListener("keydown", (event) => {
   const by = { ArrowRight: 1, PageDown: 1, " ": 1, ArrowLeft: -1, PageUp: -1 }[event.key];
   if (by) { event.preventDefault(); go(by); }
   if (event.key === "n" || event.key === "N") document.body.classList.toggle("with-notes");
+  hint();
 });
 </script></body></html>
 """
