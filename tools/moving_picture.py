@@ -53,6 +53,7 @@ def main() -> None:
         slider = page.get_by_role("slider", name="scene", exact=True)
         for scene in SCENES:
             slider.fill(str(scene))
+            slider.blur()  # no ring around it
             for word in range(len(shown.data["scenes"][scene]["words"])):
                 page.locator(".lcl-words button").nth(word).hover()
                 frames.append(Image.open(io.BytesIO(page.screenshot())).convert("P", palette=Image.Palette.ADAPTIVE, colors=128))
