@@ -19,6 +19,7 @@ from lcl.train.recipes import RECIPES
 def gpu(monkeypatch, small_world):
     monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
     monkeypatch.setattr(torch.cuda, "set_rng_state", torch.set_rng_state)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**10, 10**10))  # room for a copy of each bank
     yield PretendedGpu()
     small_world._canvas._drawings.pop("cuda", None)  # what it keeps on a GPU that is no more
@@ -76,6 +77,17 @@ def test_a_training_a_resumed_one_and_an_evaluation_mix_no_devices(gpu, small_wo
             assert {x.device.type for x in (*training.learner.state_dict().values(), *states)} == {"cuda"}
         if not settings and name == "lightclip-ping":  # once: it takes long
             evaluate(whole.model, whole.tokenizer, small_world, EvalConfig(retrieval=32, views=1, gallery=32), whole.extra)
+
+
+def test_a_training_reports_its_own_peak_of_memory(gpu, small_world, monkeypatch):
+    peak = {"cuda": 3 * 2**30}  # what another training of this process took
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", peak.get)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peak.update({device: 2**30}))
+    with gpu:
+        training = Training(profile("vit"), small_world, 0, "cuda", RECIPES["clip"])
+        assert next(iter(training)).memory == 1.0
+        peak["cuda"] = 2 * 2**30  # this one's second step
+        assert next(iter(Training(profile("vit"), small_world, 0, "cuda", RECIPES["clip"]))).memory == 1.0
 
 
 def test_neighbours_and_pictures_mix_no_devices(gpu, small_world):
