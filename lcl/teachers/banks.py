@@ -22,6 +22,7 @@ from lcl.config import LclError, Progress, data_folder, require
 from lcl.data.base import DatasetView
 from lcl.machine import to_device
 from lcl.processes import in_order
+from lcl.teachers.best import full_precision
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 
 FORMAT = "lcl-bank-1"
@@ -127,6 +128,8 @@ def build_bank(
 ) -> Bank:
     """Encode all rows, shard by shard; complete shards of an earlier call are reused, damaged ones computed again.
 
+    An encoder in float32 computes in float32, whatever the session allows; see `full_precision`.
+
     Args:
         rows: to encode.
         encoder: of images or of captions.
@@ -177,7 +180,8 @@ def _fill(folder: Path, rows: DatasetView, encoder: ImageEncoder | TextEncoder, 
             continue
         parts = [next(given) for _ in range(start, end, PIECE)]
         inputs = torch.cat(parts) if encoder.kind == "images" else list(itertools.chain(*parts))
-        features = {"features": encoder(inputs, progress).half().contiguous()}
+        with full_precision():
+            features = {"features": encoder(inputs, progress).half().contiguous()}
         checksums[name] = storage.sha256(safetensors.torch.save(features))  # that of the file
         manifest = description | {"shard_rows": step, "shards": dict(sorted(checksums.items()))}
         writes = writes and storage.try_write(storage.write_tensors, folder / name, features)

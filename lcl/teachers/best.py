@@ -110,13 +110,20 @@ def products(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Within it a GPU multiplies float32 as float32, not as TF32, whose products have 10 bits."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+    """Within it float32 is multiplied as float32: on a GPU not as TF32, whose numbers have 10 bits, on a CPU not as bfloat16.
+
+    So banks and neighbours do not depend on what the session chose, by `torch.set_float32_matmul_precision` or `allow_tf32`.
+    Convolutions are TF32 on a GPU unless someone chose otherwise. Afterwards the session's choices are as before.
+    """
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    before = [backend.fp32_precision for backend in backends]
     try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
         yield
     finally:
-        matmul.fp32_precision = before
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def save_state(path: Path, about: dict, best: Best, done: int) -> None:

@@ -78,8 +78,8 @@ def nearest_neighbours(
     """The k rows with the largest cosine for every row, itself excluded; or for every query.
 
     Exact: every similarity is computed, and of equal ones the smaller index comes first. A similarity is the product of the
-    features as they are given (those of a bank are half precision), added in float32, also on a GPU; sums in another order, as
-    another device or block size has them, may differ in the last bits.
+    features as they are given (those of a bank are half precision), added in float32, also on a GPU and whatever the session
+    allows (`full_precision`); sums in another order, as another device or block size has them, may differ in the last bits.
 
     On a CPU only the half of the symmetric matrix above its diagonal is computed, and read in both directions. A GPU computes all
     of it, in tall tiles, from a copy of the bank in half precision if it has room. Besides the features, the search needs memory

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import WordEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_features import (
@@ -21,6 +22,7 @@ from made_features import (
 from pretended_gpu import CUDA, PretendedGpu
 
 from lcl.teachers import search
+from lcl.teachers.banks import build_bank
 from lcl.teachers.best import LAST, Best, best_keys, full_precision, keys_of, products, values_and_columns
 from lcl.teachers.search import Neighbours, nearest_neighbours, reference_neighbours
 
@@ -177,16 +179,64 @@ def test_half_precision_is_multiplied_as_it_is_and_added_in_float32(gpu):
     torch.testing.assert_close(s.double(), rows.double() @ rows.double().T, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("before", ["tf32", "ieee", "none"])
-def test_float32_is_not_multiplied_as_tf32_and_the_choice_comes_back(before):
-    matmul = torch.backends.cuda.matmul
-    kept, matmul.fp32_precision = matmul.fp32_precision, before
-    try:
-        with full_precision():
-            assert matmul.fp32_precision == "ieee"
-        assert matmul.fp32_precision == before
-    finally:
-        matmul.fp32_precision = kept
+FLOAT32 = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+
+
+def precisions() -> list[str]:
+    return [backend.fp32_precision for backend in FLOAT32]
+
+
+@pytest.fixture(params=["default", "tf32", "ieee", "high", "medium", "allow_tf32"])
+def session(request):
+    """What a session may choose before it computes a bank or neighbours."""
+    before, legacy = precisions(), torch.get_float32_matmul_precision()
+    if request.param in ("high", "medium"):
+        torch.set_float32_matmul_precision(request.param)
+    elif request.param == "allow_tf32":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    elif request.param != "default":
+        for backend in FLOAT32:
+            backend.fp32_precision = request.param
+    yield precisions()
+    torch.set_float32_matmul_precision(legacy)
+    for backend, precision in zip(FLOAT32, before, strict=True):
+        backend.fp32_precision = precision
+
+
+def test_float32_is_multiplied_as_such_and_the_choice_of_the_session_comes_back(session):
+    with full_precision():
+        assert precisions() == ["ieee"] * 4
+    assert precisions() == session
+    with pytest.raises(ZeroDivisionError), full_precision():
+        raise ZeroDivisionError
+    assert precisions() == session
+
+
+def test_banks_and_neighbours_are_computed_in_full_precision(session, few_world, tmp_path, monkeypatch):
+    seen = []
+
+    class Noting(WordEncoder):
+        def __call__(self, texts, progress=None):
+            seen.append(precisions())
+            return super().__call__(texts, progress)
+
+    update = Best.update
+    monkeypatch.setattr(Best, "update", lambda *told: seen.append(precisions()) or update(*told))
+    bank = build_bank(few_world.train(20), Noting(), tmp_path)
+    nearest_neighbours(bank, 2, device="cpu")
+    assert seen == [["ieee"] * 4] * 2 and precisions() == session
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["tf32", "ieee"])
+def test_a_gpu_convolves_float32_as_such(kind):
+    random = torch.Generator().manual_seed(0)
+    x, w = torch.randn(4, 64, 32, 32, generator=random), torch.randn(64, 64, 3, 3, generator=random) / 24
+    with full_precision():
+        torch.backends.cudnn.conv.fp32_precision = kind
+        found = torch.nn.functional.conv2d(x.cuda(), w.cuda()).cpu()
+    error = (found.double() - torch.nn.functional.conv2d(x.double(), w.double())).abs().max()
+    assert (error > 1e-4) == (kind == "tf32")
 
 
 @pytest.mark.gpu
