@@ -21,7 +21,6 @@ from lcl.assignment import cheapest_columns
 from lcl.config import LclError, choose, require
 from lcl.models.layers import upcast
 
-IGNORED = -100  # a target that no loss counts
 FORBIDDEN = math.inf  # the unmatched cost with which every word must be matched
 
 
@@ -284,9 +283,9 @@ def matched_contrast(
     logits = (scale * similarity).masked_fill(barred, -math.inf)
     right, by_image, by_caption = logits.split([size, size * k, size * k])
     has_words = real.any(1)  # (B,)
-    wanted = torch.zeros_like(own).masked_fill(~has_words, IGNORED)  # (B,): the right one comes first
+    wanted = torch.zeros_like(own).masked_fill(~has_words, -100)  # (B,): the right one comes first; -100 is left out
     loss = [
-        F.cross_entropy(torch.cat([right[:, None], others.view(size, k)], dim=1), wanted, ignore_index=IGNORED, reduction="sum")
+        F.cross_entropy(torch.cat([right[:, None], others.view(size, k)], dim=1), wanted, reduction="sum")
         / has_words.sum().clamp(min=1)
         for others in (by_image, by_caption)
     ]

@@ -250,7 +250,6 @@ class Training:
         told = torch.stack([loss, norm, self.model.logit_scale.detach(), *parts.values()])
         self.optimizer.found_inf = (~torch.isfinite(told[:2])).any().float()  # if it is 1, the next line changes nothing
         self.optimizer.step()
-
         total, norm, scale, *values = told.tolist()  # the only place where the host waits for a GPU
         require(math.isfinite(total), f"the loss is {total}.")
         require(math.isfinite(norm), f"the gradient's norm is {norm}.")
