@@ -70,5 +70,6 @@ def test_a_run_of_an_arm_is_trained_once_and_kept(tmp_path, monkeypatch):
     kept = tmp_path / "planned" / "clip-few-smoke-seed1.json"
     found, when = storage.read_json(kept), kept.stat().st_mtime_ns
     assert (found["seed"], found["profile"]["scenes"]["version"], found["recipe"]["name"]) == (1, 2, "clip")
+    assert found["validation"]["step"] == found["steps"] and 0 <= found["validation"]["image_to_text"] <= 1
     study.main(words)
     assert kept.stat().st_mtime_ns == when

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import mean
 
@@ -38,6 +38,7 @@ from lcl.course.planned import stem_of, told
 from lcl.course.study import FOLDER, Study, differences, write_study
 from lcl.data.scenes import open_scenes
 from lcl.eval.queries import RANKS
+from lcl.train.loop import Validation
 from lcl.train.provenance import code_key, version
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,10 @@ def train(name: str, options: list[str], study: Study, runs: Path, folder: Path)
         raise LclError(f"{name} was trained while something changed ({', '.join(other)}), and is thrown away; call again.")
     made.pop("checksum", None)  # of the file as it was
     storage.write_bytes(ranks_of(folder / f"{name}.json"), (run / RANKS).read_bytes())
-    storage.write_json(folder / f"{name}.json", made | {"told": options})
+    # The last validation step: what a setting of the plan is chosen by, and never by its test metrics.
+    names = [field.name for field in fields(Validation)]
+    validation = dict(zip(names, storage.read_json(run / "curve.json")["looks"][-1], strict=True))
+    storage.write_json(folder / f"{name}.json", made | {"told": options, "validation": validation})
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
 

@@ -45,7 +45,7 @@ class Step:
         gradient_norm: before clipping.
         seconds_left: an estimate for all steps to come.
         waited: share of the time so far that was spent waiting for data, 0 to 1.
-        memory: GiB; the largest allocation of a GPU since this training began, or what this process holds.
+        memory: GiB; the largest allocation of a GPU since this run began, or what this process holds.
         replaced: rows that this process could not read since it started.
         seconds: of this step, its batch included.
     """
@@ -192,7 +192,7 @@ class Training:
     def __iter__(self) -> Iterator[Event]:
         self.learner.train()
         if self.device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats(self.device)  # what this process did before is not this training's
+            torch.cuda.reset_peak_memory_stats(self.device)  # what this process did before is not its own
         try:
             yield from self._events()
         finally:  # also when iterating stops early
