@@ -107,8 +107,9 @@ class FusedMlm(nn.Module):
     ) -> torch.Tensor:
         """Logits (M, vocabulary) for the M tokens at `where`, (B, L) bool; without an image, from the text only.
 
-        If `where` is on the CPU, the host waits for no GPU.
+        If `tokens` and `where` are on the CPU, the host waits for no GPU.
         """
+        tokens = tokens.to(self.bias.device)
         x = language(tokens, self.inject(image, tokens.mask) if image is not None else None).token_features  # (B, L, d)
         chosen = x.flatten(0, 1).index_select(0, to_device(where.flatten().nonzero()[:, 0], x.device))  # (M, d)
         guess, known = F.normalize(self.head(chosen), dim=-1), F.normalize(language.tokens.weight.detach(), dim=-1)

@@ -94,7 +94,6 @@ def _patches_and_words(recipe: Recipe, context: StepContext) -> tuple[torch.Tens
 
 def _masked_language(recipe: Recipe, context: StepContext) -> dict[str, torch.Tensor]:
     masked, targets = mask_words(context.tokens, context.generator, context.model.config.language.vocab_size, recipe.mlm.share)
-    masked = masked.to(context.embeddings.v.device)
     with context.model.autocast():
         logits = context.extra["masked_language"](context.model.language, masked, context.embeddings.image, targets != NOT_MASKED)
     return masked_language(upcast(logits), targets)
