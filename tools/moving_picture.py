@@ -48,9 +48,14 @@ def main() -> None:
         page_file.write_text(PAGE.format(css=shown._css, script=script, data=data), encoding="utf-8")
         found = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 664, "height": 470})
+        page = browser.new_page(viewport={"width": 664, "height": 400})
         page.goto(page_file.as_uri())
         slider = page.get_by_role("slider", name="scene", exact=True)
+        tallest = 0
+        for scene in SCENES:
+            slider.fill(str(scene))
+            tallest = max(tallest, page.evaluate("document.documentElement.scrollHeight"))
+        page.set_viewport_size({"width": 664, "height": tallest})  # every scene is seen whole, and what is said of it
         for scene in SCENES:
             slider.fill(str(scene))
             slider.blur()  # no ring around it
