@@ -101,6 +101,9 @@ def _guesser(page: Page, exhibit: Locator) -> None:
 def _neighbours(page: Page, exhibit: Locator) -> None:
     _changes(exhibit, lambda: _slide(page, exhibit, "scene"))
     assert exhibit.locator("figure button").count() > 5  # from the scenes to begin with, every neighbour leads on
+    right = "one => one.getBoundingClientRect().right"
+    ends = f"all => all.map(one => ({right})(one.closest('figure')) - ({right})(one))"
+    assert min(exhibit.locator("figure button").evaluate_all(ends)) > 0, "a picture covers the frame of its figure"
     _changes(exhibit, lambda: exhibit.locator("figure button").first.click())
     _changes(exhibit, lambda: page.keyboard.press("Enter"))  # back: it has the focus
     _changes(exhibit, lambda: exhibit.get_by_label("targets").select_option(index=2))
