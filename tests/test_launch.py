@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from website.build import build
-from website.launch import BINDER, EXTRAS, PLACE, TRAINS, buttons, setup_cell, to_launch, write
+from website.launch import BINDER, BRANCH, EXTRAS, PLACE, TRAINS, buttons, setup_cell, to_launch, write
 from website.place import ROOT, chapters
 
 
@@ -69,6 +69,12 @@ def test_buttons_name_the_chapter_on_the_branch():
     for name, address in buttons("someone/lcl.course", "03_contrastive"):
         assert name in ("Colab", "Binder") and "someone/lcl.course" in address and "launch" in address
         assert address.endswith("notebooks/03_contrastive.ipynb")
+
+
+def test_readme_says_how_a_fork_gets_the_buttons():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"branch `{BRANCH}`" in text.replace("\n", " ") and "make site REPOSITORY=OWNER/NAME" in text
+    assert ".github/workflows/site.yml" in text and (ROOT / ".github" / "workflows" / "site.yml").exists()
 
 
 def test_the_site_has_buttons_where_it_knows_the_repository(tmp_path):
