@@ -201,6 +201,20 @@ def test_formulas_become_mathml_and_code_stays_code(tmp_path):
     assert renderer.headings[1].anchor == "a"
 
 
+def test_no_command_of_a_formula_is_left_over(site):
+    """What the converter does not know, it shows as it is."""
+    folder, pages, _ = site
+    for page in pages:
+        text = (folder / page.name).read_text(encoding="utf-8")
+        assert not [found for found in re.findall(r"<math[\s\S]*?</math>", text) if "\\" in found], page.name
+
+
+def test_intervals_in_a_table_stay_on_one_line(tmp_path):
+    text = "| recipe | R@1 |\n|---|---:|\n| `clip` | +1.1 (-2.1 to +4.2) |\n\nnone (1 to 2)"
+    body = to_html(text, Renderer(Site(tmp_path), "README.md"))
+    assert body.count('<span class="whole">(-2.1 to +4.2)</span>') == body.count("whole") == 1
+
+
 def test_equal_headings_have_anchors_of_their_own(tmp_path):
     renderer = Renderer(Site(tmp_path), "README.md")
     to_html("# A\n\n## B `c.d`\n\nx\n\n## B `c.d`\n\ny\n\n## B cd", renderer)
@@ -215,6 +229,10 @@ def test_the_first_page_has_three_sentences_and_two_commands(site):
     assert "make lab" in text and "make test" in text and "make run" not in text
     three = sentences(Site(folder / "unused"))
     assert three.count(". ") == 2 and three.endswith(".")
+    first, last = three.split(". ")[0], three.split(". ")[-1]  # the limits come last
+    words = [re.sub(r"[^a-z]", "", part.split("](")[0].lower())[:20] for part in (first, last)]
+    plain = re.sub(r"<[^>]+>|[^a-z]", "", text[text.index("<article") :].lower())
+    assert plain.index(words[0]) < plain.index("seethechapters") < plain.index("makelab") < plain.index(words[1])
 
 
 def test_the_reference_has_every_public_name(site):

@@ -80,6 +80,12 @@ def test_every_page_opens_and_fits(look, site, browser):
             visit.page.goto((folder / each.name).as_uri())
             wide = visit.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
             assert wide[0] <= wide[1], f"{each.name} is {wide[0]} pixels wide, and the window only {wide[1]}"
+            cut = visit.page.locator("main pre.output, main .formula").evaluate_all(
+                "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent.slice(0, 50))"
+            )
+            assert not cut or look.endswith("phone"), f"{each.name}: {cut}"
+            drawn = visit.page.locator("img.diagram:visible").evaluate_all("all => all.map(one => one.clientWidth)")
+            assert all(width > 500 for width in drawn), f"{each.name}: the type of its diagrams is too small"
             back = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (back == "rgb(255, 255, 255)") == look.startswith("light"), each.name
             assert visit.page.locator("main h1").first.is_visible(), each.name

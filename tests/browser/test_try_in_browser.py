@@ -179,6 +179,8 @@ def test_it_is_used_by_mouse_and_by_keyboard(look, site, about, browser):  # noq
         assert captions.count() == 5 and about["captions"][3] in captions.all_inner_texts()
         captions.nth(2).click()
         settled(page)
+        pressed = page.locator("#try-sentence [aria-pressed=true]").inner_text()
+        assert pressed not in ("a", "an", "and", "of", "on", "the", "to", "with")
         named = page.locator("#try-sentence button")
         assert " ".join(named.all_inner_texts()) in " ".join(
             captions.nth(2).inner_text().lower().replace(",", "").split()

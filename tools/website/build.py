@@ -142,10 +142,11 @@ def parts_of_the_course() -> list[tuple[str, list[str]]]:
 def start_page(site: Site, made: list[figures.Figure], tried: bool) -> tuple[Page, dict]:
     """The landing page, and what its template shows. tried: whether there is a page on which one tries a model."""
     moving = [figure for figure in made if figure.kind == "alignment"][-1:]
-    intro = to_html(sentences(site), Renderer(site, "README.md"))
+    *first, limits = re.split(r"(?<=\.) (?=[A-Z])", sentences(site))
+    intro, limits = (to_html(text, Renderer(site, "README.md")) for text in (" ".join(first), limits))
     picture = site.picture("README.md", "docs/inspector.gif")
     return Page("index.html", "Lightweight CLIP Lab", "", alive=moving, part="Start"), {
-        "intro": intro, "commands": commands(site), "moving": moving, "picture": picture, "tried": tried,
+        "intro": intro, "limits": limits, "commands": commands(site), "moving": moving, "picture": picture, "tried": tried,
     }  # fmt: skip
 
 

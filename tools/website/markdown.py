@@ -15,6 +15,7 @@ from pygments.util import ClassNotFound
 from slides import formulas
 from website.place import Site
 
+INTERVAL = re.compile(r"\([^()<>]+ to [^()<>]+\)")  # of a metric
 FOLDS = re.compile(r"(</?details>|</?summary>)")
 
 
@@ -130,4 +131,10 @@ def to_html(text: str, renderer: Renderer, mathematics: bool = True) -> str:
     """A text, or a part of one, as HTML."""
     plugins = ["table", *([formulas_in_boxes] if mathematics else [])]
     made = mistune.create_markdown(renderer=renderer, plugins=plugins)(text)
-    return re.sub(r"(<table>[\s\S]*?</table>)", r'<div class="wide" tabindex="0">\1</div>', made)
+    return re.sub(r"<table>[\s\S]*?</table>", in_box, made)
+
+
+def in_box(table: re.Match) -> str:
+    """A table in a box that scrolls if need be; its intervals are never broken into lines."""
+    whole = INTERVAL.sub(r'<span class="whole">\g<0></span>', table[0])
+    return f'<div class="wide" tabindex="0">{whole}</div>'

@@ -147,7 +147,7 @@
     align();
   });
 
-  /** Show the words of the caption, and the picture's patches for the first word with a name. */
+  /** Show the words of the caption, and the picture's patches for the word that fits best; not for one such as “and” or “two”. */
   function align() {
     if (!asked || !picture) return;
     const cosines = /** @type {number[][]} */ (LCL.align(asked.caption, asked.tokens, picture.patches)), { size } = tryout.about, { pixels } = picture;
@@ -172,7 +172,7 @@
     const names = asked.caption.words, buttons = names.map((name, word) => make("button", { click: () => light(word), focus: () => light(word), mouseenter: () => light(word) }, name));
     part("sentence").replaceChildren(...buttons);
     part("word").textContent = "";
-    const peaks = cosines.map((row) => Math.max(...row));
+    const peaks = cosines.map((row, word) => (/^(an?|and|four|of|on|the|three|to|two|with)$/i.test(names[word]) ? -2 : Math.max(...row)));
     if (names.length) light(peaks.indexOf(Math.max(...peaks)));
   }
 
