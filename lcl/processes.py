@@ -7,6 +7,7 @@ import collections
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -78,6 +79,13 @@ def _begin(pieces: Pieces) -> None:
     _pieces = pieces
     one_thread(0)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, as after `kill -9`; it would wait for more work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _piece(number: int) -> Any:
@@ -181,14 +189,13 @@ class Watch:
         """Why this process ends by `error`: a sentence, if another one is the cause; else "", and the others learn of it."""
         self._over.set()
         lost, stopped = isinstance(error, LostPeer), isinstance(error, (KeyboardInterrupt, SystemExit))
-        until = time.monotonic() + SUSPECT + 2 * BEAT
         with contextlib.suppress(RuntimeError):  # if the store is gone, `look` has noted it
             self.look()
             self._mark(self.rank, ENDS)
-            while lost or stopped and not self._have(ENDS, *self.others):
-                if self.look(SUSPECT) or time.monotonic() > until:
-                    break
-                time.sleep(BEAT / 4)
+            if lost or stopped:
+                self._wait_briefly(
+                    SUSPECT + 2 * BEAT, lambda: self.look(SUSPECT) or stopped and self._have(ENDS, *self.others)
+                )
             if not self.reason:
                 kind = "" if isinstance(error, LclError) else f"{type(error).__name__}: "
                 what = STOPPED if stopped else f"lost the others ({error})" if lost else f"failed: {kind}{error}"
@@ -199,13 +206,21 @@ class Watch:
     def leave(self, failed: bool) -> None:
         """End the watch. Rank 0, which may keep the store, waits for the others: until they have read why it failed, too."""
         self._over.set()
-        until = time.monotonic() + GRACE + 3 * BEAT
         with contextlib.suppress(RuntimeError):
             self._mark(self.rank, ENDS, LEFT)
-            while self.rank == 0 and not self._have(LEFT, *self.others):
-                if time.monotonic() > until if failed else self.look():
-                    break
+            if self.rank == 0 and failed:
+                self._wait_briefly(GRACE + 3 * BEAT, lambda: self._have(LEFT, *self.others))
+            while self.rank == 0 and not failed and not self._have(LEFT, *self.others) and not self.look():
                 time.sleep(BEAT / 10)
+
+    def _wait_briefly(self, seconds: float, done: Callable[[], object]) -> None:
+        """Wait until `done()`, also if asked to stop: torchrun asks all others as soon as one process is dead."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                if done():
+                    return
+                time.sleep(BEAT / 4)
 
     def _mark(self, rank: int, *marks: str) -> None:
         for mark in marks:

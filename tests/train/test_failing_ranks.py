@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -128,6 +129,20 @@ def test_of_a_process_that_is_stopped_alone_the_others_hear_and_of_all_none(tmp_
     assert said == ["KeyboardInterrupt: "] * SIZE and took < 10
 
 
+def killed_after_a_stop(ranks: Ranks, victim: int, die) -> None:
+    """As torchrun does, the others are asked to stop when one is killed, while they look for the one to blame."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for delay in (0.3, 1.5):
+        threading.Timer(delay, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)).start()
+    train(ranks, victim, die)
+
+
+def test_a_stop_that_torchrun_sends_for_a_killed_process_does_not_hide_it(tmp_path, start_method):
+    codes, said, _ = run(start_method, tmp_path, killed_after_a_stop, 1, killed)
+    assert codes == [2, -signal.SIGKILL, 2]
+    assert all(said[rank].startswith("LclError: rank 1 gave no sign of life for") for rank in (0, 2))
+
+
 def everyone_stops(ranks: Ranks, _, die) -> None:
     ranks.wait()
     die()
@@ -225,9 +240,9 @@ def test_torchrun_ends_and_the_rank_is_named(tmp_path, number):
     assert group.returncode != 0
     own = [line for line in told.splitlines() if line.startswith(("error: ", "stopped at"))]
     if number == signal.SIGKILL:
-        assert len(own) == 1 and own[0].startswith("error: rank 1 gave no sign of life for")
+        assert len(own) == 1 and own[0].startswith("error: rank 1 gave no sign of life for"), told
         assert list((tmp_path / "two" / "checkpoints").glob("step-*"))  # to go on from
     else:
-        assert len(own) == 1 and own[0].startswith("stopped at step")
+        assert len(own) == 1 and own[0].startswith("stopped at step"), told
     with contextlib.suppress(psutil.NoSuchProcess):
         assert not ranks[0].is_running()
