@@ -1,4 +1,4 @@
-"""Work that processes share: numbered pieces, whose results come in order; and a watch, so that none waits for a dead one."""
+"""Work that processes share: numbered pieces, whose results come in order; a watch that ends all if one is dead; no memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +28,7 @@ SILENT = 20.0  # seconds without one, until a process counts as dead
 SUSPECT = 5.0  # the same once something is known to be wrong: an exchange failed, or this process was asked to stop
 GRACE = 10.0  # seconds that a process has to end by itself once another one has failed
 STOPPED, ENDS, LEFT = "was stopped", "ends", "left"  # what a process tells: left is one that needs the store no more
+NO_MEMORY = "out of memory|can't allocate memory|_ALLOC_FAILED"  # of CUDA, MPS and the CPU; of cuBLAS and cuDNN
 
 
 class Pieces(Protocol):
@@ -90,6 +93,25 @@ def _end_with_parent() -> None:
 
 def _piece(number: int) -> Any:
     return _pieces[number]
+
+
+@contextlib.contextmanager
+def memory_for(what: str, remedy: str) -> Iterator[None]:
+    """Raise LclError where memory ends within it, that of a GPU or of the machine.
+
+    Args:
+        what: needs the memory, such as "a training step".
+        remedy: what to do about it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, str(error)):
+            raise
+        traceback.clear_frames(error.__traceback__)  # or what they hold stays in memory, for a notebook keeps the last error
+        wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        size = f" ({wanted[1]} more)" if wanted else ""
+        raise LclError(f"there is not enough memory for {what}{size}; {remedy}.") from None
 
 
 class LostPeer(RuntimeError):

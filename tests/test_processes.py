@@ -1,14 +1,19 @@
-"""Processes that work on numbered pieces end with the one that started them."""
+"""Processes that work on numbered pieces end with the one that started them; and where memory ends, a sentence says so."""
 
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+
+from lcl.config import LclError
+from lcl.processes import memory_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,3 +60,46 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, method):
     finally:
         for worker in filter(psutil.pid_exists, workers):
             psutil.Process(worker).kill()
+
+
+CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139 GiB of which 1 GiB is free."
+
+
+def raising(error: Exception):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        (lambda: torch.empty(2**58), r" \(\d+ bytes more\)"),  # a real one
+        (raising(torch.OutOfMemoryError(CUDA)), r" \(2.00 GiB more\)"),
+        (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nmore")), ""),
+        (raising(MemoryError()), ""),
+    ],
+)
+def test_where_memory_ends_one_sentence_says_what_to_lower(work, told):
+    with pytest.raises(LclError, match=f"^there is not enough memory for a step{told}; lower the batch.$"):
+        with memory_for("a step", "lower the batch"):
+            work()
+
+
+def test_what_a_failed_step_holds_is_freed_even_if_the_error_is_kept():
+    held = []
+
+    def work():
+        activations = torch.ones(3)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError(CUDA)
+
+    with pytest.raises(LclError) as kept, memory_for("a step", "lower the batch"):
+        work()
+    assert held[0]() is None and kept.value.__context__ is not None
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="a bug"), memory_for("a step", "lower the batch"):
+        raise RuntimeError("a bug")

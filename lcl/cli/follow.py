@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lcl.cli.common import bar
 from lcl.config import LclError
+from lcl.processes import memory_for
 
 MINUTES = 5  # between checkpoints, unless they are asked for by steps
 
@@ -31,7 +32,8 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
     Raises:
         KeyboardInterrupt: after SIGINT.
         SystemExit: with code 143, after SIGTERM.
-        LclError: as training does; and if a checkpoint that was asked for by steps cannot be written.
+        LclError: as training does; for a step that does not fit into memory; if a checkpoint that was asked for by steps
+            cannot be written.
     """
     from lcl.train.checkpoints import save_checkpoint
     from lcl.train.loop import Step
@@ -41,9 +43,14 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
     events = EventLog(folder, training.step, tensorboard) if ranks.is_main else None
     curve = events.before if events else []
     saved = time.monotonic()
+    size = config.micro_batch or config.batch_size // ranks.world_size
+    parts = f", encoded {size} at a time" if size < config.batch_size else ""
+    smaller = f"lower --micro-batch to {size // 2}" if size % 2 == 0 else "lower --batch-size"
+    remedy = f"{smaller}, or free some memory and go on from the last checkpoint with --resume"
     with (
         noted_signals(ranks.world_size == 1) as signals,
         bar("training", "step", config.steps, initial=training.step, disable=not ranks.is_main) as progress,
+        memory_for(f"a step of {config.batch_size} pairs{parts}", remedy),
     ):
         for event in training:
             curve.append(event)

@@ -36,6 +36,7 @@ from lcl.cli.data import data_app
 from lcl.cli.search import embed, search
 from lcl.cli.train import train
 from lcl.config import LclError, require
+from lcl.processes import memory_for
 
 app = typer.Typer(
     name="lcl",
@@ -320,7 +321,8 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):  # prints arrows on a Windows console, too
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
-        app(arguments)
+        with memory_for("this command", "free some, or use a smaller model or batch"):
+            app(arguments)
     except LclError as error:
         say(f"error: {error}", error=True)
         sys.exit(2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,11 @@ from lcl import storage
 from lcl.config import LclError, Progress, data_folder, require
 from lcl.data.base import DatasetView
 from lcl.machine import to_device
-from lcl.processes import in_order
+from lcl.processes import in_order, memory_for
 from lcl.teachers.best import full_precision
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
+
+log = logging.getLogger("lcl")
 
 FORMAT = "lcl-bank-1"
 CODE = 1  # raise it when the same encoder and rows would give other features than before
@@ -79,11 +82,15 @@ class Bank:
         """The bank, (N, d) in half precision, kept on a GPU from the first call on; None if it takes over half of its room."""
         device = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
         if device not in self._copies:
-            copy, size = None, 2 * len(self) * self.width  # bytes
-            if 2 * size <= free_memory(device):
-                copy = torch.empty(len(self), self.width, dtype=torch.half, device=device)
-                for part, shard in zip(copy.split(self._step), self.shards, strict=True):
-                    part.copy_(shard)
+            copy, size, room = None, 2 * len(self) * self.width, free_memory(device)  # bytes
+            if 2 * size <= room:
+                with contextlib.suppress(torch.OutOfMemoryError):  # another process took it, or it is in pieces
+                    copy = torch.empty(len(self), self.width, dtype=torch.half, device=device)
+                    for part, shard in zip(copy.split(self._step), self.shards, strict=True):
+                        part.copy_(shard)
+            if copy is None and device.type == "cuda":
+                sizes = f"{size / 2**30:.1f} GiB, and {device} has {room / 2**30:.1f} GiB free"
+                log.info("the bank in %s takes %s: it stays on the CPU, which is slower.", self.folder, sizes)
             self._copies[device] = copy
         return self._copies[device]
 
@@ -162,6 +169,7 @@ def _fill(folder: Path, rows: DatasetView, encoder: ImageEncoder | TextEncoder, 
     for pattern in (".features-*", ".bank.json.*"):  # of a write that was killed
         for left_over in folder.glob(pattern):
             left_over.unlink(missing_ok=True)
+    remedy = "set a smaller `batch_size` of the encoder, or free some memory, and call again: what is finished is kept"
     writes, starts = True, range(0, len(rows), step)
     kept: dict[int, torch.Tensor] = {}
     for number, start in enumerate(starts):
@@ -180,7 +188,7 @@ def _fill(folder: Path, rows: DatasetView, encoder: ImageEncoder | TextEncoder, 
             continue
         parts = [next(given) for _ in range(start, end, PIECE)]
         inputs = torch.cat(parts) if encoder.kind == "images" else list(itertools.chain(*parts))
-        with full_precision():
+        with full_precision(), memory_for(f"{getattr(encoder, 'batch_size', 'many')} {encoder.kind} in the encoder", remedy):
             features = {"features": encoder(inputs, progress).half().contiguous()}
         checksums[name] = storage.sha256(safetensors.torch.save(features))  # that of the file
         manifest = description | {"shard_rows": step, "shards": dict(sorted(checksums.items()))}

@@ -16,6 +16,7 @@ import torch
 from lcl import storage
 from lcl.config import CHECKOUT, LclError, Progress, need, require
 from lcl.data.base import DatasetView
+from lcl.processes import memory_for
 from lcl.teachers.banks import Bank, build_bank, check_features, free_memory
 from lcl.teachers.best import Best, best_keys, full_precision, load_state, products, save_state, values_and_columns
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
@@ -96,7 +97,8 @@ def nearest_neighbours(
             result of a search that was never stopped. At the end it is removed. For a bank without queries.
 
     Raises:
-        LclError: for features that are zero or not finite, and for k below 1 or above the number of other rows.
+        LclError: for features that are zero or not finite, for k below 1 or above the number of other rows, and if a block does
+            not fit into memory.
     """
     alone = queries is None
     others = len(features) - alone
@@ -120,7 +122,9 @@ def nearest_neighbours(
     done, saved = load_state(unfinished, about, best) if unfinished else 0, time.monotonic()
     if progress and done:
         progress(done)
-    with full_precision():
+    size = f"blocks of {block} rows" if block else "blocks of the size that was chosen"
+    remedy = 'name a smaller `block`, or search on the CPU (device="cpu", or set CUDA_VISIBLE_DEVICES to nothing)'
+    with full_precision(), memory_for(f"a search in {size}", remedy):
         for finished in (_tiles if on_gpu else _blocks)(features, queries, best, block, place, done):
             done += finished
             if progress:

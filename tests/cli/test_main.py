@@ -777,6 +777,20 @@ def test_checkpoints_are_written_by_the_clock_and_a_full_disk_does_not_stop_the_
     assert refused.splitlines()[-1] == "error: the disk is full." and not (tmp_path / "asked").exists()
 
 
+def test_a_step_without_memory_is_one_sentence_that_names_the_option(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB.\nmore")
+
+    monkeypatch.setattr(loop.Training, "take_step", full)
+    for options, parts, half in (((), "", 32), (("--micro-batch", 16), ", encoded 16 at a time", 8)):
+        refused = tiny("--runs", tmp_path, "--name", "full", "--batch-size", 64, *options).refusal.splitlines()[-1]
+        step = f"error: there is not enough memory for a step of 64 pairs{parts} (2.00 GiB more)"
+        assert refused.startswith(f"{step}; lower --micro-batch to {half}, or free some memory and go on from the last")
+    monkeypatch.setattr(loop.Training, "__init__", full)
+    refused = tiny("--runs", tmp_path, "--name", "full").refusal.splitlines()[-1]
+    assert refused.startswith("error: there is not enough memory for this command (2.00 GiB more); free some, or")
+
+
 @pytest.mark.slow
 def test_all_ranks_stop_after_the_same_step(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lcl", "train"]

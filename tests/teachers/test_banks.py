@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,41 @@ def test_a_process_that_dies_is_said_and_finished_shards_stay(rows, tmp_path, mo
     refused(lambda: build_bank(rows, Fake(), tmp_path), "one of the 2 processes that prepare rows for a bank died", "call again")
     monkeypatch.setattr(banks, "MANY", 1000)
     assert len(build_bank(rows, Fake(), tmp_path)) == COUNT
+
+
+def test_an_encoder_without_memory_is_one_sentence_and_finished_shards_stay(rows, tmp_path):
+    class Large(Fake):
+        batch_size = 512
+
+        def __call__(self, inputs, progress=None):
+            if done:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+            done.append(1)
+            return super().__call__(inputs, progress)
+
+    done = []
+    words = "smaller `batch_size`", "call again: what is finished is kept"
+    refused(lambda: build_bank(rows, Large(), tmp_path), f"not enough memory for 512 {Fake.kind} in the encoder", *words)
+    assert sorted(contents(tmp_path)) == ["bank.json", SHARDS[0]]
+
+
+def test_a_bank_that_does_not_fit_on_a_gpu_stays_on_the_cpu_and_says_so(rows, tmp_path, monkeypatch, caplog):
+    bank, gpu = build_bank(rows, Fake(), tmp_path), torch.device("cuda", 0)
+    empty = torch.empty
+
+    def full(*shape, device=None, **options):
+        if shape != (0,) and device == gpu:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return empty(*shape, **options) if shape != (0,) else types.SimpleNamespace(device=gpu)
+
+    monkeypatch.setattr(torch, "empty", full)
+    for room in (0, 2**40):  # it is too large; another process took what was free
+        bank._copies.clear(), caplog.clear()
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, room=room: (room, room))
+        with caplog.at_level("INFO"):
+            assert bank.on(gpu) is None and bank.on(gpu) is None
+        assert caplog.text.count(f"the bank in {tmp_path} takes 0.0 GiB, and cuda:0 has {room / 2**30:.1f} GiB free") == 1
+        assert "it stays on the CPU" in caplog.text
 
 
 @pytest.mark.parametrize("encoder", [PixelEncoder(), WordEncoder()], ids=["images", "captions"])

@@ -495,3 +495,8 @@ def test_the_reference_that_learners_read_finds_the_same(seed, n, k, block):
     nearly_tied = (fast.similarities[:, :-1] - fast.similarities[:, 1:] < 1e-5).any(1) if k > 1 else torch.zeros(n) > 0
     differs = (plain.indices != fast.indices).any(1)
     assert not (differs & ~nearly_tied).any()  # only what rounding may swap
+
+
+def test_a_block_that_does_not_fit_into_memory_is_one_sentence():
+    with pytest.raises(LclError, match="^there is not enough memory for a search in blocks of .*; name a smaller `block`"):
+        nearest_neighbours(clustered(0, 20, 8), 1, block=2**28, device="cpu")
