@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 CGROUP = Path("/sys/fs/cgroup")
+SHARED = Path("/dev/shm")
 
 
 def processors() -> int:
@@ -45,6 +46,15 @@ def resident_memory() -> int:
 
         return psutil.Process().memory_info().rss
     return 0
+
+
+def shared_memory() -> str:
+    """How large the memory is that processes share, and how much of it is free, in words; "" where nothing says so."""
+    with contextlib.suppress(OSError, AttributeError):
+        about = os.statvfs(SHARED)
+        size, free = (blocks * about.f_frsize / 2**20 for blocks in (about.f_blocks, about.f_bavail))
+        return f"{SHARED} has {size:,.1f} MiB, of which {free:,.1f} are free"
+    return ""
 
 
 def give_memory_back() -> None:

@@ -57,8 +57,14 @@ def in_order(pieces: Pieces, what: str, workers: int | None = None) -> Iterator[
     numbers = iter(range(len(pieces)))
     pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(pieces,))
     try:
-        with without_main():
-            ahead = collections.deque(pool.submit(_piece, number) for number in itertools.islice(numbers, 2 * workers))
+        try:
+            with without_main():
+                ahead = collections.deque(pool.submit(_piece, number) for number in itertools.islice(numbers, 2 * workers))
+        except OSError as error:  # of a fork
+            raise LclError(
+                f"the {workers} processes that {what} cannot be started ({error.strerror or error}); free some memory, or allow "
+                "more processes (ulimit -u)."
+            ) from None
         while ahead:
             result = ahead.popleft().result()
             ahead.extend(pool.submit(_piece, number) for number in itertools.islice(numbers, 1))

@@ -1,5 +1,6 @@
 """Processes that work on numbered pieces end with the one that started them; and where memory ends, a sentence says so."""
 
+import errno
 import multiprocessing
 import os
 import subprocess
@@ -12,8 +13,9 @@ import psutil
 import pytest
 import torch
 
+from lcl import processes
 from lcl.config import LclError
-from lcl.processes import memory_for
+from lcl.processes import in_order, memory_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -103,3 +105,11 @@ def test_what_a_failed_step_holds_is_freed_even_if_the_error_is_kept():
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="a bug"), memory_for("a step", "lower the batch"):
         raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+def test_a_fork_that_fails_is_one_sentence(monkeypatch, number):
+    monkeypatch.setattr(processes.ProcessPoolExecutor, "submit", lambda *_: raising(OSError(number, os.strerror(number)))())
+    told = f"^the 2 processes that describe scenes cannot be started .{os.strerror(number)}.; free some memory, or allow more"
+    with pytest.raises(LclError, match=told):
+        list(in_order(range(10), "describe scenes", 2))

@@ -23,7 +23,7 @@ from lcl.config import LclError, TrainConfig, require
 from lcl.data.base import DatasetView, PairDataset
 from lcl.data.scenes import SceneView
 from lcl.data.shards import MAX_BAD, list_faults
-from lcl.machine import one_thread, processors, to_device, without_main
+from lcl.machine import one_thread, processors, shared_memory, to_device, without_main
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.train.distributed import Ranks
 from lcl.train.plans import open_plan
@@ -204,8 +204,14 @@ def _file_batches(
             collate_fn=_as_it_is, worker_init_fn=one_thread, generator=torch.Generator(),  # leaves the training's alone
         )  # fmt: skip
         ours = type(rows).__module__.partition(".")[0] == "lcl"  # a data set of the user's script needs that script
-        with without_main() if ours else contextlib.nullcontext():
-            found = iter(loader)
+        try:
+            with without_main() if ours else contextlib.nullcontext():
+                found = iter(loader)
+        except (OSError, RuntimeError) as error:  # of a fork, or of the thread that pins memory
+            raise LclError(
+                f"{workers} data loader workers cannot be started ({_first_line(error)}); free some memory, allow more processes "
+                "(ulimit -u), or use fewer --workers: 0 needs none."
+            ) from None
         # torch raises a worker's death wherever this process is, even within a step, which would end the training
         signal_handling._remove_worker_pids(id(found))
         found._worker_pids_set = False
@@ -216,7 +222,9 @@ def _file_batches(
                 for worker in found._workers:  # also one that hangs
                     worker.kill()
                     worker.join()
-                found, reason = None, str(error).partition("\n")[0] or type(error).__name__
+                found, reason = None, _first_line(error)
+                if "Bus error" in reason:  # a page of shared memory that is not there
+                    raise LclError(_no_shared_memory(reason)) from None
                 require(
                     restarts < RESTARTS,
                     f"the data loader's workers died {RESTARTS + 1} times ({reason}); free some memory, or use fewer --workers.",
@@ -232,6 +240,18 @@ def _file_batches(
             replaced = count.add(len(numbers), faults)
             yield Batch(images.to(device, non_blocking=True), tokens, numbers, replaced)
             first += 1
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _no_shared_memory(reason: str) -> str:
+    """What to say of a worker that found no room for a batch in shared memory."""
+    return (
+        f"a data loader worker found no room in shared memory ({shared_memory() or reason}); enlarge it (in Docker: "
+        "--shm-size=8g), lower the batch size, or read without workers: --workers 0."
+    )
 
 
 def _wait(found: Iterator):
@@ -256,9 +276,15 @@ class _WorkerDataset(Dataset):
             epoch, wanted = step
             taken = self.rows.take(wanted)
             tokens = self.tokenizer.encode(taken.drawn_captions(self.seed, epoch), self.context)
+            for tensor in (taken.images, *vars(tokens).values()):
+                if isinstance(tensor, torch.Tensor):
+                    tensor.share_memory_()  # here, as an error in the thread that sends it would be lost, and all would wait
         except LclError as error:
             return error
-        except Exception:  # a bug: raise it where it can be seen
+        except Exception as error:
+            if "shared memory" in str(error) or "/torch_" in str(error):
+                return LclError(_no_shared_memory(_first_line(error)))
+            # a bug: raise it where it can be seen
             return RuntimeError(f"in a data loader worker:\n{traceback.format_exc()}")
         return taken.images, tokens, torch.tensor(taken.rows), taken.faults
 
