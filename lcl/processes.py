@@ -24,7 +24,7 @@ from lcl.config import LclError
 from lcl.machine import one_thread, processors, without_main
 
 BEAT = 1.0  # seconds between two signs of life of a process
-SILENT = 20.0  # seconds without one, until a process counts as dead
+SILENT = 60.0  # seconds without one, until a process counts as dead; some calls, such as writing a large file, let no thread run
 SUSPECT = 5.0  # the same once something is known to be wrong: an exchange failed, or this process was asked to stop
 GRACE = 10.0  # seconds that a process has to end by itself once another one has failed
 STOPPED, ENDS, LEFT = "was stopped", "ends", "left"  # what a process tells: left is one that needs the store no more

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from made_plan import PLAN, SEEDS, keep, made_run
 from scipy import stats
 
+import arms
 import pages
 from answers import MIXED, NOT, OPEN, SUPPORTED, UNTESTED, Answers, verdict
 from lcl import storage
@@ -204,3 +205,9 @@ def test_the_figure_shows_arms_that_differ_in_the_recipe_alone_once_two_seeds_ar
 
 def test_a_verdict_needs_whole_arms_even_if_its_comparisons_are_there():
     assert verdict([], whole=False) == OPEN and verdict([], whole=True) == UNTESTED
+
+
+def test_processors_are_named_the_most_frequent_first():
+    made = [{"provenance": {"machine": {"processor": name}}} for name in ("A", "B", "B")] + [{"provenance": {"machine": {}}}]
+    assert arms.processors(made) == "B (2 runs), A (1 run), unknown (1 run)"
+    assert arms.processors([]) == ""

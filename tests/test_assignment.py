@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(assignment.triton is None, reason="this torch co
 
 
 def test_the_kernel_finds_what_scipy_finds():
-    """In a process of its own: Triton is told to interpret before it is imported."""
+    """In a process of its own: Triton reads when it is imported that it is to interpret."""
     code = f"import sys; sys.path[:0] = {sys.path!r}; import test_assignment; test_assignment.compare()"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"TRITON_INTERPRET": "1"}, check=True, timeout=300)
 

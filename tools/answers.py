@@ -74,6 +74,7 @@ class Answers:
         self.done, self.planned = sum(len(self.runs[arm]) for arm in own), sum(len(self._seeds(arm)) for arm in own)
         self.whole = self.done == self.planned
         self.left_out = found.left_out
+        self.processors = arms.processors(run for arm in own for run in self.runs[arm].values())
 
     def _seeds(self, arm: str) -> list[int]:
         return self.plan["arms"][arm]["seeds"]

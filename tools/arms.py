@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from statistics import mean, stdev
 
@@ -52,3 +53,9 @@ def minutes(runs: Mapping[int, dict]) -> str:
 def named(names: Iterable[str]) -> str:
     """Arms in a sentence: "`clip`, `siglip`"."""
     return ", ".join(f"`{name}`" for name in names)
+
+
+def processors(runs: Iterable[dict]) -> str:
+    """Which processors made these runs, in a sentence's part: "Intel Xeon (8 runs), AMD EPYC (2 runs)"."""
+    count = Counter(run["provenance"]["machine"].get("processor", "unknown") for run in runs)
+    return ", ".join(f"{name} ({number} run{'s' * (number > 1)})" for name, number in count.most_common())

@@ -107,9 +107,9 @@ class Board:
 
     def reproduce(self) -> str:
         """The commit and the command of every row."""
-        table = [["arm", "commit", "command"]]
+        table = [["arm", "commit", "processor", "command"]]
         for row in self.rows:
             commits = sorted({str(run["provenance"].get("commit") or "unknown") for run in row.runs.values()})
             named = [f"`{name[:8]}`" + (" with changes" if "+" in name else "") for name in commits]
-            table.append([f"`{row.arm}`", ", ".join(named), f"`{self.command(row)}`"])
+            table.append([f"`{row.arm}`", ", ".join(named), arms.processors(row.runs.values()), f"`{self.command(row)}`"])
         return as_markdown(table, words=True) if self.rows else "There is no run yet."

@@ -68,7 +68,8 @@ What the table shows:
 
 - **Without a GPU, the towers take most of the time. With one, the cores limit the speed.** {cores} cores must read, match
   and look up to keep one such GPU busy. A bank that fits in half of the GPU's free memory is copied there, and its
-  look-ups then need no core. A GPU also solves the matching, by a kernel of its own; we have not measured how fast.
+  look-ups then need no core. On a GPU a kernel solves the matching. It was compiled and
+  interpreted here, but never run on a GPU, so we do not know how fast it is.
 - **Banks and neighbours are computed once**, and read by every later run on the same pairs. The banks take {image_bank}
   and {caption_bank} of disk, the neighbours {kept} each.
 - **On cores, exact neighbours take longer than the banks; on a GPU they take minutes.** A CPU computes only half of the
@@ -77,8 +78,9 @@ What the table shows:
 
 ## What a step asks of a GPU
 
-**Counted** on a pretended GPU, with the depths of the profile `gpu`. A launch is an operator that the host starts on the GPU.
-At a wait the host stands still until the GPU is done, and the GPU has nothing to do until the host has caught up.
+**Counted** on a pretended GPU, with the depths of the profile `gpu` and batches of 16. A launch is an operator that the host
+starts on the GPU. The matching kernel counts as one. At a wait the host stands still until the GPU is done, and the GPU has
+nothing to do until the host has caught up. How much time this saves was not measured: no GPU was at hand.
 
 | recipe | launches, float32 | launches, bfloat16 | waits | launches before | waits before |
 |---|---:|---:|---:|---:|---:|
@@ -88,8 +90,8 @@ At a wait the host stands still until the GPU is done, and the GPU has nothing t
 | `lightclip-ping` | 1,295 | 1,746 | 3 | 1,438, and matching on the host | 68 |
 
 "Before" is commit 6e845f5, in float32. We wanted half of those launches, and missed it: products of matrices alone are 153 of
-the 488. In bfloat16, the default of the profile `gpu`, each number that changes its kind is a launch more. `--compile` joins
-them: forward and backward, the image tower has 249 launches in float32, 532 in bfloat16, and 198 in bfloat16 when compiled,
+the 488. In bfloat16, the default of the profile `gpu`, every conversion of a tensor is one more launch. `--compile` joins
+operators: forward and backward, the image tower has 249 launches in float32, 532 in bfloat16, and 198 in bfloat16 when compiled,
 **counted** in what the compiler writes for a CPU.
 
 ## Eight GPUs

@@ -15,15 +15,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import typer
-from commands import Result, lcl
+from commands import Result, lcl, two_ranks
 from conftest import PixelEncoder, RememberedScenes, WordEncoder
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
@@ -793,16 +791,7 @@ def test_a_step_without_memory_is_one_sentence_that_names_the_option(tmp_path, m
 
 @pytest.mark.slow
 def test_all_ranks_stop_after_the_same_step(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lcl", "train"]
-    options = ["--profile", "smoke", "--epochs", "200", "--runs", str(tmp_path), "--name", "two"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    log = tmp_path / "two" / "log.jsonl"
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment) as group:
-        while group.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 5):
-            time.sleep(0.1)
-        ranks = psutil.Process(group.pid).children()
-        ranks[1].send_signal(signal.SIGINT)  # the other one learns of it
-        told = group.communicate(timeout=120)[1]
+    _, told = two_ranks(tmp_path, signal.SIGINT)  # the other one learns of it
     (stopped,) = re.findall(r"stopped at step (\d+) of 3,200; go on with: lcl train --resume", told)
     assert checkpoints.checkpoints(tmp_path / "two" / "checkpoints")[-1].name == f"step-{int(stopped):08d}"
 

@@ -1,20 +1,18 @@
 """A process of a training that fails, is killed or is stopped ends all others, within seconds and with a sentence: on gloo."""
 
-import contextlib
 import itertools
 import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
+from commands import two_ranks
 
 from lcl import processes
 from lcl.config import LclError
@@ -225,24 +223,9 @@ def test_what_waits_hears_of_a_failure(watch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "stopped"])
-def test_torchrun_ends_and_the_rank_is_named(tmp_path, number):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lcl", "train"]
-    options = ["--profile", "smoke", "--epochs", "200", "--checkpoint-every", "1", "--runs", str(tmp_path), "--name", "two"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    log = tmp_path / "two" / "log.jsonl"
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment) as group:
-        while group.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 5):
-            time.sleep(0.1)
-        ranks = psutil.Process(group.pid).children()
-        ranks[1].send_signal(number)
-        told = group.communicate(timeout=120)[1]
-    assert group.returncode != 0
+def test_torchrun_ends_and_the_killed_rank_is_named(tmp_path):
+    status, told = two_ranks(tmp_path, signal.SIGKILL, "--checkpoint-every", "1")
+    assert status != 0
     own = [line for line in told.splitlines() if line.startswith(("error: ", "stopped at"))]
-    if number == signal.SIGKILL:
-        assert len(own) == 1 and own[0].startswith("error: rank 1 gave no sign of life for"), told
-        assert list((tmp_path / "two" / "checkpoints").glob("step-*"))  # to go on from
-    else:
-        assert len(own) == 1 and own[0].startswith("stopped at step"), told
-    with contextlib.suppress(psutil.NoSuchProcess):
-        assert not ranks[0].is_running()
+    assert len(own) == 1 and own[0].startswith("error: rank 1 gave no sign of life for"), told
+    assert list((tmp_path / "two" / "checkpoints").glob("step-*"))  # to go on from
