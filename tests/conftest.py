@@ -61,7 +61,7 @@ def start_method() -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # or it does not find this module
         patch.setenv("OMP_NUM_THREADS", "1")
-        multiprocessing.set_forkserver_preload(["conftest", "torch._dynamo", "inflect"])  # as optimisers and captions do
+        multiprocessing.set_forkserver_preload(["conftest", "torch._dynamo"])  # as optimisers do
         multiprocessing.forkserver.ensure_running()
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)

@@ -218,7 +218,7 @@ for module in ("matplotlib", "timm", "transformers", "sklearn", "emoji", "psutil
 
 
 MISSING = [  # extra, code that needs it, the first package that it misses
-    ("scenes", "lcl.data.drawn.captions.plural('wolf')", "inflect"),
+    ("scenes", "lcl.data.drawn.captions.plural('wug')", "inflect"),
     ("scenes", "lcl.eval.probes.linear_probe(None, None, 'train', 1)", "sklearn"),
     ("teachers", "lcl.models.vision.TimmTower('resnet18', 64)", "timm"),
     ("teachers", "lcl.models.language.HubTower('bert', lcl.config.LanguageConfig())", "transformers"),

@@ -28,7 +28,6 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -57,7 +56,6 @@ from lcl.train.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MB = 64  # of what travels: the archive and the files that git tracks
-PACKAGES = ("inflect", "more_itertools", "typeguard", "jaraco.functools")  # of Python alone: what captions need
 NO_HYPOTHESIS = """# for a machine that lacks it: no property test needs a GPU
 from unittest import mock
 import pytest
@@ -87,11 +85,7 @@ def pack(target: Path, sizes: Sequence[int] = (64, 128)) -> None:
             storage.write_tensors(folder / f"pictures-{size}.safetensors", {"drawings": found.drawings})
             about = asdict(found) | {"drawings": storage.sha256(found.drawings.numpy().tobytes())}
             storage.write_json(folder / f"pictures-{size}.json", about | {"checksum": storage.fingerprint(about)})
-        for package in PACKAGES:
-            source = Path(find_spec(package).origin).parent
-            shutil.copytree(
-                source, (folder / "site").joinpath(*package.split(".")), ignore=shutil.ignore_patterns("__pycache__")
-            )
+        (folder / "site").mkdir()
         (folder / "site" / "hypothesis.py").write_text(NO_HYPOTHESIS)
         _pack_text_encoder(folder / "site", pictures.load_pictures(sizes[0]))
         weights = pretrained.packaged_weights(encoders.IMAGE_ENCODER)

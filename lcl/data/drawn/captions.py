@@ -5,23 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
+from lcl import storage
 from lcl.config import need
 from lcl.data.drawn.colours import COLOURS
 from lcl.data.drawn.pictures import Concept
 
+ENGLISH = Path(__file__).with_name("english.json")
+"""The article and the plural of every name of the dictionary, so that they do not change with the package that knows English.
+Made by `tools/english.py`."""
+
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom lie one pixel outside
 
-IRREGULAR = {
-    "burrito": "burritos", "bento": "bentos", "golf": "golfs", "leaf fluttering in wind": "leaves fluttering in wind",
-    "hammer and wrench": "hammers and wrenches", "hammer and pick": "hammers and picks", "nut and bolt": "nuts and bolts",
-    "bow and arrow": "bows and arrows", "fork and knife": "forks and knives", "couch and lamp": "couches and lamps",
-    "fork and knife with plate": "forks and knives with plate", "plate with cutlery": "plates with cutlery",
-    "set of cutlery": "sets of cutlery", "plane taking off": "planes taking off",
-    "beach with an umbrella": "beaches with umbrellas", "six-sided die": "six-sided dice", "american bison": "american bison",
-    "stick of butter": "sticks of butter",
-}  # fmt: skip
 NUMBERS = {2: "two", 3: "three"}
 LEADS = ("", "", "", "a picture of ", "an image of ", "a drawing of ", "a scene with ")
 RELATIONS = {
@@ -145,21 +142,26 @@ def one(concept: Concept) -> str:
 
 
 @cache
-def _english():
-    """The rules of English; importing them takes seconds."""
+def _english() -> dict:
+    return storage.read_json(ENGLISH)
+
+
+@cache
+def _rules():
+    """The rules of English, for names that are not in the table; importing them takes seconds."""
     return need("inflect", "scenes").engine()
 
 
 @cache
 def article(phrase: str) -> str:
     """ "a" or "an", as the phrase is spoken: "an hourglass", "a unicorn"."""
-    return _english().a(phrase).split()[0]
+    return _english()["articles"].get(phrase.split()[0]) or _rules().a(phrase).split()[0]
 
 
 @cache
 def plural(name: str) -> str:
     """ "wolf" → "wolves", "pair of jeans" → "pairs of jeans"."""
-    return IRREGULAR.get(name) or _english().plural_noun(name)
+    return _english()["plurals"].get(name) or _rules().plural_noun(name)
 
 
 def holds(relation: str, first: Sequence[Box], second: Sequence[Box]) -> bool:

@@ -2,19 +2,24 @@
 
 import random
 import re
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import inflect
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import english
+from lcl.config import LclError
 from lcl.data.drawn import captions
 from lcl.data.drawn.captions import Mention, article, compose, holds, next_to, plural
 from lcl.data.drawn.colours import COLOURS, colour_name
 from lcl.data.drawn.pictures import Concept
 from lcl.data.scenes import SPLITS, Scene, SceneObject
+from lcl.storage import read_json
 
 
 def pytest_generate_tests(metafunc):
@@ -102,6 +107,25 @@ def test_plurals(one, many):
 )
 def test_articles(phrase, word):
     assert article(phrase) == word
+
+
+def test_the_table_of_words_holds_what_the_rules_say_of_every_name():
+    assert read_json(captions.ENGLISH) == english.english()
+
+
+@given(st.sampled_from(sorted(read_json(captions.ENGLISH)["articles"])), st.sampled_from(english.names()))
+def test_the_first_word_decides_on_the_article(first, name):
+    phrase = f"{first} {name}"
+    assert article(phrase) == inflect.engine().a(phrase).split()[0]
+
+
+def test_captions_of_the_dictionary_need_no_rules(world, monkeypatch):
+    for function in (article, plural, captions._rules):
+        function.cache_clear()
+    monkeypatch.setitem(sys.modules, "inflect", None)  # not installed
+    assert all(world.scene("train", index).caption for index in range(200))
+    with pytest.raises(LclError, match="inflect is not installed"):
+        plural("wug")
 
 
 def countable(world):
