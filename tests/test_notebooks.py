@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from chapters import quick
 
 from refresh_notebooks import clean
 
@@ -97,6 +98,12 @@ def hides_its_answers(check) -> bool:
 def test_its_visible_code_fits_a_narrow_column(path):
     lines = [line for cell in code_cells(path) if "jupyter" not in cell.metadata for line in cell.source.splitlines()]
     assert [line for line in lines if len(line) > 95] == []
+
+
+def test_no_exercise_is_in_a_cell_that_tests_may_leave_out(path):
+    left_out = [cell.source for cell in code_cells(path) if "long" in cell.metadata.get("tags", [])]
+    assert not [source for source in left_out if "your answer" in source or "checks the cell above" in source]
+    assert left_out == [] or len(quick(path).cells) == len(nbformat.read(path, as_version=4).cells) - len(left_out)
 
 
 def main_words(text: str) -> int:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nbformat
+from chapters import quick
 from playwright.sync_api import Locator, Page, Playwright
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,13 +97,15 @@ class Sheet:
 
 @contextlib.contextmanager
 def running_lab(work: Path, executable: str, driver: Playwright) -> Iterator[Lab]:
-    """Start JupyterLab over a copy of the notebooks in `work`, in the smoke profile, and a browser."""
+    """A browser, and JupyterLab in the smoke profile over copies of the notebooks in `work`, without their longest cells."""
     root = work / "course"
     root.mkdir()
     for path in ROOT.iterdir():
         if path.name not in ("notebooks", ".git", "runs"):
             (root / path.name).symlink_to(path)
     shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for path in (root / "notebooks").glob("*.ipynb"):
+        nbformat.write(quick(path), path)
     for name, settings in QUIET.items():
         path = work / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)

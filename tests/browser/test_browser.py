@@ -53,7 +53,7 @@ def test_a_notebook_runs_and_its_exhibits_can_be_used(path, running):
             hands.HANDS[kind](sheet.page, exhibit)
             exhibit.screenshot(path=PICTURES / f"{path.stem}-{number}-{kind}.png")
             assert exhibit.locator("[role=alert]").inner_text() == ""
-        source = path.read_text(encoding="utf-8")
+        source = (running.notebooks / path.name).read_text(encoding="utf-8")
         assert hands.explorers(sheet.page) == len(re.findall(r'"(?:\w+ = )?Explorer\(', source))
         assert sheet.errors == [] and running.refused == []
 

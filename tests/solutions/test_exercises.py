@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from chapters import quick
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
@@ -108,7 +109,7 @@ def solve(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_exercise_is_proved_on_both_sides(path, monkeypatch, record_property):
-    notebook = nbformat.read(path, as_version=4)
+    notebook = quick(path)
     checks = solve(notebook)
     assert len(checks) >= 3
     watch, tell = nbformat.v4.new_code_cell(WATCH), nbformat.v4.new_code_cell(TELL)
