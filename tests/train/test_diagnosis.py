@@ -113,7 +113,7 @@ PROFILE = dataclasses.replace(PROFILE, training=dataclasses.replace(PROFILE.trai
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["clip", "lightclip", "clip-ping", "lightclip-ping"])
+@pytest.mark.parametrize("name", ["lightclip", "clip-ping", "lightclip-ping"])  # clip is diagnosed below
 def test_healthy_trainings_of_every_method_pass(name, small_world, tmp_path):
     rows = small_world.train(PROFILE.training.pairs)
     banks = [build_bank(rows, encoder, tmp_path / encoder.kind) for encoder in (PixelEncoder(), WordEncoder())]

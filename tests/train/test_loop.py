@@ -741,11 +741,15 @@ def test_half_precision_changes_little_and_losses_stay_in_full(small_world, teac
 
 
 @pytest.mark.slow
-def test_half_precision_learns_as_well(small_world, finished):
-    made = Training(with_training(precision="bfloat16"), small_world, seed=0, device="cpu")
-    losses = [event.loss for event in made if isinstance(event, Step)]
-    whole = [event.loss for event in finished[1] if isinstance(event, Step)]
-    assert sum(losses[-8:]) / 8 == pytest.approx(sum(whole[-8:]) / 8, rel=0.1)
+def test_half_precision_learns_as_well(small_world):
+    """Of transformer blocks: convolutions in half precision take minutes on a processor without products for it."""
+    model, last = dataclasses.replace(TINY.model, vision=VisionConfig("vit", width=32, depth=1)), {}
+    for precision in ("float32", "bfloat16"):
+        profile = dataclasses.replace(with_training(precision=precision), model=model)
+        made = Training(profile, small_world, seed=0, device="cpu")
+        losses = [event.loss for event in made if isinstance(event, Step)]
+        last[precision] = sum(losses[-8:]) / 8
+    assert last["float32"] < 0.95 * math.log(32) and last["bfloat16"] == pytest.approx(last["float32"], rel=0.02)
 
 
 @pytest.mark.slow
