@@ -53,8 +53,8 @@ slow: setup
 	$(BIN)/pytest -p no:nbmake -n 2 --dist loadfile --durations 5 -m slow --ignore tests/solutions --ignore tests/browser tests
 
 notebooks-test: setup
-	LCL_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n 2 notebooks
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/solutions
+	LCL_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n 2 --dist worksteal notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal tests/solutions
 
 # Every notebook in JupyterLab in a real browser; skipped where none is installed. Pictures go to build/browser.
 browser-test: setup
