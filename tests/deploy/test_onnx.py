@@ -119,7 +119,7 @@ def test_int8_takes_less_than_half_and_points_the_same_way(exported, small_world
     assert small < large / 2
     answers = [onnx.open_towers(at).run(pairs.images, tokens) for at in (tmp_path, folder)]
     for mine, theirs in zip(*answers, strict=True):
-        assert (mine * theirs).sum(1).min() > 0.95 and not torch.equal(mine, theirs)
+        assert (mine * theirs).sum(1).min() > 0.99 and not torch.equal(mine, theirs)
     assert not list(tmp_path.glob(".*"))
 
 
