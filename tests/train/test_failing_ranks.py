@@ -130,9 +130,13 @@ def test_of_a_process_that_is_stopped_alone_the_others_hear_and_of_all_none(tmp_
 def killed_after_a_stop(ranks: Ranks, victim: int, die) -> None:
     """As torchrun does, the others are asked to stop when one is killed, while they look for the one to blame."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    for delay in (0.3, 1.5):
-        threading.Timer(delay, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)).start()
-    train(ranks, victim, die)
+    for step in itertools.count():
+        ranks.add(torch.ones(2))
+        if step == 20:
+            if ranks.rank == victim:
+                die()
+            for delay in (0.3, 1.5):
+                threading.Timer(delay, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)).start()
 
 
 def test_a_stop_that_torchrun_sends_for_a_killed_process_does_not_hide_it(tmp_path, start_method):
