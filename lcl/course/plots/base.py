@@ -54,6 +54,12 @@ class Chart(Figure):
         return to_png(self)
 
 
+def legend_below(figure: Chart, axes: Axes, columns: int = 3) -> None:
+    """Name what the axes show below them, where no curve can run through the names."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)), frameon=False, fontsize=SMALLEST)
+
+
 def to_png(figure: Figure, dpi: int = 100) -> bytes:
     """A figure as PNG."""
     buffer = io.BytesIO()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, SKY, SMALLEST, Chart, legend_label
+from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, SKY, SMALLEST, Chart, legend_below, legend_label
 from lcl.train.loop import Event, Step, Validation, in_one_line
 
 SMOOTH = 49  # steps
@@ -52,7 +52,7 @@ def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Ch
 def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Chart:
     """Several runs over the same steps, {run: {step: value}}: the first as a line, the others as marks on it or off it."""
     ends = ", ".join(f"{name} {list(values.values())[-1]:.3g} at step {list(values)[-1]}" for name, values in curves.items())
-    figure = Chart(9, 3, f"{ylabel} by step: {ends}.")
+    figure = Chart(9, 3.2, f"{ylabel} by step: {ends}.")
     axes = figure.add_subplot()
     for number, (name, values) in enumerate(curves.items()):
         style = {"color": GREY, "lw": 3, "alpha": 0.5} if number == 0 else {
@@ -60,7 +60,7 @@ def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Cha
         }  # fmt: skip
         axes.plot(list(values), list(values.values()), label=legend_label(name), **style)
     axes.set(xlabel="step", ylabel=ylabel, ylim=(0, None))
-    axes.legend(frameon=False)
+    legend_below(figure, axes)
     return figure
 
 
@@ -81,7 +81,7 @@ def lines(
     """
     means = {name: {x: float(np.mean(seeds)) for x, seeds in row.items()} for name, row in curves.items()}
     ends = ", ".join(f"{name} from {list(row.values())[0]:.3g} to {list(row.values())[-1]:.3g}" for name, row in means.items())
-    figure = Chart(6, 3, f"{ylabel} by {xlabel}: {ends}{f'; {reference[0]}: {reference[1]:.2f}' if reference else ''}.")
+    figure = Chart(6, 3.2, f"{ylabel} by {xlabel}: {ends}{f'; {reference[0]}: {reference[1]:.2f}' if reference else ''}.")
     axes = figure.add_subplot()
     for colour, marker, (name, row) in zip(CYCLE, MARKERS, curves.items(), strict=False):
         axes.plot(list(row), list(means[name].values()), color=colour, marker=marker, ms=4, label=legend_label(name))
@@ -93,7 +93,7 @@ def lines(
     if log:
         axes.set_xticks(list(row), [f"{x:g}" for x in row])
         axes.xaxis.minorticks_off()
-    axes.legend(frameon=False, fontsize=SMALLEST)
+    legend_below(figure, axes)
     return figure
 
 

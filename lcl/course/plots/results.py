@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, SMALLEST, Chart, in_words, legend_label
+from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, SMALLEST, Chart, in_words, legend_below, legend_label
 from lcl.course.study import Gain
 from lcl.train.loop import Event, Step, Validation
 
@@ -133,7 +133,7 @@ def two_runs(curves: Mapping[str, Sequence[Event]], metrics: Mapping[str, Mappin
         left.plot(done, recall, color=colour, ls=style, label=legend_label(name))
     left.set(xlabel="percent of the training", ylabel="recall@1, mean of both ways (%)", xlim=(0, 102), ylim=(0, 100))
     left.set_title("during training, validation pairs", fontsize=SMALLEST)
-    left.legend(frameon=False, fontsize=SMALLEST, loc="lower right")
+    legend_below(figure, left)
     for row, title in enumerate(titles):
         pair = [each[title] for each in metrics.values() if title in each]
         right.plot([min(pair), max(pair)], [row, row], color=GREY, lw=1, zorder=1)
