@@ -202,9 +202,9 @@ def test_the_powers_of_a_logarithmic_axis_are_formulas_as_before():
 
 def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
     legends = [
-        plots.lines({"_a": {1: 1.0}}, "x", "y", ("_b", 1.0)).axes[0].get_legend(),
-        plots.runs_together({"_a": {1: 1.0}, "_b": {1: 1.0}}, "y").axes[0].get_legend(),
-        plots.two_runs({"_a": HALFWAY, "_b": CURVE}, {"_a": {"recall": 1.0}, "_b": {}}, "x").axes[0].get_legend(),
+        plots.lines({"_a": {1: 1.0}}, "x", "y", ("_b", 1.0)).legends[0],
+        plots.runs_together({"_a": {1: 1.0}, "_b": {1: 1.0}}, "y").legends[0],
+        plots.two_runs({"_a": HALFWAY, "_b": CURVE}, {"_a": {"recall": 1.0}, "_b": {}}, "x").legends[0],
         plots.bars({"x": {"_a": 1.0, "_b": 2.0}}, "s").legends[0],
         plots.embedding_map({"PCA": torch.eye(2)}, ["_a", "_b"], torch.arange(2), "kind").legends[0],
     ]

@@ -124,7 +124,7 @@ def two_runs(curves: Mapping[str, Sequence[Event]], metrics: Mapping[str, Mappin
     titles = list(dict.fromkeys(title for each in metrics.values() for title in each))
     first = {name: dict(list(each.items())[:4]) for name, each in metrics.items()}
     alt = f"{' and '.join(curves)} on {split}, percent. {in_words(first, '.1f')}."
-    figure = Chart(9, 1.2 + 0.2 * max(len(titles), 8), alt)
+    figure = Chart(9, 1.5 + 0.2 * max(len(titles), 8), alt)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     for colour, style, (name, curve) in zip((BLUE, ORANGE), ("-", "--"), curves.items(), strict=False):
         validations = [event for event in curve if isinstance(event, Validation)]
