@@ -29,16 +29,16 @@ MEASURED = NOTEBOOKS.parent / "results" / "notebooks.json"
 
 KEEP = "from lcl.course.saved import save_training\n"
 KEEPS = {  # what runs after a notebook's last cell, and is not part of it
-    "03_contrastive": KEEP + 'save_training("03-clip", training, curve)',
+    "03_contrastive": KEEP + 'save_training("03-clip", training, curve, {"metrics": metrics})',
     "04_soft_labels": KEEP
     + """cosines = {step: [[round(x, 4) for x in row] for row in s.tolist()] for step, s in kept.items()}
 save_training("04-clip+soft", training, curve, {"cosines": cosines})""",
     "05_bipartite_matching": KEEP + 'for name in trained: save_training(f"05-{name}", trained[name], curves[name])',
     "06_fused_mlm": KEEP + 'save_training("06-clip+mlm", training, curve, {"gates": gates})',
-    "07_lightclip": KEEP + 'save_training("07-lightclip", training, curve, {"outcome": outcome})',
+    "07_lightclip": KEEP + 'save_training("07-lightclip", training, curve, {"outcome": outcome, "metrics": metrics})',
     # the map is of the weights as they are kept, so that everyone who takes them finds it
     "09_clip_ping": KEEP
-    + """save_training("09-clip-ping", training, curve)
+    + """save_training("09-clip-ping", training, curve, {"metrics": metrics})
 from lcl import storage
 from lcl.config import data_folder
 again = training_of("clip-ping", teacher=teacher)
@@ -48,7 +48,7 @@ storage.write_tensors(place, coordinates(torch.cat(embed(again.model, again.toke
 for old in set(place.parent.iterdir()) - {place}:
     old.unlink()""",
     "10_what_neighbours_buy": KEEP + 'save_training("10-clip+distil", training, curve)',
-    "14_capstone": KEEP + 'save_training("14-lightclip-ping", training, curve)',
+    "14_capstone": KEEP + 'save_training("14-lightclip-ping", training, curve, {"metrics": metrics})',
 }
 MEMORY = """import resource, sys
 unit = 1 if sys.platform == "darwin" else 1024

@@ -14,12 +14,10 @@ import hands  # noqa: E402
 import lab  # noqa: E402
 from test_browser import SHOWN  # noqa: E402
 
-from lcl.storage import read_json  # noqa: E402
 from website import exhibits, place  # noqa: E402
 from website.build import build  # noqa: E402
 
 PICTURES = lab.ROOT / "build" / "browser" / "site"
-RUN = lab.ROOT / "results" / "planned" / "clip-laptop-seed0.json"
 LOOKS = {"light-wide": ("light", 1280, 900), "dark-wide": ("dark", 1280, 900),
          "light-phone": ("light", 400, 800), "dark-phone": ("dark", 400, 800)}  # fmt: skip
 
@@ -52,15 +50,9 @@ class Visit:
 
 @pytest.fixture(scope="module")
 def made():
-    """All interactive figures, as `make site` makes them, but the board has the numbers of a saved run: to measure takes minutes.
-
-    Two processes that test side by side make them once.
-    """
-    kept, metrics = lab.ROOT / "build" / "site-data-of-tests", read_json(RUN)["metrics"]
-    kept.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept / "lock"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exhibits, "KEPT", kept)
-        patch.setattr(exhibits, "evaluate", lambda *_: metrics)
+    """All interactive figures, as `make site` makes them; two processes that test side by side make them once."""
+    exhibits.KEPT.mkdir(parents=True, exist_ok=True)
+    with FileLock(exhibits.KEPT / "lock"):
         return list(exhibits.figures([path.stem for path in place.chapters()]))
 
 

@@ -21,7 +21,7 @@ from lcl.config import CHECKOUT, LclError, Profile, from_dict, get_profile, requ
 from lcl.course import views, widgets
 from lcl.course.saved import SHIPPED, folder_of, load_saved
 from lcl.data.scenes import Pairs, SceneDataset, open_scenes
-from lcl.eval.metrics import embed, evaluate
+from lcl.eval.metrics import embed
 from lcl.teachers.search import open_neighbours
 from lcl.train.loop import Event, Step, Training
 from website.figures import KINDS, Figure
@@ -42,8 +42,9 @@ class Saved:
         self.world = open_world()
         teacher = None
         if of["teacher"]:  # it is not asked; its dimensions shape the heads
-            rows = {"rows": self.world.train(profile.training.pairs).description, "choice": "nearest", "own": 0.0}
-            teacher = SimpleNamespace(dims=tuple(of["teacher"]), description=rows)
+            chosen = {part: of["recipe"]["ping"][part] for part in ("choice", "own")}
+            rows = self.world.train(profile.training.pairs).description
+            teacher = SimpleNamespace(dims=tuple(of["teacher"]), description=chosen | {"rows": rows})
         self.training = Training(profile, self.world, seed=of["seed"], device="cpu", teacher=teacher)
         self.curve, self.notes = load_saved(name, self.training)
         self.model, self.tokenizer = self.training.model, self.training.tokenizer
@@ -78,8 +79,8 @@ def scrubber() -> widgets.LabelScrubber:
     """Chapter 4: the labels of 24 scenes by step."""
     run = saved("04-clip+soft")
     cosines = {int(step): torch.tensor(rows) for step, rows in run.notes["cosines"].items()}
-    watched = run.world.pairs("new_scenes", range(24))
-    return widgets.LabelScrubber(watched, cosines, run.training.profile.training.steps, run.training.recipe.soft)
+    few = run.world.pairs("new_scenes", range(24))
+    return widgets.LabelScrubber(few, cosines, run.training.profile.training.steps, run.training.recipe.soft)
 
 
 def inspector(models: dict[str, Callable[[], Saved | Training]]) -> widgets.AlignmentInspector:
@@ -134,10 +135,9 @@ def embedding_map(name: str, number: int, colours: tuple[str, str]) -> widgets.E
 
 
 def contender(name: str, pairs: Pairs) -> views.Contender:
-    """A saved run on the board: its metrics are measured here."""
+    """A saved run on the board, with the metrics that its chapter measured."""
     run = saved(name)
-    metrics = evaluate(run.model, run.tokenizer, run.world, run.training.profile.evaluation, run.training.extra)
-    return views.contender(run.model, run.tokenizer, pairs, run.curve, metrics)
+    return views.contender(run.model, run.tokenizer, pairs, run.curve, run.notes["metrics"])
 
 
 def board() -> widgets.RunBoard:
@@ -162,6 +162,7 @@ MAKERS: dict[str, list[Callable[[], widgets.Exhibit]]] = {  # by chapter without
     ],
     "neighbour_mining": [browser],
     "clip_ping": [lambda: curves("09-clip-ping"), lambda: embedding_map("09-clip-ping", 2500, ("category", "error"))],
+    "what_neighbours_buy": [lambda: curves("10-clip+distil")],
     "capstone": [
         lambda: curves("-lightclip-ping", until_the_lights_go_out),
         lambda: curves("-lightclip-ping"),
