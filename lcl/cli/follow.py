@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lcl.cli.common import bar
 from lcl.config import LclError
-from lcl.processes import memory_for
 
 MINUTES = 5  # between checkpoints, unless they are asked for by steps
 
@@ -43,14 +42,9 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
     events = EventLog(folder, training.step, tensorboard) if ranks.is_main else None
     curve = events.before if events else []
     saved = time.monotonic()
-    size = config.micro_batch or config.batch_size // ranks.world_size
-    parts = f", encoded {size} at a time" if size < config.batch_size else ""
-    smaller = f"lower --micro-batch to {size // 2}" if size % 2 == 0 else "lower --batch-size"
-    remedy = f"{smaller}, or free some memory and go on from the last checkpoint with --resume"
     with (
         noted_signals(ranks.world_size == 1) as signals,
         bar("training", "step", config.steps, initial=training.step, disable=not ranks.is_main) as progress,
-        memory_for(f"a step of {config.batch_size} pairs{parts}", remedy),
     ):
         for event in training:
             curve.append(event)

@@ -24,10 +24,10 @@ from torch import nn
 from torch.distributed.distributed_c10d import _abort_process_group
 from torch.distributed.rendezvous import rendezvous
 
-from lcl.config import LclError, require
+from lcl.config import LclError, TrainConfig, require
 from lcl.models.clip import Clip, Embeddings
 from lcl.models.tokenizer import Tokens
-from lcl.processes import LostPeer, Watch
+from lcl.processes import LostPeer, Watch, memory_for
 from lcl.teachers.teacher import Teacher
 from lcl.train.objectives import PAIRWISE, StepContext
 from lcl.train.recipes import Recipe
@@ -165,6 +165,15 @@ def join(device: str | None = None) -> Iterator[Ranks]:
         if dist.is_initialized():  # others wait for what will not come: let them fail
             (_abort_process_group if failed else dist.destroy_process_group)()
         watch.leave(failed)
+
+
+def memory_of_step(config: TrainConfig, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
+    """Raise LclError, which names the setting to lower, where the memory ends that a training step needs."""
+    size = config.micro_batch or config.batch_size // ranks.world_size
+    parts = f", encoded {size} at a time" if size < config.batch_size else ""
+    smaller = f"lower micro_batch (--micro-batch) to {size // 2}" if size % 2 == 0 else "lower batch_size (--batch-size)"
+    remedy = f"{smaller}, or free some memory; with a checkpoint, go on from there"
+    return memory_for(f"a step of {config.batch_size} pairs{parts}", remedy)
 
 
 @dataclass(frozen=True)

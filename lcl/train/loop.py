@@ -25,7 +25,7 @@ from lcl.models.vision import augment
 from lcl.teachers.banks import build_bank
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 from lcl.teachers.teacher import LiveTeacher, Teacher, open_bank_teacher
-from lcl.train.distributed import MicroBatch, Ranks, cached_backward, kept_within_parts
+from lcl.train.distributed import MicroBatch, Ranks, cached_backward, kept_within_parts, memory_of_step
 from lcl.train.loader import Batch, batches
 from lcl.train.objectives import StepContext
 from lcl.train.recipes import PingConfig, Recipe, get_recipe
@@ -120,7 +120,7 @@ class Training:
 
     Raises:
         LclError: for settings that do not fit together; while training, when the loss is no longer finite, with the step
-            and the batch's pairs.
+            and the batch's pairs, and for a step that does not fit into memory.
     """
 
     def __init__(
@@ -194,7 +194,8 @@ class Training:
         if self.device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(self.device)  # what this process did before is not its own
         try:
-            yield from self._events()
+            with memory_of_step(self.profile.training, self.ranks):
+                yield from self._events()
         finally:  # also when iterating stops early
             self.learner.eval()
 
@@ -281,9 +282,8 @@ class Training:
         return loss.detach(), {name: part.detach() for name, part in parts.items()}
 
     def _memory(self) -> float:
-        if self.device.startswith("cuda"):
-            return torch.cuda.max_memory_allocated(self.device) / 2**30
-        return resident_memory() / 2**30
+        on_gpu = self.device.startswith("cuda")
+        return (torch.cuda.max_memory_allocated(self.device) if on_gpu else resident_memory()) / 2**30
 
     def _validate(self, step: int, validation: Samples, ranked: Candidates) -> Validation:
         v, t = embed_candidates(self.model, self.tokenizer, validation, ranked)

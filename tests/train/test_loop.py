@@ -209,6 +209,20 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(small_wo
         next(events)
 
 
+def test_a_step_without_memory_is_one_sentence_in_a_notebook_too(small_world, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB.\nmore")
+
+    made = Training(with_training(pairs=256, micro_batch=16), small_world, device="cpu")
+    events = iter(made)
+    next(events)
+    monkeypatch.setattr(Training, "_learn_from", full)
+    step = r"a step of 32 pairs, encoded 16 at a time \(2.00 GiB more\); lower micro_batch \(--micro-batch\) to 8, or free"
+    with pytest.raises(LclError, match=f"^there is not enough memory for {step}"):
+        next(events)
+    assert made.step == 1 and not made.model.training  # what was learned before stays, ready to use
+
+
 def test_a_world_of_another_size_than_the_models_is_refused(small_world):
     vision = dataclasses.replace(TINY.model.vision, image_size=128)
     other = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, vision=vision))
