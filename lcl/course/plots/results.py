@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, SMALLEST, Chart, in_words, legend_below, legend_label
+from lcl.course.plots.base import (
+    BLUE,
+    CYCLE,
+    GREY,
+    MARKERS,
+    ORANGE,
+    RED,
+    SMALLEST,
+    Chart,
+    in_words,
+    legend_below,
+    legend_label,
+)
 from lcl.course.study import Gain
 from lcl.train.loop import Event, Step, Validation
 
