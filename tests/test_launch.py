@@ -1,13 +1,18 @@
 """What Colab and Binder open: every chapter with a first cell that sets up, and nothing that trains unasked."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
+import sys
+import tomllib
+from importlib import metadata
 
 import nbformat
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from website.build import build
 from website.launch import BINDER, BRANCH, EXTRAS, PLACE, TRAINS, buttons, setup_cell, to_launch, write
@@ -48,6 +53,32 @@ def test_elsewhere_the_cell_does_nothing(tmp_path):
     """Run as IPython would run it, without its shell: outside Colab no line that needs one may be reached."""
     source = re.sub(r"^( +)[!%].*$", r"\1raise SystemExit('reached')", setup_cell("x"), flags=re.M)
     exec(compile(source, "set-up", "exec"), {})
+
+
+def with_dependencies(requirements: list[str]) -> set[str]:
+    """The names of these packages and of all that they need, as they are installed here."""
+    found, ahead = set(), [Requirement(text) for text in requirements]
+    while ahead:
+        needed = ahead.pop()
+        name = canonicalize_name(needed.name)
+        if name in found or needed.marker and not needed.marker.evaluate({"extra": ""}):
+            continue
+        found.add(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            ahead += [Requirement(text) for text in metadata.requires(name) or ()]
+    return found
+
+
+def test_all_that_the_chapters_import_is_installed_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [package for extra in (*EXTRAS, "course") for package in project["optional-dependencies"][extra]]
+    there = with_dependencies(project["dependencies"] + extras)
+    giver = metadata.packages_distributions()
+    for path in chapters():
+        code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        modules = set(re.findall(r"^ *(?:import|from) (\w+)", code, flags=re.M)) - set(sys.stdlib_module_names) - {"lcl"}
+        lacking = {module for module in modules if not there & {canonicalize_name(name) for name in giver[module]}}
+        assert not lacking, path.name
 
 
 def test_it_installs_what_the_chapters_import_and_leaves_colabs_own_alone():
