@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import anywidget
 import ipywidgets
 import matplotlib.path
 import numpy as np
@@ -95,6 +96,15 @@ def pairs(few_world):
     return few_world.pairs("new_scenes", range(6))
 
 
+@pytest.mark.parametrize("kind", [Explorer, *widgets.Exhibit.__subclasses__()], ids=lambda kind: kind.__name__)
+def test_no_figure_gives_a_method_of_ipywidgets_another_meaning(kind):
+    """ipywidgets calls its own: `close`, for example, when a widget or its process ends, which once drew a figure then."""
+    base = ipywidgets.VBox if kind is Explorer else anywidget.AnyWidget
+    classes = [each for each in kind.__mro__ if each.__module__.startswith("lcl.")]
+    ours = {name for each in classes for name, found in vars(each).items() if callable(found) and not name.startswith("__")}
+    assert ours & set(dir(base)) <= {"_repr_mimebundle_"}
+
+
 @pytest.fixture(scope="module")
 def exhibits(few_world, small_world, tokenizer, pairs):
     """One of each, of an untrained model."""
@@ -106,7 +116,7 @@ def exhibits(few_world, small_world, tokenizer, pairs):
     live = widgets.LiveCurves(Training(get_profile("smoke"), small_world))
     for event in CURVE:
         live.add(event)
-    live.close()
+    live.finish()
     figures = {"new_scenes": {"zero_shot_top1": {"value": 0.5, "chance": 0.1}}}
     contender = views.contender(model, tokenizer, pairs, CURVE, figures)
     return {
@@ -343,9 +353,9 @@ def test_live_curves_keep_what_they_were_told(exhibits):
 def test_a_long_training_sends_no_more_than_can_be_seen(exhibits):
     live = exhibits["curves"]
     steps = [dataclasses.replace(CURVE[0], step=step) for step in range(1, 5001)]
-    live.close(steps)
+    live.finish(steps)
     assert len(live.data["steps"]) < 700 and live.data["steps"][-1] == 5000
-    live.close(CURVE)
+    live.finish(CURVE)
 
 
 def test_the_guesser_begins_with_the_name_of_a_thing(exhibits, pairs):

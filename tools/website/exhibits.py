@@ -66,7 +66,7 @@ def curves(name: str, first: Callable[[list[Event], int], list[Event]] = lambda 
     """The curves of a saved run. first: which of its events are shown."""
     run = saved(name)
     shown = widgets.LiveCurves(run.training)
-    shown.close(first(run.curve, run.training.profile.training.steps))
+    shown.finish(first(run.curve, run.training.profile.training.steps))
     return shown
 
 

@@ -15,7 +15,7 @@ POINTS = 600  # as many steps as a reader can see
 
 
 class LiveCurves(Exhibit):
-    """A training run's curves, which grow while it runs: call `show` once, `add` for every event, `close` at the end.
+    """A training run's curves, which grow while it runs: call `show` once, `add` for every event, `finish` at the end.
 
     What was added stays, and can be read, when the kernel is busy or gone.
     """
@@ -43,7 +43,7 @@ class LiveCurves(Exhibit):
         if isinstance(event, Validation) or time.perf_counter() - self._drawn > EVERY:
             self._update("Training.")
 
-    def close(self, curve: Sequence[Event] | None = None) -> None:
+    def finish(self, curve: Sequence[Event] | None = None) -> None:
         """Show the end, also in the still picture. curve: of a training run that ran elsewhere."""
         self._curve = list(self._curve if curve is None else curve)
         self._update("Done." if self._curve and self._curve[-1].step == self.data["total"] else "Stopped.")
