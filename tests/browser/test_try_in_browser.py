@@ -195,6 +195,8 @@ def test_it_is_used_by_mouse_and_by_keyboard(look, site, about, browser):  # noq
         press("Enter")
         settled(page)
         assert status.inner_text().startswith("The chosen scene")
+        asked = [page.locator(f"#try-{what}-of").inner_text() for what in ("scenes", "captions")]
+        assert asked == [f"Query: “{about['captions'][7]}”.", "Query: The chosen scene."]  # each list keeps its own
         page.mouse.move(0, 0)  # where it points at no word
         lit, said = page.locator("#try-patches").inner_html(), page.locator("#try-word").inner_text()
         named.nth(0).focus()

@@ -107,6 +107,7 @@
     if (every) part("problem").textContent = `The model has read ${unread ? `none of these words before (${unread})` : "no word here"}, so the scenes below are no answer.`;
     else if (unread) part("problem").textContent = `The model has never read ${unread}, so the scenes may not show it.`;
     part("status").textContent = `The ${SHOWN} nearest of ${tryout.about.captions.length.toLocaleString("en")} scenes; the first shows “${tryout.about.captions[nearest[0].row]}”, with a cosine of ${nearest[0].cosine.toFixed(2)}.`;
+    part("scenes-of").textContent = `Query: “${inOrder([...text.trim()].slice(0, 200).join(""))}”.`; // stays true when a picture is chosen later
     part("page").dataset.first ??= String(Math.round(performance.now())); // milliseconds until the first answer
     asked = found;
     await look(canvases[0]);
@@ -128,6 +129,7 @@
     part("captions").replaceChildren(...nearest.map(({ row, cosine }) => make("li", {},
       make("button", { click: () => show(captions[row]) }, captions[row]), make("span", { class: "small" }, ` ${cosine.toFixed(2)}`))));
     part("status").textContent = `${inOrder(name)}: the nearest caption is “${captions[nearest[0].row]}”, with a cosine of ${nearest[0].cosine.toFixed(2)}.`;
+    part("captions-of").textContent = `Query: ${inOrder([...name].slice(0, 200).join(""))}.`;
     return captions[nearest[0].row];
   }
 
