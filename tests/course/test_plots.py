@@ -67,7 +67,10 @@ PLOTS = {
     "soft_labels": lambda pairs, world: plots.soft_labels(SIMILARITY.softmax(1), (SIMILARITY > 0).long(), "after 3 steps"),
     "lines": lambda pairs, world: plots.lines({"R@1": {1: [1, 2], 2: [3, 4]}, "MRR": {1: 5, 2: 6}}, "layers", "percent"),
     "lines by logarithm": lambda pairs, world: plots.lines({"a": {0.1: 0.9, 1: 0.5}}, "T", "share", ("blind", 0.2), True),
-    "cost_matrix": lambda pairs, world: plots.cost_matrix(1 - SIMILARITY[:3], SIMILARITY[:3].softmax(1) / 2, ["a", "red", "cat"]),
+    "cost_matrix": lambda pairs, world: plots.cost_matrix(
+        1 - SIMILARITY[:3], SIMILARITY[:3].softmax(1) / 2, ["a", "red", "cat"], "cost 1", SIMILARITY[0].clamp(min=0)
+    ),
+    "token_chips": lambda pairs, world: plots.token_chips([[("[BEGIN]", -1), ("pen", 0), ("guin", 0)], [("a", 0)] * 30]),
     "word_lines": lambda pairs, world: plots.word_lines(
         pairs.images[0], ["a", "red", "cat"], [-1, 3, 63], 64, [(), (), ((4, 4, 20, 30),)], "exact"
     ),
@@ -170,6 +173,7 @@ NAMED = {  # every place where a figure shows a text of its data: titles, labels
     "similarity_matrix": lambda image, t: plots.similarity_matrix(torch.eye(2), t, [t, t], t, t, what=t),
     "retrieved_images": lambda image, t: plots.retrieved_images([t], [0], torch.ones(1, 1), image[None]),
     "cost_matrix": lambda image, t: plots.cost_matrix(torch.eye(2), torch.eye(2), [t, t], t),
+    "token_chips": lambda image, t: plots.token_chips([[(t, 0), (t, -1)]]),
     "word_lines": lambda image, t: plots.word_lines(image, [t, t], [0, -1], 4, [(), ((1, 1, 5, 5),)], t),
     "word_guesses": lambda image, t: plots.word_guesses([image], [t], [([t], torch.ones(1))], t),
     "embedding_map": lambda image, t: plots.embedding_map({t: torch.eye(2)}, [t], torch.zeros(2), t),
@@ -258,6 +262,22 @@ def test_a_word_is_joined_with_its_patch_and_an_unmatched_one_with_none():
     axes = plots.word_lines(image, ["a", "cat"], [-1, 5], 16, [(), ((4, 4, 20, 30),)]).axes[0]
     assert rectangles(axes) == [(4, 4, 16), (16, 16, 16)]  # its box, and patch 5 of 4 × 4, which lies in row 1, column 1
     assert [text.get_text() for text in axes.texts] == ["a  (unmatched)", "cat"]
+
+
+def test_a_patchs_dual_price_is_a_bar_below_its_column():
+    cost, prices = torch.rand(2, 3), torch.tensor([0.3, 0.0, 0.1])
+    above, below = plots.cost_matrix(cost, torch.eye(2, 3), ["cat", "of"], prices=prices).axes[:2]
+    bars = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in below.patches}
+    assert bars == pytest.approx(dict(enumerate(prices.tolist()))) and above.get_xlim() == below.get_xlim()
+
+
+def test_tokens_of_a_word_share_a_colour_and_stand_above_its_number():
+    chart = plots.token_chips([[("[BEGIN]", -1), ("pen", 0), ("guin", 0), ("sits", 1)]])
+    chips = {text.get_text(): text.get_bbox_patch().get_edgecolor() for text in chart.axes[0].texts if text.get_bbox_patch()}
+    assert list(chips) == ["[BEGIN]", "pen", "guin", "sits"]
+    assert chips["pen"] == chips["guin"] and len(set(chips.values())) == 3
+    assert [text.get_text() for text in chart.axes[0].texts if not text.get_bbox_patch()] == ["0", "0", "1"]
+    assert "4 tokens, 2 words" in chart.alt
 
 
 def test_the_unmatched_share_is_the_last_column_of_a_cost_matrix():

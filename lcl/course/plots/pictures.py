@@ -172,17 +172,29 @@ def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Chart
     return figure
 
 
-def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], title: str = "") -> Chart:
+def cost_matrix(
+    cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], title: str = "", prices: torch.Tensor | None = None
+) -> Chart:
     """The costs of matching words with patches, and the plan: dots as large as a patch's share of the word.
 
     Args:
         cost, plan: (m, n); what a row of the plan lacks to 1 is unmatched, the last column.
         rows: the words.
+        prices: (n,), the dual prices of the patches, as bars below.
     """
     words, patches = cost.shape
     best = [int(row.argmax()) if row.sum() > 0.5 else -1 for row in plan]
-    figure = Chart(9, 1.2 + 0.3 * words, f"Costs of {words} words and {patches} patches; matched: {_matched(rows, best)}.")
-    axes = figure.add_subplot()
+    alt = f"Costs of {words} words and {patches} patches; matched: {_matched(rows, best)}."
+    if prices is None:
+        figure = Chart(9, 1.2 + 0.3 * words, alt)
+        axes = lowest = figure.add_subplot()
+    else:
+        told = ", ".join(f"patch {number} {price:.2f}" for number, price in enumerate(prices.tolist()))
+        figure = Chart(9, 2.6 + 0.3 * words, f"{alt} Dual prices: {told}.")
+        axes, lowest = figure.subplots(2, sharex=True, height_ratios=(0.3 * words, 1))
+        axes.tick_params(labelbottom=False)
+        lowest.bar_label(lowest.bar(range(patches), prices.tolist(), color=BLUE), fmt="%.2f", fontsize=SMALLEST)
+        lowest.set(ylabel="dual price", ylim=(0, 1.3 * max(prices.max().item(), 0.1)))
     full = torch.cat([cost, torch.full((words, 1), math.nan)], dim=1)
     shown = axes.imshow(full.numpy(), cmap="viridis_r", aspect="auto")
     shares = torch.cat([plan, (1 - plan.sum(1, keepdim=True)).clamp(min=0)], dim=1)
@@ -190,9 +202,40 @@ def cost_matrix(cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], tit
     axes.scatter(column, row, s=70 * shares[row, column], facecolor="white", edgecolor=RED, lw=1.5)
     axes.set_yticks(range(words), rows, fontsize=SMALLEST)
     ticks = [*range(0, patches, max(1, patches // 16)), patches]
-    axes.set_xticks(ticks, [*map(str, ticks[:-1]), "bin"], fontsize=SMALLEST)
-    axes.set(xlabel="patch", title=title)
+    lowest.set_xticks(ticks, [*map(str, ticks[:-1]), "bin"], fontsize=SMALLEST)
+    axes.set_title(title)
+    lowest.set_xlabel("patch")
     figure.colorbar(shown, ax=axes, label="cost, 1 − cosine")
+    return figure
+
+
+def token_chips(captions: Sequence[Sequence[tuple[str, int]]]) -> Chart:
+    """The tokens of captions as chips. Tokens of a word share a colour, and its number stands below each of them.
+
+    captions: the tokens of each, and the number of each token's word; -1 if it belongs to none.
+    """
+    wide, line, places = 88, 0, []  # characters of a line; the line; (line, column, token, word)
+    for tokens in captions:
+        column = 0
+        for token, word in tokens:
+            token = textwrap.shorten(token, 40) or " "
+            if column and column + len(token) + 2 > wide:
+                line, column = line + 1, 0
+            places.append((line, column, token, word))
+            column += len(token) + 3
+        line += 1
+    words = [len({word for _, word in tokens if word >= 0}) for tokens in captions]
+    told = "; ".join(f"{len(tokens)} tokens, {number} words" for tokens, number in zip(captions, words, strict=True))
+    figure = Chart(9, 0.1 + 0.55 * line, f"Tokens of {len(captions)} captions as chips, with the number of each one's word: {told}.")
+    axes = figure.add_subplot(xlim=(0, wide + 2), ylim=(line - 0.3, -0.5))
+    axes.axis("off")
+    for row, column, token, word in places:
+        colour = CYCLE[word % len(CYCLE)] if word >= 0 else GREY
+        box = {"boxstyle": "round,pad=0.25", "facecolor": colour + "30", "edgecolor": colour}
+        at = column + 1 + len(token) / 2
+        axes.text(at, row, token, bbox=box, ha="center", va="center", family="monospace", fontsize=SMALLEST)
+        if word >= 0:
+            axes.text(at, row + 0.45, str(word), ha="center", va="center", color=GREY, fontsize=SMALLEST)
     return figure
 
 
