@@ -226,7 +226,7 @@ def token_chips(captions: Sequence[Sequence[tuple[str, int]]]) -> Chart:
         line += 1
     words = [len({word for _, word in tokens if word >= 0}) for tokens in captions]
     told = "; ".join(f"{len(tokens)} tokens, {number} words" for tokens, number in zip(captions, words, strict=True))
-    figure = Chart(9, 0.1 + 0.55 * line, f"Tokens of {len(captions)} captions as chips, with the number of each one's word: {told}.")
+    figure = Chart(9, 0.1 + 0.55 * line, f"Tokens of {len(captions)} captions as chips, with the numbers of their words: {told}.")
     axes = figure.add_subplot(xlim=(0, wide + 2), ylim=(line - 0.3, -0.5))
     axes.axis("off")
     for row, column, token, word in places:
