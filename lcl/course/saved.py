@@ -14,7 +14,7 @@ from lcl import storage
 from lcl.config import CHECKOUT, LclError, data_folder, in_checkout, require, to_dict
 from lcl.train.checkpoints import upgraded_description, without_unused_rows
 from lcl.train.loop import Event, Training
-from lcl.train.provenance import provenance
+from lcl.train.provenance import code_key, provenance
 from lcl.train.runs import curve_from_dict, curve_to_dict
 
 FORMAT = "lcl-kept-2"
@@ -95,7 +95,7 @@ def load_saved(name: str, training: Training) -> tuple[list[Event], dict]:
     """Load a saved checkpoint into a training run, as if it had been trained here.
 
     Returns:
-        The curve and the notes.
+        The curve and the notes; without their "metrics" if these were measured by other code than that of today.
 
     Raises:
         LclError: if there is no such checkpoint, it is damaged, or it has another profile, recipe, seed or vocabulary.
@@ -112,7 +112,9 @@ def load_saved(name: str, training: Training) -> tuple[list[Event], dict]:
         require(not other, f"the checkpoint in {folder} has another {' and '.join(other)} than this training; {where}.")
         same = storage.file_sha256(folder / "weights.safetensors") == about["weights"]
         require(same, f"{folder / 'weights.safetensors'} is not the file that about.json describes; {where}.")
-        curve, notes = curve_from_dict(about["curve"], training.profile), about["notes"]
+        curve, notes = curve_from_dict(about["curve"], training.profile), dict(about["notes"])
+        if about["provenance"]["code"] != code_key():
+            notes.pop("metrics", None)
         weights = unpack(storage.read_tensors(folder / "weights.safetensors"))
         training.learner.load_state_dict(without_unused_rows(weights, training))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

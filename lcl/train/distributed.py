@@ -21,7 +21,6 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.distributed_c10d import _abort_process_group
 from torch.distributed.rendezvous import rendezvous
 
 from lcl.config import LclError, TrainConfig, require
@@ -163,7 +162,9 @@ def join(device: str | None = None) -> Iterator[Ranks]:
         raise
     finally:
         if dist.is_initialized():  # others wait for what will not come: let them fail
-            (_abort_process_group if failed else dist.destroy_process_group)()
+            if failed:
+                dist.group.WORLD.abort()
+            dist.destroy_process_group()
         watch.leave(failed)
 
 
@@ -172,7 +173,7 @@ def memory_of_step(config: TrainConfig, ranks: Ranks) -> contextlib.AbstractCont
     size = config.micro_batch or config.batch_size // ranks.world_size
     parts = f", encoded {size} at a time" if size < config.batch_size else ""
     smaller = f"lower micro_batch (--micro-batch) to {size // 2}" if size % 2 == 0 else "lower batch_size (--batch-size)"
-    remedy = f"{smaller}, or free some memory; with a checkpoint, go on from there"
+    remedy = f"free some memory and go on from the last checkpoint (`lcl train --resume`), or begin anew: {smaller}"
     return memory_for(f"a step of {config.batch_size} pairs{parts}", remedy)
 
 

@@ -68,6 +68,14 @@ def test_what_is_kept_takes_the_place_of_training(trained, small_world):
         assert (mine * theirs).sum(1).min() > 0.99
 
 
+def test_metrics_that_other_code_measured_are_left_out(trained, small_world, monkeypatch):
+    training, curve = trained
+    saved.save_training("mine", training, curve, {"metrics": {"new_scenes": {}}, "note": 1})
+    assert saved.load_saved("mine", Training(training.profile, small_world))[1].keys() == {"metrics", "note"}
+    monkeypatch.setattr(saved, "code_key", lambda: "of tomorrow")
+    assert saved.load_saved("mine", Training(training.profile, small_world))[1].keys() == {"note"}
+
+
 def test_a_table_with_rows_of_no_token_is_loaded_without_them(trained, small_world):
     """Earlier versions made the table as large as a vocabulary may be at most."""
     training, curve = trained

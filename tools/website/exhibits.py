@@ -21,7 +21,7 @@ from lcl.config import CHECKOUT, LclError, Profile, from_dict, get_profile, requ
 from lcl.course import views, widgets
 from lcl.course.saved import SHIPPED, folder_of, load_saved
 from lcl.data.scenes import Pairs, SceneDataset, open_scenes
-from lcl.eval.metrics import embed
+from lcl.eval.metrics import embed, evaluate
 from lcl.teachers.search import open_neighbours
 from lcl.train.loop import Event, Step, Training
 from website.figures import KINDS, Figure
@@ -135,9 +135,11 @@ def embedding_map(name: str, number: int, colours: tuple[str, str]) -> widgets.E
 
 
 def contender(name: str, pairs: Pairs) -> views.Contender:
-    """A saved run on the board, with the metrics that its chapter measured."""
+    """A saved run on the board, with the metrics that its chapter measured; measured anew if the code has changed since."""
     run = saved(name)
-    return views.contender(run.model, run.tokenizer, pairs, run.curve, run.notes["metrics"])
+    evaluation = run.training.profile.evaluation
+    metrics = run.notes.get("metrics") or evaluate(run.model, run.tokenizer, run.world, evaluation, run.training.extra)
+    return views.contender(run.model, run.tokenizer, pairs, run.curve, metrics)
 
 
 def board() -> widgets.RunBoard:
