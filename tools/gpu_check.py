@@ -13,6 +13,7 @@ import argparse
 import copy
 import dataclasses
 import functools
+import importlib.resources
 import itertools
 import json
 import lzma
@@ -26,9 +27,10 @@ import tarfile
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tokenizers
@@ -37,19 +39,22 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from lcl import assignment, storage
+from lcl.bpe import PAD, SPECIAL
 from lcl.config import LclError, Profile, get_profile, require
 from lcl.data.drawn import captions, pictures
 from lcl.data.scenes import SceneDataset, open_scenes
 from lcl.losses.matching import Matching, exact, total_cost
 from lcl.machine import processors
 from lcl.models import pretrained
+from lcl.models.clip import Clip
+from lcl.models.tokenizer import Tokens
 from lcl.teachers import encoders
 from lcl.teachers.banks import build_bank
 from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import LiveTeacher, open_bank_teacher
 from lcl.train.checkpoints import resume, save_checkpoint
 from lcl.train.loader import CHUNK, batches
-from lcl.train.loop import Training, Validation, open_teacher
+from lcl.train.loop import Training, Validation, make_optimizer, open_teacher
 from lcl.train.plans import open_plan
 from lcl.train.provenance import commit, provenance
 from lcl.train.recipes import RECIPES
@@ -62,6 +67,7 @@ import pytest
 given = settings = mock.MagicMock(side_effect=lambda *_, **__: pytest.mark.skip("hypothesis is missing"))
 strategies = HealthCheck = mock.MagicMock()
 """
+NO_FTFY = "def fix_text(text): raise NotImplementedError  # open_clip mends captions with it, and here gets none as text\n"
 ARCHIVE, CARRIED = "carry.tar.xz", "LCL_GPU_CARRY"
 MAIN = ("clip", "clip-ping", "lightclip", "lightclip-ping")  # the quick ones first: they leave time to the others
 XZ = [
@@ -87,6 +93,10 @@ def pack(target: Path, sizes: Sequence[int] = (64, 128)) -> None:
             storage.write_json(folder / f"pictures-{size}.json", about | {"checksum": storage.fingerprint(about)})
         (folder / "site").mkdir()
         (folder / "site" / "hypothesis.py").write_text(NO_HYPOTHESIS)
+        (folder / "site" / "ftfy.py").write_text(NO_FTFY)
+        for package in ("open_clip", "open_clip_train"):
+            source, unwanted = importlib.resources.files(package), shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, folder / "site" / package, ignore=unwanted)
         _pack_text_encoder(folder / "site", pictures.load_pictures(sizes[0]))
         weights = pretrained.packaged_weights(encoders.IMAGE_ENCODER)
         weights[-2].zero_()  # the classifier, which is taken off
@@ -454,6 +464,78 @@ def work(stage: Stage) -> None:
         stage.note(f"{name}, {profile.training.precision}{', compiled' * compiled}", value)
 
 
+def beside(stage: Stage) -> None:
+    """Steps of `clip` beside open_clip's training loop, by turns: the same towers, first weights, optimiser and batches."""
+    name, pairs, steps, laps = ("smoke", 256, 2, 2) if stage.small else ("gpu", 16_384, 40, 4)
+    profile = get_profile(name)
+    size = min(profile.training.batch_size, pairs // 2)
+    epochs = math.ceil(laps * steps * size / pairs)
+    profile = changed(profile, recipe="clip", pairs=pairs, batch_size=size, epochs=epochs, evaluate_every=10**9)
+    training = Training(profile, scenes(name), device=stage.device)
+    losses: dict[str, list[float]] = {"clip": [], "open_clip": []}
+    theirs = open_clip_steps(training, steps, stage.device, losses["open_clip"])  # it copies the weights
+    events = iter(training)
+
+    def ours() -> None:
+        losses["clip"] += [event.loss for event in itertools.islice(events, steps)]
+
+    took: dict[str, list[float]] = {"clip": [], "open_clip": []}
+    for _ in range(laps):
+        for who, lap in (("clip", ours), ("open_clip", theirs)):
+            _wait(stage.device)
+            began = time.perf_counter()
+            lap()
+            _wait(stage.device)
+            took[who].append(1e3 * (time.perf_counter() - began) / steps)
+    for who, (_, *kept) in took.items():  # the first lap is a warm-up
+        stage.note(f"{who}, {profile.training.precision}", {"batch": size, "steps a lap": steps, "ms a step": kept})
+    first = losses["clip"][0], losses["open_clip"][0]
+    stage.note("first loss", first, abs(first[0] - first[1]) < 1e-2 * first[0])
+
+
+def open_clip_steps(training: Training, steps: int, device: str, losses: list[float]) -> Callable[[], None]:
+    """A function that takes so many steps in open_clip's loop with a copy of a training's model; `losses`: of the first steps."""
+    import open_clip
+    from open_clip_train.train import train_one_epoch
+
+    config, language = training.profile.training, training.profile.model.language
+    model, contrastive = _AsOpenClip(copy.deepcopy(training.model)), open_clip.ClipLoss()
+    optimizer = make_optimizer(model, config)
+    source = batches(training.source, training.tokenizer, config, language.context_length, 0, device)
+
+    def loss(**found: torch.Tensor | bool) -> dict[str, torch.Tensor]:
+        value = contrastive(**found)
+        if not losses:
+            losses.append(value["contrastive_loss"].item())
+        return value
+
+    class Loader:
+        num_batches, num_samples = steps, steps * config.batch_size
+
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            return ((batch.images, batch.tokens.ids) for batch in itertools.islice(source, steps))
+
+    options = SimpleNamespace(
+        device=device, precision="amp_bfloat16" if config.precision == "bfloat16" else "fp32", distill=False, accum_freq=1,
+        skip_scheduler=True, grad_clip_norm=config.clip_norm, horovod=False, world_size=1, rank=0, batch_size=config.batch_size,
+        log_every_n_steps=100, wandb=False,
+    )  # fmt: skip
+    data = {"train": SimpleNamespace(dataloader=Loader(), set_epoch=lambda epoch: None)}
+    return lambda: train_one_epoch(model, data, loss, 0, optimizer, None, None, None, options)
+
+
+class _AsOpenClip(torch.nn.Module):
+    """Our model, called as open_clip calls its own."""
+
+    def __init__(self, model: Clip):
+        super().__init__()
+        self.model, self.logit_scale = model, model.tau
+
+    def forward(self, images: torch.Tensor, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        v, t, logit_scale, *_ = self.model(images, Tokens(ids, ids != SPECIAL.index(PAD), ids, ()))  # (B, d), (B, d), scalar
+        return {"image_features": v, "text_features": t, "logit_scale": logit_scale}
+
+
 def banks(stage: Stage) -> None:
     """Banks of scenes by both teachers: rows a second, drawing and preparing included."""
     rows = scenes("smoke" if stage.small else "gpu").train(64 if stage.small else 32_768)
@@ -491,7 +573,7 @@ def _wait(device: str) -> None:
 
 PARTS = {
     1: {tests: 90, parity: 60, resumes: 40, recipes: 230, neighbours: 45, long: 600},
-    2: {matching: 40, work: 120, banks: 60, all_neighbours: 150, long: 600},
+    2: {matching: 40, work: 100, beside: 40, banks: 60, all_neighbours: 140, long: 600},
 }
 """In order of importance, each with the seconds that it may take of seven minutes; what one leaves over is for the last."""
 
