@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -97,10 +98,10 @@ def watch(command: list[str], environment: dict[str, str], stop: Callable[[], bo
     """Run a command, and interrupt it as soon as `stop()` says so.
 
     Returns:
-        seconds; returned: its exit status; main and helper, in MiB: the most that the process held, or that one of the
+        seconds, and those of processors; returned: its exit status; main and helper, in MiB: the most that the process held, or that one of the
         processes held that it started; "own" leaves out files that are mapped into memory and shared memory.
     """
-    began, most, interrupted = time.perf_counter(), {}, False
+    began, used, most, interrupted = time.perf_counter(), processor_seconds(), {}, False
     running = subprocess.Popen(command, cwd=ROOT, env=environment)
     main = psutil.Process(running.pid)
     while running.poll() is None:
@@ -112,7 +113,14 @@ def watch(command: list[str], environment: dict[str, str], stop: Callable[[], bo
             running.send_signal(signal.SIGINT)
             interrupted = True
         time.sleep(0.2)
-    return {"seconds": round(time.perf_counter() - began, 1), "returned": running.returncode, **most}
+    took = {"seconds": round(time.perf_counter() - began, 1), "core seconds": round(processor_seconds() - used, 1)}
+    return {**took, "returned": running.returncode, **most}
+
+
+def processor_seconds() -> float:
+    """Those of all ended processes that this one started; other programs on the machine hardly change it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def family(main: psutil.Process) -> list[psutil.Process]:
