@@ -110,3 +110,15 @@ def test_memory_that_is_free_in_pieces_is_given_back():
     del pieces
     machine.give_memory_back()
     assert len(kept) == 160 and before - machine.resident_memory() > 50 * 2**20
+
+
+@pytest.mark.parametrize(("text", "fast"), [
+    ("processor: 0\nflags\t\t: fpu amx_bf16 amx_tile\n", True), ("flags\t\t: fpu avx2\nbugs\t: amx_bf16\n", False), (None, False),
+])  # fmt: skip
+def test_a_processor_multiplies_bfloat16_fast_if_the_system_says_so(tmp_path, monkeypatch, text, fast):
+    monkeypatch.setattr(machine, "CPUS", tmp_path / "cpuinfo")
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    machine.multiplies_bfloat16_fast.cache_clear()
+    assert machine.multiplies_bfloat16_fast() is fast
+    machine.multiplies_bfloat16_fast.cache_clear()

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 
 from lcl import storage
 from lcl.config import LclError, require
+from lcl.teachers.coarse import Rescoring
 
 log = logging.getLogger("lcl")
 
 FORMAT = "lcl-unfinished-neighbours-1"
 GROUP = 64  # columns of which only the maximum is compared at first
+FEW = 1 / 64  # of a block of bfloat16: if more could be among the best, a product in float32 is faster
 LAST = 2**32 - 1  # the largest column that a key holds
 
 
@@ -30,11 +32,18 @@ class Best:
         self.values = torch.full((rows, k), -torch.inf, device=device)
         self.indices = torch.full((rows, k), -1, dtype=torch.int64, device=device)
 
-    def update(self, first_row: int, s: torch.Tensor, first_column: int) -> None:
+    def update(self, first_row: int, s: torch.Tensor, first_column: int, rescoring: Rescoring | None = None) -> bool:
         """Update with the similarities s (b, c) of the rows from first_row on with the columns from first_column on.
 
         Few entries can be among the best, so each is read only once: the maximum of every group of columns is computed, and
         only groups whose maximum beats the row's worst value so far are searched.
+
+        Args:
+            first_row, s, first_column: as above.
+            rescoring: of this block. Entries that could be among the best are then computed again, for s may be bfloat16.
+
+        Returns:
+            False if so many entries of bfloat16 could be among the best that nothing was done.
         """
         b, c = s.shape
         values, indices = self.values[first_row : first_row + b], self.indices[first_row : first_row + b]
@@ -45,12 +54,19 @@ class Best:
         largest = grouped.amax(2) if s.is_contiguous() else grouped.permute(1, 2, 0).amax(1).T  # (b, g)
         worst = values[:, -1:]  # (b, 1)
         if first_column == 0 and largest.shape[1] >= k:  # nothing was seen yet: k groups hold something at least this good
-            worst = largest.topk(k, dim=1).values[:, -1:].nextafter(torch.tensor(-torch.inf, device=s.device))
-        row, group = (largest > worst).nonzero(as_tuple=True)  # (h,), in order of rows, then columns
+            worst = largest.topk(k, dim=1).values[:, -1:].float().nextafter(torch.tensor(-torch.inf, device=s.device))
+            worst = rescoring.least(worst, s.dtype) if rescoring else worst
+        least = rescoring.least(worst, s.dtype) if rescoring else worst
+        row, group = (largest > least).nonzero(as_tuple=True)  # (h,), in order of rows, then columns
         opened = grouped[row, group]  # (h, GROUP)
-        hit, place = (opened > worst[row]).nonzero(as_tuple=True)  # (n,)
+        hit, place = (opened > least[row]).nonzero(as_tuple=True)  # (n,)
         row, found = row[hit], opened[hit, place]
-        column = first_column + group[hit] * GROUP + place
+        column = group[hit] * GROUP + place
+        if rescoring:
+            if s.dtype == torch.bfloat16 and len(row) > FEW * b * c:
+                return False
+            found = rescoring.again(row, column)
+        column = first_column + column
 
         rows = row.unique_consecutive()  # (r,), those that change
         row = torch.cat([rows.repeat_interleave(k), row])  # earlier columns come first
@@ -64,6 +80,7 @@ class Best:
         kept = rank < k
         values[row[kept], rank[kept]] = found[kept]
         indices[row[kept], rank[kept]] = column[kept]
+        return True
 
 
 def keys_of(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -16,14 +16,17 @@ import torch
 from lcl import storage
 from lcl.config import CHECKOUT, LclError, Progress, need, require
 from lcl.data.base import DatasetView
+from lcl.machine import multiplies_bfloat16_fast
 from lcl.processes import memory_for
 from lcl.teachers.banks import Bank, build_bank, check_features, free_memory
 from lcl.teachers.best import Best, best_keys, full_precision, load_state, products, save_state, values_and_columns
+from lcl.teachers.coarse import Rescoring, lengths
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 
 FORMAT = "lcl-neighbours-1"
 BLOCK = 2048  # rows and columns of a block of the similarity matrix on a CPU
 TALL, WIDE = 8192, 65_536  # rows and columns of a tile on a GPU, at most
+MANY = 32_768  # rows from which on a CPU with fast products of bfloat16 computes coarsely first
 SAVE_EVERY = 300  # seconds between two writes of an unfinished search
 SHIPPED = CHECKOUT / "data" / "neighbours"
 KEPT = 8  # neighbours that are saved for every row; objectives use the nearest, notebooks show the others
@@ -82,7 +85,8 @@ def nearest_neighbours(
     features as they are given (those of a bank are half precision), added in float32, also on a GPU and whatever the session
     allows (`full_precision`); sums in another order, as another device or block size has them, may differ in the last bits.
 
-    On a CPU only the half of the symmetric matrix above its diagonal is computed, and read in both directions. A GPU computes all
+    On a CPU only the half of the symmetric matrix above its diagonal is computed, and read in both directions. Of many rows, it
+    is first computed in bfloat16 if that is fast, and only what could be among the best in float32. A GPU computes all
     of it, in tall tiles, from a copy of the bank in half precision if it has room. Besides the features, the search needs memory
     for one block and the result.
 
@@ -142,18 +146,26 @@ def _blocks(
 ) -> Iterator[int]:
     """Search from row `start` on, square block by square block; yields the number of rows finished since the last one."""
     rows, block = features if queries is None else queries, block or BLOCK
-    memory = torch.empty(block * block, device=device)  # reused for all blocks: a new one each time takes longer
+    coarsely = device.type == "cpu" and len(features) >= MANY and multiplies_bfloat16_fast()
+    dtypes = (torch.bfloat16, torch.float32) if coarsely else (torch.float32,)
+    memory = {dtype: torch.empty(block * block, dtype=dtype, device=device) for dtype in dtypes}  # new ones would take longer
+    starts = range(0, len(features) if coarsely else 0, block)
+    of_features = torch.cat([torch.empty(2, 0), *(lengths(features[j : j + block].float()) for j in starts)], dim=1)
     for i in range(start, len(rows), block):
         own = rows[i : i + block].to(device, torch.float32)  # (b, d)
+        of_own = of_features[:, i : i + block] if queries is None else lengths(own)
         for j in range(i if queries is None else 0, len(features), block):
             columns = features[j : j + block].to(device, torch.float32)  # (c, d)
-            s = memory[: len(own) * len(columns)].view(len(own), len(columns))
-            torch.mm(own, columns.T, out=s)  # (b, c)
-            if queries is None and j == i:
-                s.fill_diagonal_(-torch.inf)  # a row is not its own neighbour
-            best.update(i, s, j)
-            if queries is None and j > i:
-                best.update(j, s.T, i)
+            rescoring = Rescoring(own, columns, of_own, of_features[:, j : j + block]) if coarsely else None
+            by_rows, by_columns = True, queries is None and j > i  # the ways to read it that are left
+            for dtype in dtypes:
+                if by_rows or by_columns:
+                    s = memory[dtype][: len(own) * len(columns)].view(len(own), len(columns))
+                    torch.mm(own.to(dtype), columns.to(dtype).T, out=s)  # (b, c)
+                    if queries is None and j == i:
+                        s.fill_diagonal_(-torch.inf)  # a row is not its own neighbour
+                    by_rows = by_rows and not best.update(i, s, j, rescoring)
+                    by_columns = by_columns and not best.update(j, s.T, i, rescoring and rescoring.transposed())
         yield len(own)
 
 
