@@ -27,9 +27,9 @@ from lcl.data.collection import ShardDataset
 from lcl.data.scenes import SceneDataset, open_scenes
 from lcl.data.shards import open_shards
 from lcl.data.writing import scene_samples, write_shards
-from lcl.losses.contrastive import info_nce
-from lcl.losses.matching import SOLVERS, exact
-from lcl.machine import one_thread
+from lcl.losses.contrastive import info_nce, sigmoid_loss
+from lcl.losses.matching import SOLVERS, exact, sinkhorn
+from lcl.machine import multiplies_bfloat16_fast, one_thread
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer, Tokens
 from lcl.teachers.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
@@ -39,11 +39,13 @@ from lcl.train.loop import Step, Training, make_optimizer, open_teacher, train_t
 from lcl.train.recipes import RECIPES, get_recipe
 
 BATCH = 256
+EASY = 256  # problems of a race that takes long
 PACKAGES = (  # whose versions a bench names beside those of every provenance
-    "open_clip_torch", "lightly", "webdataset", "pillow", "scipy", "torch-linear-assignment", "sentence-transformers",
-    "faiss-cpu",
+    "open_clip_torch", "lightly", "webdataset", "pillow", "scipy", "torch-linear-assignment", "POT",
+    "sentence-transformers", "faiss-cpu",
 )  # fmt: skip
 WAITS = "share of a laptop step that waits for 256-pixel shards"
+LIMIT = "operations a second of a plain product in float32"
 SAME = "neighbours: share of places that are the same as FAISS's"
 HELD = "neighbours: MiB at most beside the bank"
 Facts = dict[str, list[float]]
@@ -163,7 +165,14 @@ def training_step(world: SceneDataset, repeats: int) -> Iterator[Benchmark]:
     ):
         torch.manual_seed(0)
         ours, peer = our_step(config, images, our_tokens), make(config, images, theirs)
-        yield benchmark(key, what, name, "pairs/s", len(images), ours, peer, repeats, note=note)
+        yield benchmark(key, what, name, "pairs/s", len(images), ours, peer, repeats, note=note, count=True)
+
+
+def plain_product(repeats: int, facts: Facts, number: int = 2048) -> None:
+    """The machine's limit in this run: operations a second in a plain product of two float32 matrices."""
+    a, b, out = torch.randn(number, number), torch.randn(number, number), torch.empty(number, number)
+    seconds(lambda: torch.mm(a, b, out=out), 3)
+    facts[LIMIT] = [2 * number**3 / seconds(lambda: torch.mm(a, b, out=out), 9) for _ in range(repeats)]
 
 
 def losses(repeats: int, number: int = 1024, width: int = 256) -> Iterator[Benchmark]:
@@ -187,8 +196,18 @@ def losses(repeats: int, number: int = 1024, width: int = 256) -> Iterator[Bench
     for name, loss, step, note in peers:
         what = f"InfoNCE of {number:,} pairs, and its gradients"
         yield benchmark(
-            f"loss-{name}", what, name, "pairs/s", number, ours, lambda loss=loss, step=step: step(loss), repeats, note=note
+            f"loss-{name}", what, name, "pairs/s", number, ours, lambda loss=loss, step=step: step(loss), repeats, note=note,
+            count=True,
         )
+
+
+    bias = torch.tensor(-10.0, requires_grad=True)
+    theirs = open_clip.loss.SigLipLoss()
+    yield benchmark(
+        "loss-siglip", f"SigLIP's loss of {number:,} pairs, and its gradients", "open_clip", "pairs/s", number,
+        lambda: sigmoid_loss(v, t, scale, bias)["sigmoid"].backward(), lambda: theirs(v, t, scale, bias).backward(), repeats,
+        note="the same operations", count=True,
+    )  # fmt: skip
 
 
 def rendering(world: SceneDataset, repeats: int) -> Iterator[Benchmark]:
@@ -246,6 +265,31 @@ def matching(repeats: int) -> Iterator[Benchmark]:
             lambda: batch_linear_assignment(cost.clamp(max=settings.unmatched_cost)), repeats, 10,
             "on a CPU a loop over scipy's; its own solver is for GPUs",
         )  # fmt: skip
+    if importlib.util.find_spec("ot"):
+        few = cost[:EASY]  # of all, both take minutes
+        yield benchmark(
+            "matching-pot", "entropic matching of 12 words with 64 patches", "POT", "problems/s", len(few),
+            lambda: sinkhorn(few, real[:EASY], settings.unmatched_cost),
+            lambda: entropic_by_pot(few, settings.unmatched_cost), repeats, 1,
+            "the same ε, and at most 3,000 rounds each; ours anneals ε and overshoots, and so needs fewer",
+        )  # fmt: skip
+
+
+def entropic_by_pot(cost: torch.Tensor, unmatched_cost: float, epsilon: float = 5e-4) -> torch.Tensor:
+    """What `sinkhorn` minimises, by POT: costs (N, m, n), without padding → plans (N, m, n).
+
+    POT wants equal masses, so a column takes the unmatched words, and a row of no cost gives to every patch what no word does.
+    """
+    import ot
+
+    number, m, n = cost.shape
+    least, most = cost.amin((1, 2), keepdim=True), cost.amax((1, 2), keepdim=True)
+    c = torch.zeros(number, m + 1, n + 1, dtype=cost.dtype)
+    c[:, :m, :n], c[:, :m, n:] = (cost - least) / (most - least), (unmatched_cost - least) / (most - least)
+    rows, columns = torch.ones(number, m + 1), torch.ones(number, n + 1)
+    rows[:, -1], columns[:, -1] = n, m
+    found = ot.batch.solve_batch(c, epsilon, rows, columns, max_iter=3000, tol=1e-3, method="log_sinkhorn", grad="detach")
+    return found.plan[:, :m, :n]
 
 
 def bank_building(world: SceneDataset, repeats: int, number: int = 512) -> Iterator[Benchmark]:
@@ -317,8 +361,10 @@ def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: i
     own, *others = map(tuple, zip(*laps, strict=True))
     what = f"{KEPT} neighbours of each of {number:,} x {width} (random directions)"
     half = "ours works out half of the product: a block of similarities serves its rows and its columns"
+    half += "; first in bfloat16, as this processor multiplies it fast" * multiplies_bfloat16_fast()
+    whole = 2.0 * number * number * width
     for key, beside, peer in zip(("faiss", "product"), ("FAISS's flat index", "the bare product"), others, strict=True):
-        yield Benchmark(f"neighbours-{key}", what, beside, "rows/s", number, own, peer, half)
+        yield Benchmark(f"neighbours-{key}", what, beside, "rows/s", number, own, peer, half, (whole / 2, whole))
     facts[SAME] = [(found["ours"] == found["FAISS"]).float().mean().item()]
     facts[HELD] = [peak_memory(number, width)]
 

@@ -54,6 +54,7 @@ def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
     grown: dict[str, Scaling] = {}
     tell(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     world = open_scenes(get_profile("laptop").scenes)
+    baselines.plain_product(repeats, facts)
     parts: tuple[Iterable[Benchmark], ...] = (
         baselines.training_step(world, repeats),
         baselines.losses(repeats),

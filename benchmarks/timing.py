@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from torch.utils.flop_counter import FlopCounterMode
+
 
 @dataclass(frozen=True)
 class Benchmark:
     """What was timed. ours, peer: seconds, one number a repeat, repeat by repeat side by side.
 
     key: names the race for those who look it up. amount: how many `unit` the work holds. note: what else one should know.
+    operations: additions and multiplications in products of ours and of the peer, where they were counted.
     """
 
     key: str
@@ -24,6 +27,7 @@ class Benchmark:
     ours: tuple[float, ...]
     peer: tuple[float, ...]
     note: str = ""
+    operations: tuple[float, float] | None = None
 
     @property
     def faster(self) -> Spread:
@@ -96,12 +100,25 @@ def benchmark(
     repeats: int,
     times: int = 5,
     note: str = "",
+    count: bool = False,
 ) -> Benchmark:
     """Let ours and the peer take turns, in `repeats` repeats, after a round of each that does not count.
 
-    times: so many turns each has in one repeat, of which the median counts. The others as in `Race`.
+    times: so many turns each has in one repeat, of which the median counts. count: count the operations of both in that first
+    round, as torch knows them. The others as in `Benchmark`.
     """
-    ours(), peer()
+    operations = None
+    if count:
+        operations = operations_of(ours), operations_of(peer)
+    else:
+        ours(), peer()
     draw = random.Random(0)
     laps = [turns((ours, peer), times, draw) for _ in range(repeats)]
-    return Benchmark(key, what, beside, unit, amount, *map(tuple, zip(*laps, strict=True)), note)
+    return Benchmark(key, what, beside, unit, amount, *map(tuple, zip(*laps, strict=True)), note, operations)
+
+
+def operations_of(work: Callable[[], object]) -> float:
+    """Additions and multiplications in the products and convolutions of a work, which is done once."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())

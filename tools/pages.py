@@ -192,13 +192,16 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "about": About(), "bench": bench, "claims": CLAIMS, "measured": lambda claim: measured(claim, bench),
         "judged": lambda claim: judged(claim, bench), "there": there, "seeds": seeds_of, "chance": chance,
         "peers": lambda: ", ".join(
-            f"{package} {made['packages'].get(package) or 'not installed'}" for package in baselines.PACKAGES
+            f"{package} {made['packages'][package] or 'not installed'}"
+            for package in baselines.PACKAGES
+            if package in made["packages"]  # an earlier bench did not look for the others
         ),
         "note": note, "depths": tables.depths, "costs": lambda: tables.costs(bench),
         "sizes": tables.sizes, "change": tables.change, "changes": tables.changes, "times_longer": times_longer,
         "rates": tables.rates, "untouched": tables.untouched, "bought": tables.bought, "every_gain": tables.every_gain,
         "by_seed": tables.by_seed, "splits": list(SPLITS), "meanings": scenes.SPLITS,
         "races": lambda: tables.races(bench), "growths": lambda: tables.growths(bench), "race": bench.races.__getitem__,
+        "shares": lambda: tables.shares(bench) if baselines.LIMIT in bench.facts else "",
         "stems": [stem for stem in read_study().seeds if there(stem)],
         "summary": lambda stem: tables.as_markdown(tables.summary(saved_runs(stem))),
         "comparison": lambda names, figures, split="new_scenes": tables.as_markdown(comparison(stems_of(names), figures, split)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean, median, stdev
 
+from benchmarks import baselines
 from benchmarks.run import Bench
 from benchmarks.timing import Spread
 from lcl.course.study import (
@@ -272,6 +273,17 @@ def races(bench: Bench) -> str:
     of_recipes = {key.removeprefix("recipe-"): each for key, each in bench.races.items() if "recipe-" in key}
     steps += [[f"`{name}`", str(each.longer)] for name, each in of_recipes.items()]
     return "\n\n".join([*tables, as_markdown(steps)])
+
+
+def shares(bench: Bench) -> str:
+    """What share of the machine's limit each race reaches whose operations were counted: a row, ours and the other's."""
+    rows, limit = [["what", "beside", "ours", "the other's"]], median(bench.facts[baselines.LIMIT])
+    for each in bench.races.values():
+        if each.operations:
+            both = zip(each.operations, (each.ours, each.peer), strict=True)
+            reached = [f"{operations / median(laps) / limit:.0%}" for operations, laps in both]
+            rows.append([each.what, each.beside, *reached])
+    return as_markdown(rows)
 
 
 def growths(bench: Bench) -> str:

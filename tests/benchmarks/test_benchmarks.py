@@ -14,7 +14,7 @@ from benchmarks.run import Bench, load_bench, save_bench
 from benchmarks.scaling import Scaling, grow, slope
 from benchmarks.timing import Benchmark, Spread, benchmark
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
-from lcl.losses.matching import SOLVERS
+from lcl.losses.matching import SOLVERS, sinkhorn
 from lcl.models.tokenizer import Tokens
 from lcl.train.recipes import RECIPES
 
@@ -129,10 +129,37 @@ def test_the_exact_solver_finds_what_torch_linear_assignment_finds():
     assert torch.equal(found.patch, peer.batch_linear_assignment(cost))
 
 
-def test_every_solver_has_its_race(small):
-    pytest.importorskip("torch_linear_assignment", reason="not installed; `make tools` does")
+def test_pot_finds_the_entropic_matching_that_ours_finds():
+    pytest.importorskip("ot", reason="not installed; `make tools` does")
+    cost = torch.rand(8, 5, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    theirs = baselines.entropic_by_pot(cost, 0.15)
+    ours = sinkhorn(cost, torch.ones(8, 5, dtype=torch.bool), 0.15).plan
+    assert (theirs.sum(2) < 0.5).any() and (theirs.sum(2) > 0.5).any()  # some words stay unmatched
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05)
+
+
+def test_every_solver_has_its_race(small, monkeypatch):
+    for peer in ("torch_linear_assignment", "ot"):
+        pytest.importorskip(peer, reason="not installed; `make tools` does")
+    monkeypatch.setattr(baselines, "EASY", 4)
     found = [each.key for each in baselines.matching(1)]
-    assert found == [*(f"matching-{name}" for name in SOLVERS), "matching-torch-linear-assignment"]
+    assert found == [*(f"matching-{name}" for name in SOLVERS), "matching-torch-linear-assignment", "matching-pot"]
+
+
+def test_every_loss_has_its_race_and_both_sides_of_siglips_multiply_alike():
+    pytest.importorskip("lightly", reason="not installed; `make tools` does")
+    found = {each.key: each for each in baselines.losses(1, number=16, width=8)}
+    assert [*found] == ["loss-open_clip", "loss-lightly", "loss-siglip"]
+    assert [each.beside for each in found.values()] == ["open_clip", "lightly", "open_clip"]
+    once = 2 * 16 * 16 * 8
+    assert found["loss-siglip"].operations == (3 * once, 3 * once)  # forward, and a gradient of each side
+    assert found["loss-open_clip"].operations == (3 * once, 6 * once)
+
+
+def test_the_limit_of_the_machine_is_that_of_a_product():
+    facts = {}
+    baselines.plain_product(2, facts, number=256)
+    assert len(facts[baselines.LIMIT]) == 2 and all(1e8 < each < 1e14 for each in facts[baselines.LIMIT])
 
 
 @pytest.mark.slow
@@ -166,6 +193,7 @@ def test_who_compares_steps_pads_alike_or_not_at_all(small, world, monkeypatch):
     assert theirs[0][1] == (4, 48) and ours[1:] == theirs[1:]  # each as it pads; then the same of both
     assert ours[2][2] and ours[4][2] and not ours[1][2]
     assert all(lap > 0 for each in found.values() for lap in (*each.ours, *each.peer))
+    assert found["step-open_clip-even"].operations[0] == pytest.approx(found["step-open_clip-even"].operations[1], rel=0.1)
 
 
 @pytest.mark.slow
@@ -192,6 +220,7 @@ def test_banks_renderers_and_neighbours_have_their_races(small, world):
     near = list(baselines.neighbour_search(1, facts, number=500, width=16))
     assert [each.key for each in near] == ["neighbours-faiss", "neighbours-product"]
     assert facts[baselines.SAME][0] > 0.999 and facts[baselines.HELD][0] > 0
+    assert near[1].operations == (500 * 500 * 16, 2 * 500 * 500 * 16)  # ours computes half
 
 
 def test_nobody_races_on_an_accelerator(monkeypatch):
@@ -206,14 +235,10 @@ def test_memory_is_that_of_the_search_alone():
     assert 1 < baselines.peak_memory(20_000, 64) < 300
 
 
-def test_losses_are_raced_with_both_libraries():
-    pytest.importorskip("lightly", reason="not installed; `make tools` does")
-    assert [each.beside for each in baselines.losses(1, number=16, width=8)] == ["open_clip", "lightly"]
-
-
 def test_what_was_measured_can_be_read_again(tmp_path):
     found = Scaling("g", "what", "x", (1, 2, 3), ((1.0, 1.0), (2.0, 2.1), (4.0, 4.2)), 1, "so it is")
-    kept = Bench({"a": THREE}, {"g": found}, {"waits": [0.1, 0.2]}, 3, 1.5, {"commit": None})
+    counted = dataclasses.replace(THREE, operations=(1.0, 2.0))
+    kept = Bench({"a": THREE, "b": counted}, {"g": found}, {"waits": [0.1, 0.2]}, 3, 1.5, {"commit": None})
     save_bench(tmp_path / "bench.json", kept)
     assert load_bench(tmp_path / "bench.json") == kept
     shutil.copy(tmp_path / "bench.json", tmp_path / "whole.json")
@@ -240,9 +265,10 @@ def test_everything_is_run_and_told(monkeypatch):
     monkeypatch.setattr(run, "history", lambda repeats, tell: [dataclasses.replace(THREE, key="history-planned")])
     monkeypatch.setattr(run, "growths", lambda repeats: [Scaling("g", "w", "v", (1, 2, 4), ((1.0,), (2.0,), (4.0,)), 1, "so")])
     monkeypatch.setattr(run, "open_scenes", lambda scenes: None)
+    monkeypatch.setattr(baselines, "plain_product", lambda repeats, facts: facts.update({baselines.LIMIT: [3e11]}))
     found = run.run(1, told.append)
-    assert len(found.races) == 9 and [*found.growths] == ["g"] and found.facts == {"share": [0.5]}
-    assert len(told) == 1 + 9 + 1 + 1 and told[-1] == "share: 0.5" and found.provenance["code"]
+    assert len(found.races) == 9 and [*found.growths] == ["g"] and found.facts == {baselines.LIMIT: [3e11], "share": [0.5]}
+    assert len(told) == 1 + 9 + 1 + 2 and told[-1] == "share: 0.5" and found.provenance["code"]
     assert found.provenance["packages"].keys() >= {"torch", *baselines.PACKAGES} and found.provenance["packages"]["scipy"]
 
 
