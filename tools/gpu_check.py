@@ -494,7 +494,7 @@ def beside(stage: Stage) -> None:
 
 
 def open_clip_steps(training: Training, steps: int, device: str, losses: list[float]) -> Callable[[], None]:
-    """A function that takes so many steps in open_clip's loop with a copy of a training's model; `losses`: of the first steps."""
+    """A function that takes so many steps in open_clip's loop with a copy of a training run's model; `losses`: the first."""
     import open_clip
     from open_clip_train.train import train_one_epoch
 
