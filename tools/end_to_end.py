@@ -99,7 +99,8 @@ def watch(command: list[str], environment: dict[str, str], stop: Callable[[], bo
 
     Returns:
         seconds, and those of processors; returned: its exit status; main and helper, in MiB: the most that the process held, or
-        that one of the processes held that it started; "own" leaves out files that are mapped into memory and shared memory.
+        that one of the processes held that it started; "own" leaves out files that are mapped into memory and shared memory,
+        and is looked at five times a second.
     """
     began, used, most, interrupted = time.perf_counter(), processor_seconds(), {}, False
     running = subprocess.Popen(command, cwd=ROOT, env=environment)

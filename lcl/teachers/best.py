@@ -65,7 +65,7 @@ class Best:
         if rescoring:
             if s.dtype == torch.bfloat16 and len(row) > FEW * b * c:
                 return False
-            found = rescoring.again(row, column)
+            found = rescoring.rescore(row, column)
         column = first_column + column
 
         rows = row.unique_consecutive()  # (r,), those that change

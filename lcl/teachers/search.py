@@ -20,13 +20,14 @@ from lcl.machine import multiplies_bfloat16_fast
 from lcl.processes import memory_for
 from lcl.teachers.banks import Bank, build_bank, check_features, free_memory
 from lcl.teachers.best import Best, best_keys, full_precision, load_state, products, save_state, values_and_columns
-from lcl.teachers.coarse import Rescoring, lengths
+from lcl.teachers.coarse import Rescoring, norms
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 
 FORMAT = "lcl-neighbours-1"
 BLOCK = 2048  # rows and columns of a block of the similarity matrix on a CPU
 TALL, WIDE = 8192, 65_536  # rows and columns of a tile on a GPU, at most
-MANY = 32_768  # rows from which on a CPU with fast products of bfloat16 computes coarsely first
+MANY, SOME = 32_768, 2048  # columns and rows from which on a CPU with fast products of bfloat16 computes coarsely first
+SHORT = 1e-3  # a row that is shorter, or longer than 1 / SHORT, is not searched coarsely
 SAVE_EVERY = 300  # seconds between two writes of an unfinished search
 SHIPPED = CHECKOUT / "data" / "neighbours"
 KEPT = 8  # neighbours that are saved for every row; objectives use the nearest, notebooks show the others
@@ -123,6 +124,7 @@ def nearest_neighbours(
     number, on_gpu = len(features if alone else queries), place.type == "cuda"
     best = Best(number, k, "cpu" if on_gpu else place)
     about = {"bank": name, "rows": number, "k": k, "block": block, "device": place.type}
+    about["coarse"] = _coarsely(len(features), number, place)  # another way to add would change the last bits
     done, saved = load_state(unfinished, about, best) if unfinished else 0, time.monotonic()
     if progress and done:
         progress(done)
@@ -146,17 +148,22 @@ def _blocks(
 ) -> Iterator[int]:
     """Search from row `start` on, square block by square block; yields the number of rows finished since the last one."""
     rows, block = features if queries is None else queries, block or BLOCK
-    coarsely = device.type == "cpu" and len(features) >= MANY and multiplies_bfloat16_fast()
-    dtypes = (torch.bfloat16, torch.float32) if coarsely else (torch.float32,)
+    of_rows = of_columns = None
+    if _coarsely(len(features), len(rows), device):
+        of_columns = _norms(features, block)
+        of_rows = of_columns if queries is None else _norms(queries, block)
+        lengths = torch.cat([of_rows[0], of_columns[0]])
+        if lengths.min() < SHORT or lengths.max() > 1 / SHORT:
+            of_rows = None  # squares of parts could vanish or overflow
+    dtypes = (torch.float32,) if of_rows is None else (torch.bfloat16, torch.float32)
     memory = {dtype: torch.empty(block * block, dtype=dtype, device=device) for dtype in dtypes}  # new ones would take longer
-    starts = range(0, len(features) if coarsely else 0, block)
-    of_features = torch.cat([torch.empty(2, 0), *(lengths(features[j : j + block].float()) for j in starts)], dim=1)
     for i in range(start, len(rows), block):
         own = rows[i : i + block].to(device, torch.float32)  # (b, d)
-        of_own = of_features[:, i : i + block] if queries is None else lengths(own)
         for j in range(i if queries is None else 0, len(features), block):
             columns = features[j : j + block].to(device, torch.float32)  # (c, d)
-            rescoring = Rescoring(own, columns, of_own, of_features[:, j : j + block]) if coarsely else None
+            rescoring = None
+            if of_rows is not None:
+                rescoring = Rescoring(own, columns, of_rows[:, i : i + block], of_columns[:, j : j + block])
             by_rows, by_columns = True, queries is None and j > i  # the ways to read it that are left
             for dtype in dtypes:
                 if by_rows or by_columns:
@@ -167,6 +174,17 @@ def _blocks(
                     by_rows = by_rows and not best.update(i, s, j, rescoring)
                     by_columns = by_columns and not best.update(j, s.T, i, rescoring and rescoring.transposed())
         yield len(own)
+
+
+def _coarsely(columns: int, rows: int, device: torch.device) -> bool:
+    """Whether a search of so many rows among so many columns is worth a coarse product first."""
+    return device.type == "cpu" and columns >= MANY and rows >= SOME and multiplies_bfloat16_fast()
+
+
+def _norms(features: Features, block: int) -> torch.Tensor:
+    """`norms` of all rows, on the CPU: (2, N)."""
+    blocks = (features[start : start + block] for start in range(0, len(features), block))
+    return torch.cat([norms(rows.to("cpu", torch.float32)) for rows in blocks], dim=1)
 
 
 def _tiles(

@@ -161,19 +161,23 @@ def join(device: str | None = None) -> Iterator[Ranks]:
             raise LclError(reason) from None
         raise
     finally:
-        if dist.is_initialized():  # others wait for what will not come: let them fail
-            if failed:
-                dist.group.WORLD.abort()
-            dist.destroy_process_group()
-        watch.leave(failed)
+        try:
+            with contextlib.suppress(RuntimeError) if failed else contextlib.nullcontext():  # the first error is to be told
+                if dist.is_initialized() and failed:
+                    dist.group.WORLD.abort()  # others wait for what will not come: let them fail
+                if dist.is_initialized():
+                    dist.destroy_process_group()
+        finally:
+            watch.leave(failed)
 
 
 def memory_of_step(config: TrainConfig, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
     """Raise LclError, which names the setting to lower, where the memory ends that a training step needs."""
     size = config.micro_batch or config.batch_size // ranks.world_size
     parts = f", encoded {size} at a time" if size < config.batch_size else ""
-    smaller = f"lower micro_batch (--micro-batch) to {size // 2}" if size % 2 == 0 else "lower batch_size (--batch-size)"
-    remedy = f"free some memory and go on from the last checkpoint (`lcl train --resume`), or begin anew: {smaller}"
+    smaller = f"micro_batch (--micro-batch {size // 2})" if size % 2 == 0 else "batch_size (--batch-size)"
+    remedy = "free some memory, and resume from the last checkpoint if there is one (`lcl train --resume FOLDER`); or start"
+    remedy += f" again with a smaller {smaller}"
     return memory_for(f"a step of {config.batch_size} pairs{parts}", remedy)
 
 

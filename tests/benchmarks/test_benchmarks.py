@@ -209,8 +209,16 @@ def test_streams_are_raced_over_the_same_number_of_pairs(small, world, monkeypat
         list(baselines.streaming(1, {}, number=170))
 
 
+def test_attention_counts_among_the_operations():
+    q = torch.randn(1, 2, 16, 8, requires_grad=True)
+    product = 2 * 2 * 16 * 16 * 8
+    work = lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()  # noqa: E731
+    assert timing.operations_of(work) == 6 * product  # two products, and two for the gradients of each
+
+
 @pytest.mark.slow
-def test_banks_renderers_and_neighbours_have_their_races(small, world):
+def test_banks_renderers_and_neighbours_have_their_races(small, world, monkeypatch):
+    monkeypatch.setattr(baselines, "multiplies_bfloat16_fast", lambda: False)
     assert [each.key for each in baselines.rendering(world, 1)] == ["render"]
     banks = list(baselines.bank_building(world, 1, number=8))
     names = ("images", "captions", "captions-encode", "captions-alike")

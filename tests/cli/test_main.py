@@ -785,8 +785,8 @@ def test_a_step_without_memory_is_one_sentence_that_names_the_option(tmp_path, m
     for options, parts, half in (((), "", 32), (("--micro-batch", 16), ", encoded 16 at a time", 8)):
         refused = tiny("--runs", tmp_path, "--name", "full", "--batch-size", 64, *options).refusal.splitlines()[-1]
         step = f"error: there is not enough memory for a step of 64 pairs{parts} (2.00 GiB more)"
-        remedy = "free some memory and go on from the last checkpoint (`lcl train --resume`), or begin anew"
-        assert refused == f"{step}; {remedy}: lower micro_batch (--micro-batch) to {half}."
+        remedy = "free some memory, and resume from the last checkpoint if there is one (`lcl train --resume FOLDER`); or start"
+        assert refused == f"{step}; {remedy} again with a smaller micro_batch (--micro-batch {half})."
     monkeypatch.setattr(loop.Training, "__init__", full)
     refused = tiny("--runs", tmp_path, "--name", "full").refusal.splitlines()[-1]
     assert refused.startswith("error: there is not enough memory for this command (2.00 GiB more); free some, or")

@@ -1,5 +1,8 @@
 """A coarse search: nothing true lies outside its bounds, and it finds what brute force finds, ties included."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +22,7 @@ from made_features import (
 
 from lcl.teachers import best, search
 from lcl.teachers.best import Best
-from lcl.teachers.coarse import Rescoring, lengths
+from lcl.teachers.coarse import Rescoring, norms
 from lcl.teachers.search import Neighbours, nearest_neighbours, reference_neighbours
 
 
@@ -28,12 +31,13 @@ def on_any_machine():
     """Search coarsely, however few rows there are, and whatever this processor multiplies fast."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "MANY", 1)
+        patch.setattr(search, "SOME", 1)
         patch.setattr(search, "multiplies_bfloat16_fast", lambda: True)
         yield
 
 
 def rescoring_of(x: torch.Tensor, y: torch.Tensor) -> Rescoring:
-    return Rescoring(x, y, lengths(x), lengths(y))
+    return Rescoring(x, y, norms(x), norms(y))
 
 
 def half_way(x: torch.Tensor) -> torch.Tensor:
@@ -62,13 +66,13 @@ def test_what_is_computed_again_is_as_good_as_float32_and_equal_both_ways_and_fo
     x, y = (clustered(seed, 50, 384) for seed in (1, 2))
     y[7] = y[3]
     row, column = (torch.rand(50, 50, generator=random(3)) < 0.3).nonzero(as_tuple=True)
-    found = rescoring_of(x, y).again(row, column)
+    found = rescoring_of(x, y).rescore(row, column)
     torch.testing.assert_close(found.double(), (x.double() @ y.double().T)[row, column], rtol=0, atol=1e-6)
     order = (column * 50 + row).argsort()
-    other = rescoring_of(x, y).transposed().again(column[order], row[order])
+    other = rescoring_of(x, y).transposed().rescore(column[order], row[order])
     assert torch.equal(other, found[order])
     pairs = torch.arange(50)
-    assert torch.equal(rescoring_of(x, y).again(pairs, pairs * 0 + 3), rescoring_of(x, y).again(pairs, pairs * 0 + 7))
+    assert torch.equal(rescoring_of(x, y).rescore(pairs, pairs * 0 + 3), rescoring_of(x, y).rescore(pairs, pairs * 0 + 7))
 
 
 @settings(max_examples=120)
@@ -95,9 +99,60 @@ def test_of_duplicates_in_refused_and_other_blocks_the_smaller_index_comes_first
     features = torch.cat([features, features[torch.randperm(1500, generator=random(5))]])
     found = nearest_neighbours(bank_of(tmp_path, features), 8, block=256)
     equal = found.similarities.diff(dim=1) == 0
-    assert equal.sum() > 3000 and (found.indices.diff(dim=1)[equal] > 0).all()
+    assert (found.indices.diff(dim=1)[equal] > 0).all()
+    assert (equal[:, 1::2]).float().mean() > 0.99  # after a row's own copy, the others come in pairs, equal to the bit
     plain = reference_neighbours(features.float(), 8)
     torch.testing.assert_close(found.similarities, plain.similarities, rtol=0, atol=1e-6)
+
+
+def nearly_orthogonal(seed: int, rows: int, queries: int, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and queries whose similarities differ by less than bfloat16 tells apart, about zero; of several lengths."""
+    a, b = torch.linalg.qr(torch.randn(width, 2, generator=random(seed)))[0].T
+    features, asked = (
+        x + 3e-4 * torch.randn(number, width, generator=random(seed + number)) for x, number in ((a, rows), (b, queries))
+    )
+    return features * torch.linspace(0.5, 2, rows)[torch.randperm(rows, generator=random(seed))][:, None], asked
+
+
+@pytest.mark.parametrize("block", [256, 1000])
+@pytest.mark.parametrize("few", [best.FEW, 1.0])
+def test_no_neighbour_is_missed_where_bfloat16_tells_nothing_apart(monkeypatch, block, few):
+    monkeypatch.setattr(best, "FEW", few)
+    features, asked = nearly_orthogonal(7, 2000, 700)
+    rounded, rounded_asked = (x.bfloat16().float() for x in (features, asked))
+    for features, queries in ((features, asked), (rounded, asked), (features, rounded_asked), (features, None)):
+        found = nearest_neighbours(features, 3, queries, block)
+        exact = brute_force(features, 3, queries)
+        torch.testing.assert_close(found.similarities, exact.similarities, rtol=1e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-19, 1e-6, 1e6])
+def test_rows_that_are_far_from_unit_length_are_searched_in_float32(monkeypatch, scale):
+    seen, update = [], Best.update
+    monkeypatch.setattr(Best, "update", lambda self, i, s, *rest: seen.append(s.dtype) or update(self, i, s, *rest))
+    features = clustered(9, 600, 32)
+    found, plain = nearest_neighbours(features * scale, 3, block=200), reference_neighbours(features, 3)
+    assert set(seen) == {torch.float32} and (found.indices == plain.indices).float().mean() > 0.99
+
+
+def test_few_queries_are_not_worth_a_pass_over_the_bank(monkeypatch):
+    monkeypatch.setattr(search, "SOME", 100)
+    seen, update = [], Best.update
+    monkeypatch.setattr(Best, "update", lambda self, i, s, *rest: seen.append(s.dtype) or update(self, i, s, *rest))
+    features = clustered(9, 600, 32)
+    for number, dtype in ((99, torch.float32), (100, torch.bfloat16)):
+        seen.clear()
+        nearest_neighbours(features, 3, features[:number])
+        assert seen[0] == dtype
+
+
+def test_no_warning_of_torch_reaches_the_user():
+    work = (
+        "import torch; from lcl.teachers import search; search.MANY = search.SOME = 1\n"
+        "search.multiplies_bfloat16_fast = lambda: True; search.nearest_neighbours(torch.eye(300), 2, block=100)"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", work], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 def test_it_finds_what_float32_finds_but_for_near_ties_and_seldom_needs_a_product_in_float32(monkeypatch):

@@ -388,7 +388,7 @@ def test_a_stopped_search_goes_on_as_if_it_had_never_stopped(bank, tmp_path, sto
 def test_a_search_that_goes_on_keeps_what_was_found_before(bank, stopped):
     """The similarities of finished rows come from the state: changed ones, with a checksum that fits, appear in the result."""
     stopped(bank, 96)
-    about = {"bank": "f00d", "rows": 200, "k": 8, "block": 0, "device": "cpu"}
+    about = {"bank": "f00d", "rows": 200, "k": 8, "block": 0, "device": "cpu", "coarse": False}
     best = search.Best(200, 8, "cpu")
     assert search.load_state(state_of(bank), about, best) == 96
     best.indices[:96] = 7
