@@ -118,9 +118,9 @@ def nearly_orthogonal(seed: int, rows: int, queries: int, width: int = 64) -> tu
 @pytest.mark.parametrize("few", [best.FEW, 1.0])
 def test_no_neighbour_is_missed_where_bfloat16_tells_nothing_apart(monkeypatch, block, few):
     monkeypatch.setattr(best, "FEW", few)
-    features, asked = nearly_orthogonal(7, 2000, 700)
-    rounded, rounded_asked = (x.bfloat16().float() for x in (features, asked))
-    for features, queries in ((features, asked), (rounded, asked), (features, rounded_asked), (features, None)):
+    rows, asked = nearly_orthogonal(7, 2000, 700)
+    rounded, rounded_asked = (x.bfloat16().float() for x in (rows, asked))
+    for features, queries in ((rows, asked), (rounded, asked), (rows, rounded_asked), (rows, None)):
         found = nearest_neighbours(features, 3, queries, block)
         exact = brute_force(features, 3, queries)
         torch.testing.assert_close(found.similarities, exact.similarities, rtol=1e-6, atol=2e-7)
