@@ -11,7 +11,7 @@ from lcl import storage
 from lcl.config import get_profile
 from lcl.teachers.search import approximate_neighbours
 
-FOUND = storage.read_json(scale.RATES)
+FOUND, WHOLE = storage.read_json(scale.RATES), storage.read_json(scale.WHOLE)
 RATES, COUNTED = FOUND["rates"], FOUND["operations"]
 PAIRS = get_profile("gpu").training.pairs
 
@@ -29,7 +29,21 @@ def rows_of(text: str, columns: int) -> list[list[str]]:
 
 
 def test_the_page_is_that_of_the_rates():
-    assert scale.PAGE.read_text(encoding="utf-8") == scale.page(FOUND), "run `python tools/scale.py`"
+    assert scale.PAGE.read_text(encoding="utf-8") == scale.page(FOUND, WHOLE), "run `python tools/scale.py`"
+
+
+def test_the_run_from_beginning_to_end_was_whole_and_no_memory_grew_with_its_pairs():
+    small, large = scale.sizes_of(WHOLE)
+    assert large == PAIRS == 10 * small
+    rows = {(row["pairs"], row["stage"]): row for row in WHOLE["rows"]}
+    stages = [stage for pairs, stage in rows if pairs == large]
+    assert stages == [stage for pairs, stage in rows if pairs == small] and len(stages) == 7
+    for stage in (name for name in stages if name != "quality"):
+        assert rows[large, stage]["main, own"] < 1.15 * rows[small, stage]["main, own"] + 50, stage
+    quality = rows[large, "quality"]
+    assert quality["steps"] == 400 and quality["loss"][1] < quality["loss"][0] and quality["plan, bytes a scene"] <= 120
+    halves = [row["units"] for (pairs, _), row in rows.items() if pairs == large and row.get("unit") == "steps"]
+    assert sum(halves) == 400 and min(halves) > 150  # stopped in the middle
 
 
 def test_hours_are_amounts_divided_by_rates():

@@ -189,6 +189,8 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--stage"]:
         STAGES[sys.argv[2]](int(sys.argv[3]))
     else:
+        if not Path(storage.__file__).is_relative_to(ROOT):
+            sys.exit(f"this Python has lcl in {Path(storage.__file__).parent}; set PYTHONPATH to {ROOT}")
         sizes = [int(word) for word in sys.argv[1:]] or PAIRS
         rows = [row for size in sizes for row in run(size)]
         storage.write_json(FOUND, {"settings": SETTINGS, "sample": SAMPLE, "rows": rows, "provenance": provenance()})

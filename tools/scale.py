@@ -1,7 +1,7 @@
 """What a run on 3.3 million pairs costs, stage by stage: results/scale.json, and docs/scale.md, which is made from it.
 
 python tools/scale.py measure     measure the rates on this machine, and write results/scale.json (minutes)
-python tools/scale.py             write docs/scale.md
+python tools/scale.py             write docs/scale.md, also from results/end_to_end.json, which tools/end_to_end.py writes
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lcl.config import get_profile
 from lcl.train.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
-RATES, PAGE = ROOT / "results" / "scale.json", ROOT / "docs" / "scale.md"
+RATES, WHOLE, PAGE = ROOT / "results" / "scale.json", ROOT / "results" / "end_to_end.json", ROOT / "docs" / "scale.md"
 PEAK, SHARE = 989e12, 0.3  # operations a second of an H100 in half precision, as its maker says, and our guess of the share
 MANY = 100_000_000  # pairs of a larger run
 PROBES, ROUNDS, SAMPLE = 16, 10, 64  # of `approximate_neighbours`: lists searched, FAISS's rounds of k-means, its rows a list
@@ -35,7 +35,7 @@ COLUMNS = """| stage | grows as | amount | a core does, a second | rate is | cor
 """
 HEAD = """# What 3.3 million pairs cost
 
-<!-- made by tools/scale.py from results/scale.json -->
+<!-- made by tools/scale.py from results/scale.json and results/end_to_end.json -->
 
 This page estimates a run of the profile `gpu`: {pairs} pairs, {epochs} epochs, batches of {batch}, and a recipe that has
 everything, such as `lightclip-ping`. No such run was made. [Chapter 11](../notebooks/11_to_cc3m_scale.ipynb) shows how to
@@ -45,7 +45,8 @@ Every figure has one of three sources:
 
 - **measured**: a rate of one core ({processor}, torch {torch}). It is the CPU time of one thread, because other programs
   ran on the machine. Neighbours were searched among 6,144 random directions.
-- **simulated**: the same on made-up data. Look-ups read a sparse file of the full size, so they wait for no disk.
+- **simulated**: the same on made-up data. Look-ups read a sparse file of the full size. It lies in memory, so they wait for no
+  disk.
   Pictures to decode are scenes of 128 pixels, enlarged to 256.
 - **estimated**: arithmetic. All amounts and all hours are estimates. Core hours are the amount, divided by the rate. GPU
   minutes are the amount times the operations of a unit, divided by {share:.0%} of {peak:.0f} · 10^12 operations a second,
@@ -54,6 +55,7 @@ Every figure has one of three sources:
 
 The download, the disk and the last evaluation are left out.
 
+{whole}
 ## Pairs from shards
 
 {read}
@@ -117,6 +119,25 @@ little at any size. **Measured** among image features of scenes, 8 neighbours of
 {recalls}
 Two sizes do not show how recall goes on to {many} rows. The number of lists grows, and {probes} of them are a smaller
 share of all. So measure the recall of your own bank, and raise `probes` if it is too low.
+"""
+
+WHOLE_TEXT = """## A run from beginning to end
+
+`tools/end_to_end.py` made a real run on {cores} cores ({processor}): {large} distinct scenes, {steps} steps of {batch} pairs, and
+a very small tower (a ViT of width {width} with one layer). It was stopped in the middle and resumed. A second run on a tenth of
+the pairs shows what grows with their number. All figures are **measured**, stage by stage, each in a process of its own. Other
+programs ran beside the smaller run, so its seconds say little:
+
+{table}
+The {large} pairs took {minutes} minutes in all. What the table shows:
+
+- **No process needs memory of its own that grows with the pairs.** The plan has {bytes} bytes a scene. Processes map it into
+  their memory, from where the system can drop it again. A process that describes scenes held {helper} MiB of its own at most.
+- **The banks are of a sample**: {sample} pairs. The look-ups are those of {looked_up} batches, in a bank that is as large as all
+  pairs.
+- **The model learned.** The loss fell from {first} to {last}. It finds {recall} of the captions among {candidates}, where chance
+  finds {chance}. The tower is too small for this to say more.
+
 """
 
 
@@ -216,8 +237,37 @@ def in_bytes(value: float) -> str:
     return f"{number(value / 1e9)} GB" if value >= 1e9 else f"{number(value / 1e6)} MB"
 
 
-def page(found: dict) -> str:
-    """The page of what was measured, in Markdown."""
+def from_end_to_end(found: dict) -> str:
+    """The section on a run that was made, in Markdown. found: what is in WHOLE."""
+    small, large = ({row["stage"]: row for row in found["rows"] if row["pairs"] == size} for size in sizes_of(found))
+    quality, machine, batch = large["quality"], found["provenance"]["machine"], int(found["settings"]["--batch-size"])
+    heads = [f"{what}, {size:,}" for what in ("core seconds", "own MiB") for size in sizes_of(found)]
+    text = f"| stage | {' | '.join(heads)} | of mapped files |\n|---|{'---:|' * 5}\n"
+    for name in (name for name in large if name != "quality"):
+        pair = small[name], large[name]
+        cells = [row[what] for what in ("core seconds", "main, own") for row in pair]
+        cells.append(large[name]["main"] - large[name]["main, own"])
+        text += f"| {name} | {' | '.join(f'{max(value, 0):,.0f}' for value in cells)} |\n"
+    recall = quality["metrics"]["image_to_text_recall@1_gallery"]
+    return WHOLE_TEXT.format(
+        table=text, small=f"{sizes_of(found)[0]:,}", large=f"{sizes_of(found)[1]:,}", steps=quality["steps"],
+        batch=f"{batch:,}", width=found["settings"]["--tower-width"], sample=f"{found['sample']:,}",
+        looked_up=f"{large['look-ups in a bank of all pairs']['units'] // batch:,}",
+        bytes=f"{quality['plan, bytes a scene']:.0f}",
+        helper=f"{max(row.get('helper, own', 0) for row in large.values()):,}", recall=f"{recall['value']:.1%}",
+        chance=f"{recall['chance']:.2%}", candidates=f"{recall['candidates']:,}", cores=machine["cores"],
+        processor=machine["processor"], first=f"{quality['loss'][0]:.2f}", last=f"{quality['loss'][1]:.2f}",
+        minutes=f"{sum(row.get('seconds', 0) for row in large.values()) / 60:.0f}",
+    )  # fmt: skip
+
+
+def sizes_of(found: dict) -> list[int]:
+    """The two numbers of pairs of a run from beginning to end, the smaller first."""
+    return sorted({row["pairs"] for row in found["rows"]})
+
+
+def page(found: dict, whole: dict) -> str:
+    """The page of what was measured, in Markdown. found, whole: what is in RATES and in WHOLE."""
     rates, counted, made, training = found["rates"], found["operations"], found["provenance"], get_profile("gpu").training
     pairs, one = training.pairs, stages(training.pairs, counted)
     lists = "| rows | similarities, exact | similarities, inverted lists | exact, times as many |\n|---:|---:|---:|---:|\n"
@@ -238,7 +288,7 @@ def page(found: dict) -> str:
         step=number(counted["step"]), image=number(counted["bank of images"]), caption=number(counted["bank of captions"]),
         kept=in_bytes(pairs * 8 * (4 + 2)), state=in_bytes(pairs * 8 * (4 + 8)), cores=number(cores_for(one, rates)),
         cores_8=number(cores_for(one, rates, 8)), large=table(stages(MANY, counted), rates, 8), factor=number(MANY / pairs),
-        square=number((MANY / pairs) ** 2), **sizes,
+        square=number((MANY / pairs) ** 2), whole=from_end_to_end(whole), **sizes,
     )  # fmt: skip
 
 
@@ -304,13 +354,13 @@ def measured(folder: Path) -> Iterator[tuple[str, str, str, float, Callable[[], 
         file.truncate(2 * large * width)  # sparse: no disk is read
     features = torch.from_file(str(folder / "features"), shared=False, size=large * width, dtype=torch.half).view(large, width)
     bank = Bank(folder, {}, "", features.split(4096))
+    features[:, 0].float().sum()  # now every page is in memory: to fill it with zeros takes longer than a look-up
     yield "look-up", "rows", "simulated", 1024, lambda: bank[torch.randint(large, (1024,), generator=draws)]
 
 
 def operations() -> dict[str, float]:
     """Operations of a pair, counted: of a step of the profile `gpu` forward and backward, and of the teachers."""
-    from torch.utils.flop_counter import FlopCounterMode
-
+    from benchmarks.timing import operations_of
     from lcl.losses.contrastive import info_nce
     from lcl.models.clip import Clip
     from lcl.models.tokenizer import Tokens
@@ -329,9 +379,7 @@ def operations() -> dict[str, float]:
     for name, work in (
         ("step", step), ("bank of images", lambda: ImageEncoder()(images)), ("bank of captions", lambda: TextEncoder()(captions)),
     ):  # fmt: skip
-        with FlopCounterMode(display=False) as counter:
-            work()
-        found[name] = counter.get_total_flops() / size
+        found[name] = operations_of(work) / size
     return found
 
 
@@ -367,4 +415,7 @@ def measure() -> None:
 
 
 if __name__ == "__main__":
-    measure() if sys.argv[1:] == ["measure"] else storage.write_bytes(PAGE, page(storage.read_json(RATES)).encode())
+    if sys.argv[1:] == ["measure"]:
+        measure()
+    else:
+        storage.write_bytes(PAGE, page(storage.read_json(RATES), storage.read_json(WHOLE)).encode())
