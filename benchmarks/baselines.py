@@ -244,7 +244,8 @@ def matching(repeats: int) -> Iterator[Benchmark]:
             linear_sum_assignment(problem)
 
     notes = {
-        "exact": "also seeks what is not finite, leaves out padding, says who went to the dustbin and who to which patch",
+        "exact": "also seeks what is not finite, leaves out padding, says which words stay unmatched and which patch the others "
+        "got",
         "exact-lockstep": "all problems at once, for GPUs; on a CPU one by one is faster",
         "sinkhorn": "up to 3,000 rounds over every problem; has gradients, and is meant for GPUs",
         "max": "no assignment: several words may take the same patch",
