@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import scale
+from benchmarks.run import load_bench
 from lcl import storage
 from lcl.config import get_profile
 from lcl.teachers.search import approximate_neighbours
@@ -44,6 +45,12 @@ def test_the_run_from_beginning_to_end_was_whole_and_no_memory_grew_with_its_pai
     assert quality["steps"] == 400 and quality["loss"][1] < quality["loss"][0] and quality["plan, bytes a scene"] <= 120
     halves = [row["units"] for (pairs, _), row in rows.items() if pairs == large and row.get("unit") == "steps"]
     assert sum(halves) == 400 and min(halves) > 150  # stopped in the middle
+
+
+def test_what_the_page_says_of_the_bench_is_so():
+    races = load_bench(scale.BENCH).races
+    assert all(1 < races[f"history-{name}"].faster.low <= races[f"history-{name}"].faster.high < 2 for name in ("narrow", "wide"))
+    assert "first in bfloat16" in races["neighbours-faiss"].note  # so the processor has AMX
 
 
 def test_hours_are_amounts_divided_by_rates():

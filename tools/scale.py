@@ -20,12 +20,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from benchmarks.history import COMMIT
+from benchmarks.run import load_bench
 from lcl import storage
 from lcl.config import get_profile
 from lcl.train.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 RATES, WHOLE, PAGE = ROOT / "results" / "scale.json", ROOT / "results" / "end_to_end.json", ROOT / "docs" / "scale.md"
+BENCH = ROOT / "results" / "bench-next.json"  # of today's code; results/bench.json is of the kept study's
 PEAK, SHARE = 989e12, 0.3  # operations a second of an H100 in half precision, as its maker says, and our guess of the share
 MANY = 100_000_000  # pairs of a larger run
 PROBES, ROUNDS, SAMPLE = 16, 10, 64  # of `approximate_neighbours`: lists searched, FAISS's rounds of k-means, its rows a list
@@ -35,7 +38,7 @@ COLUMNS = """| stage | grows as | amount | a core does, a second | rate is | cor
 """
 HEAD = """# What 3.3 million pairs cost
 
-<!-- made by tools/scale.py from results/scale.json and results/end_to_end.json -->
+<!-- made by tools/scale.py from results/scale.json, end_to_end.json and bench-next.json -->
 
 This page estimates a run of the profile `gpu`: {pairs} pairs, {epochs} epochs, batches of {batch}, and a recipe that has
 everything, such as `lightclip-ping`. No such run was made. [Chapter 11](../notebooks/11_to_cc3m_scale.ipynb) shows how to
@@ -62,6 +65,14 @@ The download, the disk and the last evaluation are left out.
 Drawn scenes need two other stages in place of reading:
 
 {drawn}
+`make bench` raced some of these stages with this project's code at commit {older}, in turns, {repeats} repeats, on {threads}
+threads of an {bench_processor}: the median, and the smallest and the largest in brackets. **Measured:**
+
+{raced}
+This processor has AMX, so the search computes first in bfloat16. We wanted to be twice as fast there, and missed it. The look-ups
+also timed how the system fills each page of memory for the first time, so their row says little. Other rows of this run: one step
+of `clip-ping` takes {ping} times as long as one of `clip`, and one of `lightclip-ping` {both} times as long.
+
 A unit of the GPU's stages takes so many operations, counted by torch: {step} for a pair in a step, forward and backward;
 a third of that in validation, which is forward only; {image} for a picture and {caption} for a caption of a bank; and 2 ·
 d for a similarity of features of d dimensions.
@@ -261,6 +272,22 @@ def from_end_to_end(found: dict) -> str:
     )  # fmt: skip
 
 
+def from_bench() -> dict[str, object]:
+    """What the page tells of BENCH, by the names in HEAD."""
+    bench = load_bench(BENCH)
+    text = "| stage | times as fast | now, a second | before |\n|---|---:|---:|---:|\n"
+    for name, race in bench.races.items():
+        if name.startswith("history-"):
+            now, before = (number(race.amount / statistics.median(laps)) for laps in (race.ours, race.peer))
+            text += f"| {race.what} | {race.faster} | {now} {race.unit.removesuffix('/s')} | {before} |\n"
+    machine = bench.provenance["machine"]
+    return {
+        "raced": text, "older": COMMIT, "repeats": bench.repeats, "threads": machine["threads"],
+        "bench_processor": machine["processor"], "ping": bench.races["recipe-clip-ping"].longer,
+        "both": bench.races["recipe-lightclip-ping"].longer,
+    }  # fmt: skip
+
+
 def sizes_of(found: dict) -> list[int]:
     """The two numbers of pairs of a run from beginning to end, the smaller first."""
     return sorted({row["pairs"] for row in found["rows"]})
@@ -288,7 +315,7 @@ def page(found: dict, whole: dict) -> str:
         step=number(counted["step"]), image=number(counted["bank of images"]), caption=number(counted["bank of captions"]),
         kept=in_bytes(pairs * 8 * (4 + 2)), state=in_bytes(pairs * 8 * (4 + 8)), cores=number(cores_for(one, rates)),
         cores_8=number(cores_for(one, rates, 8)), large=table(stages(MANY, counted), rates, 8), factor=number(MANY / pairs),
-        square=number((MANY / pairs) ** 2), whole=from_end_to_end(whole), **sizes,
+        square=number((MANY / pairs) ** 2), whole=from_end_to_end(whole), **from_bench(), **sizes,
     )  # fmt: skip
 
 

@@ -217,8 +217,9 @@ def test_a_step_without_memory_is_one_sentence_in_a_notebook_too(small_world, mo
     events = iter(made)
     next(events)
     monkeypatch.setattr(Training, "_learn_from", full)
-    step = r"a step of 32 pairs, encoded 16 at a time \(2.00 GiB more\); lower micro_batch \(--micro-batch\) to 8, or free"
-    with pytest.raises(LclError, match=f"^there is not enough memory for {step}"):
+    step = r"a step of 32 pairs, encoded 16 at a time \(2.00 GiB more\)"
+    remedy = r"free some memory, and resume .* smaller micro_batch \(--micro-batch 8\)"
+    with pytest.raises(LclError, match=f"^there is not enough memory for {step}; {remedy}"):
         next(events)
     assert made.step == 1 and not made.model.training  # what was learned before stays, ready to use
 
