@@ -67,7 +67,7 @@ import pytest
 given = settings = mock.MagicMock(side_effect=lambda *_, **__: pytest.mark.skip("hypothesis is missing"))
 strategies = HealthCheck = mock.MagicMock()
 """
-NO_FTFY = "def fix_text(text): raise NotImplementedError  # open_clip mends captions with it, and here gets none as text\n"
+NO_FTFY = "def fix_text(text): raise NotImplementedError  # open_clip cleans captions with it, and here gets none as text\n"
 ARCHIVE, CARRIED = "carry.tar.xz", "LCL_GPU_CARRY"
 MAIN = ("clip", "clip-ping", "lightclip", "lightclip-ping")  # the quick ones first: they leave time to the others
 XZ = [

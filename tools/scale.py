@@ -253,7 +253,7 @@ def from_end_to_end(found: dict) -> str:
     small, large = ({row["stage"]: row for row in found["rows"] if row["pairs"] == size} for size in sizes_of(found))
     quality, machine, batch = large["quality"], found["provenance"]["machine"], int(found["settings"]["--batch-size"])
     heads = [f"{what}, {size:,}" for what in ("core seconds", "own MiB") for size in sizes_of(found)]
-    text = f"| stage | {' | '.join(heads)} | of mapped files |\n|---|{'---:|' * 5}\n"
+    text = f"| stage | {' | '.join(heads)} | MiB of mapped files, {sizes_of(found)[1]:,} |\n|---|{'---:|' * 5}\n"
     for name in (name for name in large if name != "quality"):
         pair = small[name], large[name]
         cells = [row[what] for what in ("core seconds", "main, own") for row in pair]

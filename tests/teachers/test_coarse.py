@@ -100,7 +100,7 @@ def test_of_duplicates_in_refused_and_other_blocks_the_smaller_index_comes_first
     found = nearest_neighbours(bank_of(tmp_path, features), 8, block=256)
     equal = found.similarities.diff(dim=1) == 0
     assert (found.indices.diff(dim=1)[equal] > 0).all()
-    assert (equal[:, 1::2]).float().mean() > 0.99  # after a row's own copy, the others come in pairs, equal to the bit
+    assert (equal[:, 1::2]).float().mean() > 0.99  # after a row's own copy, the others come in pairs, bitwise equal
     plain = reference_neighbours(features.float(), 8)
     torch.testing.assert_close(found.similarities, plain.similarities, rtol=0, atol=1e-6)
 
