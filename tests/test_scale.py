@@ -1,7 +1,11 @@
 """The page of costs is made from its rates, its hours are amounts divided by rates, and inverted lists cost what they compute."""
 
+import os
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from lcl.teachers.search import approximate_neighbours
 FOUND, WHOLE = storage.read_json(scale.RATES), storage.read_json(scale.WHOLE)
 RATES, COUNTED = FOUND["rates"], FOUND["operations"]
 PAIRS = get_profile("gpu").training.pairs
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def value(text: str) -> float:
@@ -45,6 +50,23 @@ def test_the_run_from_beginning_to_end_was_whole_and_no_memory_grew_with_its_pai
     assert quality["steps"] == 400 and quality["loss"][1] < quality["loss"][0] and quality["plan, bytes a scene"] <= 120
     halves = [row["units"] for (pairs, _), row in rows.items() if pairs == large and row.get("unit") == "steps"]
     assert sum(halves) == 400 and min(halves) > 150  # stopped in the middle
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory a process held at most")
+def test_a_small_run_from_beginning_to_end_has_the_stages_of_the_large_one(tmp_path):
+    command = [sys.executable, "tools/end_to_end.py", "--small", str(tmp_path / "found.json")]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "equal to metrics.json" in done.stdout
+    rows = storage.read_json(tmp_path / "found.json")["rows"]
+    large = [row for row in WHOLE["rows"] if row["pairs"] == PAIRS]
+    assert [(row["stage"], set(row) - {"helper", "helper, own"}) for row in rows] == [
+        (row["stage"], set(row) - {"helper", "helper, own"}) for row in large
+    ]  # few pairs need no process that helps
+    assert sum(row["units"] for row in rows if row.get("unit") == "steps") == rows[-1]["steps"] == 128
+    assert all(0 < row["main, own"] <= row["main"] for row in rows[:-1])
+    assert not list((ROOT / "build" / "end-to-end").glob("*-small")), "the data of a run are removed"
 
 
 def test_what_the_page_says_of_the_bench_is_so():

@@ -1,6 +1,7 @@
 """Train on 3,276,800 pairs from beginning to end with the smallest tower: what every stage takes, and how much memory.
 
-python tools/end_to_end.py [PAIRS ...]    all stages, in processes of their own; write results/end_to_end.json (an hour)
+python tools/end_to_end.py [PAIRS ...]       all stages, in processes of their own; write results/end_to_end.json (an hour)
+python tools/end_to_end.py --small OUT.json  every stage in seconds, with few pairs; write OUT.json
 
 Every number of pairs has a data folder of its own below build/end-to-end, so that nothing of an earlier run is found there; it
 is removed at the end. The run is stopped in the middle by Ctrl-C's signal, and resumed. It needs Linux, which tells how much
@@ -31,12 +32,15 @@ from lcl.train.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 FOUND = ROOT / "results" / "end_to_end.json"
-PAIRS = (327_680, 3_276_800)
-SAMPLE, LOOKED_UP, WIDTH = 8192, 200, 1280  # rows of the banks, steps of look-ups, dimension of the image teacher's features
+SMALL = "--small" in sys.argv
+PAIRS = (2048,) if SMALL else (327_680, 3_276_800)
+SAMPLE, LOOKED_UP = (64, 4) if SMALL else (8192, 200)  # rows of the banks, steps of look-ups
+WIDTH = 1280  # dimension of the image teacher's features
 SETTINGS = {
     "--profile": "laptop", "--scenes-version": "2", "--epochs": "1", "--batch-size": "8192", "--tower": "vit",
     "--tower-width": "48", "--tower-depth": "1", "--tower-heads": "3", "--text-depth": "1",
 }  # fmt: skip
+SETTINGS |= {"--profile": "smoke", "--batch-size": "16"} if SMALL else {}
 
 
 # --- what is no command of the library, each called in a process of its own
@@ -81,9 +85,9 @@ STAGES: dict[str, Callable[[int], None]] = {"plan": plan, "banks": banks, "look 
 
 def profile(pairs: int) -> Profile:
     """The profile that `lcl train` makes of SETTINGS, as far as a plan and the banks depend on it."""
-    laptop = get_profile("laptop")
-    training = dataclasses.replace(laptop.training, pairs=pairs, batch_size=batch(), epochs=1)
-    return dataclasses.replace(laptop, training=training, scenes=dataclasses.replace(laptop.scenes, version=2))
+    named = get_profile(SETTINGS["--profile"])
+    training = dataclasses.replace(named.training, pairs=pairs, batch_size=batch(), epochs=1)
+    return dataclasses.replace(named, training=training, scenes=dataclasses.replace(named.scenes, version=2))
 
 
 def batch() -> int:
@@ -144,7 +148,7 @@ def memory(process: int) -> dict[str, int]:
 
 def run(pairs: int) -> list[dict]:
     """All stages with so many pairs."""
-    folder = ROOT / "build" / "end-to-end" / str(pairs)
+    folder = ROOT / "build" / "end-to-end" / f"{pairs}{'-small' * SMALL}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     environment = os.environ | {"LCL_DATA": str(folder / "data"), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
@@ -164,7 +168,7 @@ def run(pairs: int) -> list[dict]:
         log = next(runs.rglob("log.jsonl"), None)
         return log.read_text(encoding="utf-8").count('"event": "Step"') if log else 0
 
-    own = [sys.executable, str(Path(__file__).resolve()), "--stage"]
+    own = [sys.executable, str(Path(__file__).resolve()), *["--small"] * SMALL, "--stage"]
     stage("describe all scenes", pairs, "scenes", [*own, "plan", str(pairs)])
     stage("banks of a sample, both teachers", 2 * SAMPLE, "rows", [*own, "banks", str(pairs)])
     stage("look-ups in a bank of all pairs", LOOKED_UP * batch(), "rows", [*own, "look up", str(pairs)])
@@ -186,11 +190,12 @@ def run(pairs: int) -> list[dict]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--stage"]:
-        STAGES[sys.argv[2]](int(sys.argv[3]))
+    words = [word for word in sys.argv[1:] if word != "--small"]
+    if words[:1] == ["--stage"]:
+        STAGES[words[1]](int(words[2]))
     else:
         if not Path(storage.__file__).is_relative_to(ROOT):
             sys.exit(f"this Python has lcl in {Path(storage.__file__).parent}; set PYTHONPATH to {ROOT}")
-        sizes = [int(word) for word in sys.argv[1:]] or PAIRS
-        rows = [row for size in sizes for row in run(size)]
-        storage.write_json(FOUND, {"settings": SETTINGS, "sample": SAMPLE, "rows": rows, "provenance": provenance()})
+        path = Path(words.pop(0)) if SMALL else FOUND
+        rows = [row for size in [int(word) for word in words] or PAIRS for row in run(size)]
+        storage.write_json(path, {"settings": SETTINGS, "sample": SAMPLE, "rows": rows, "provenance": provenance()})
