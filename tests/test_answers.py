@@ -14,7 +14,7 @@ from answers import MIXED, NOT, OPEN, SUPPORTED, UNTESTED, Answers, verdict
 from lcl import storage
 from lcl.course import plots
 from lcl.course.planned import standing
-from lcl.course.statistics import holm
+from lcl.course.statistics import holm, paired_gain
 from lcl.course.study import FOLDER
 
 NOISE = [0.004, -0.003, 0.002, -0.001, 0.0]
@@ -53,6 +53,17 @@ def test_the_saved_runs_give_the_page_bitwise():
     made = pages.pages(["answers.md"])
     assert {path.name for path in made} >= {"answers.md"}
     assert [path.name for path, data in made.items() if path.read_bytes() != data] == [], "run `python tools/pages.py`"
+
+
+def test_what_readme_says_of_the_first_seeds_is_so():
+    text = " ".join((pages.ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = "distillation without neighbours is not significantly below `clip-ping`"
+    assert f"{said}, and plain label smoothing is above softened labels" in text and "Its first three of five seeds" in text
+    runs = standing(storage.read_json(FOLDER / "plan.json")).runs
+    recall = {arm: arms.values(runs[arm], "recall@1") for arm in ("clip+distil", "clip-ping", "clip+smoothing", "clip+soft")}
+    assert {len(seeds) for seeds in recall.values()} == {3}, "say how many seeds there are now"
+    assert paired_gain(recall["clip+distil"], recall["clip-ping"])[0].sign >= 0
+    assert paired_gain(recall["clip+smoothing"], recall["clip+soft"])[0].sign == 1
 
 
 def test_a_study_that_is_not_whole_says_so_first_and_answers_nothing(tmp_path):

@@ -196,6 +196,8 @@ if __name__ == "__main__":
     else:
         if not Path(storage.__file__).is_relative_to(ROOT):
             sys.exit(f"this Python has lcl in {Path(storage.__file__).parent}; set PYTHONPATH to {ROOT}")
+        if SMALL and not words:
+            sys.exit("--small needs the name of the file to write: python tools/end_to_end.py --small OUT.json")
         path = Path(words.pop(0)) if SMALL else FOUND
         rows = [row for size in [int(word) for word in words] or PAIRS for row in run(size)]
         storage.write_json(path, {"settings": SETTINGS, "sample": SAMPLE, "rows": rows, "provenance": provenance()})
