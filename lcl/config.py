@@ -96,15 +96,14 @@ class SceneConfig:
         size: side of the canvas in pixels, 32 to 512.
         known, unseen: number of classes to train on, and to hold out.
         seed: of the data set (frequencies, what is held out), not of the training.
-        version: 1, or 2: better names, familiar classes most frequent (in a folder of your own drawings, those that names.csv
-            lists first), no mirrored text, and every object stands out from its background.
+        version: 2, or 1 of older runs: names of Unicode, any classes most frequent, mirrored text, and hidden objects.
     """
 
     size: int = 64
     known: int = 256
     unseen: int = 64
     seed: int = 0
-    version: int = 1  # also of runs and banks that were saved before there was a second
+    version: int = 2
 
     def __post_init__(self):
         require(self.version in (1, 2), f"there is no version {self.version} of the scenes; choose 1 or 2.")
@@ -296,7 +295,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 OLD_FIELDS = {("TrainConfig", "recompute"): "activation_checkpointing", ("MatchConfig", "price"): "unmatched_cost"}
 OLD_VALUES = {("MatchConfig", "solver", "nearest"): "max"}
-"""What version 0.1 wrote under other names, so that its runs and checkpoints still open."""
+OLD_DEFAULTS = {"SceneConfig": {"version": 1}}
+"""What version 0.1 wrote under other names or not at all, so that its runs and checkpoints still open."""
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
@@ -311,7 +311,7 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     """
     require(isinstance(values, dict), f"{kind.__name__} should be a JSON object, not {type(values).__name__}.")
     values = {OLD_FIELDS.get((kind.__name__, name), name): value for name, value in values.items()}
-    values = {
+    values = OLD_DEFAULTS.get(kind.__name__, {}) | {
         name: OLD_VALUES.get((kind.__name__, name, value), value) if isinstance(value, str) else value
         for name, value in values.items()
     }

@@ -104,8 +104,8 @@ def _tell_threads_of_parent(pipe) -> None:
 
 @pytest.fixture(scope="session")
 def world(request) -> SceneDataset:
-    """The laptop profile's world: 64 pixels, 256 known concepts; of version 1, if a test does not ask for another."""
-    return open_scenes(SceneConfig(version=getattr(request, "param", 1)))
+    """The laptop profile's world: 64 pixels, 256 known concepts; of version 2, if a test does not ask for another."""
+    return open_scenes(SceneConfig(version=getattr(request, "param", 2)))
 
 
 class RememberedScenes(SceneDataset):
@@ -133,6 +133,12 @@ class RememberedScenes(SceneDataset):
 def small_world() -> SceneDataset:
     """The smoke profile's world: 64 pixels, 32 known concepts. What draws scenes is tested with the other worlds."""
     return RememberedScenes(open_scenes(get_profile("smoke").scenes))
+
+
+@pytest.fixture(scope="session")
+def first_small_world() -> SceneDataset:
+    """The smoke profile's world in version 1, of which older runs are."""
+    return RememberedScenes(open_scenes(dataclasses.replace(get_profile("smoke").scenes, version=1)))
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.run import load_bench
 from lcl.config import LclError, TrainConfig, from_dict, get_profile, to_dict
+from lcl.course.metrics import score
 from lcl.course.saved import load_saved
-from lcl.course.study import percent
 from lcl.data.shards import open_shards
 from lcl.models.clip import load_model
 from lcl.storage import read_json
@@ -31,7 +31,7 @@ OLD = Path(__file__).parent / "fixtures" / "v01"
 def test_a_run_opens_with_its_recipe_curve_and_weights():
     run = load_run(OLD / "run")
     assert run.recipe == RECIPES["lightclip-ping"] and run.recipe.match.unmatched_cost == 1.0
-    assert run.profile.training.activation_checkpointing is False
+    assert run.profile.training.activation_checkpointing is False and run.profile.scenes.version == 1
     assert [type(event) for event in run.curve] == [Step] * 4 + [Validation]
     with torch.no_grad():
         v = run.model.encode_image(torch.full((2, 3, 64, 64), 90, dtype=torch.uint8))
@@ -45,11 +45,11 @@ def test_towers_of_an_export_are_those_of_the_run():
     assert all(torch.equal(a, b) for a, b in zip(towers.state_dict().values(), run.model.state_dict().values(), strict=True))
 
 
-def test_a_stopped_training_goes_on_from_its_checkpoint(small_world, tmp_path):
+def test_a_stopped_training_goes_on_from_its_checkpoint(first_small_world, tmp_path):
     folder = shutil.copytree(OLD / "stopped", tmp_path / "stopped")
     plan = read_plan(folder)
-    training = Training(plan.profile, small_world, plan.seed, "cpu")
-    assert resume(folder / "checkpoints", training) == 2
+    training = Training(plan.profile, first_small_world, plan.seed, "cpu")
+    assert plan.profile.scenes.version == 1 and resume(folder / "checkpoints", training) == 2
     log = EventLog(folder, training.step)
     assert [event.step for event in log.before] == [1, 2]  # what was told of later steps is told again
     losses = [event.loss for event in training if isinstance(event, Step)]
@@ -61,26 +61,26 @@ def test_a_log_that_names_validation_steps_otherwise_is_read(tmp_path):
     assert [type(event) for event in EventLog(tmp_path, 4).before] == [Step] * 4 + [Validation]
 
 
-def test_a_bank_and_its_neighbours_open(small_world):
-    bank, found = open_bank(OLD / "bank", small_world.train(32)), load_neighbours(OLD / "neighbours.safetensors")
+def test_a_bank_and_its_neighbours_open(first_small_world):
+    bank, found = open_bank(OLD / "bank", first_small_world.train(32)), load_neighbours(OLD / "neighbours.safetensors")
     assert bank.width == 384 and found.bank == bank.fingerprint
     assert torch.equal(found.indices, nearest_neighbours(bank, 3).indices)
 
 
-def test_shards_open_with_the_same_rows(small_world, tmp_path):
+def test_shards_open_with_the_same_rows(first_small_world, tmp_path):
     """Their index lacks what splits need today, so the tars are scanned again."""
     shards = open_shards(shutil.copytree(OLD / "shards", tmp_path / "shards"))
     assert (len(shards), shards.fingerprint) == (24, "b1b13195107183fd")
-    assert [shards.captions(row)[0] for row in range(24)] == small_world.train(24).captions(range(24))
+    assert [shards.captions(row)[0] for row in range(24)] == first_small_world.train(24).captions(range(24))
 
 
-def test_a_saved_checkpoint_is_loaded(small_world, tmp_path, monkeypatch):
+def test_a_saved_checkpoint_is_loaded(first_small_world, tmp_path, monkeypatch):
     shutil.copytree(OLD / "saved", tmp_path / "checkpoints")
     monkeypatch.setenv("LCL_DATA", str(tmp_path))
     about = read_json(tmp_path / "checkpoints" / "small" / "about.json")
     profile = from_dict(type(get_profile("smoke")), about["of"]["profile"])
     recipe = from_dict(Recipe, about["of"]["recipe"])
-    training = Training(profile, small_world, about["of"]["seed"], "cpu", recipe, teacher=Dims(small_world, profile))
+    training = Training(profile, first_small_world, about["of"]["seed"], "cpu", recipe, teacher=Dims(first_small_world, profile))
     curve, _ = load_saved("small", training)
     assert training.step == 4 and len([event for event in curve if isinstance(event, Step)]) == 4
 
@@ -95,7 +95,7 @@ class Dims:
 
 def test_a_result_of_the_study_and_a_benchmark_are_read():
     result = read_json(OLD / "result.json")
-    assert percent([result], "new_scenes", "zero_shot_top1") == [100 * result["metrics"]["new_scenes"]["zero_shot_top1"]["value"]]
+    assert score(result, "zero_shot_top1") == 100 * result["metrics"]["new_scenes"]["zero_shot_top1"]["value"]
     assert from_dict(Recipe, result["recipe"]) == RECIPES["clip"]
     assert load_bench(OLD / "bench.json").races["step-open_clip"].faster.middle > 0
 

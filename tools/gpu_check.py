@@ -42,6 +42,7 @@ from lcl import assignment, storage
 from lcl.bpe import PAD, SPECIAL
 from lcl.config import LclError, Profile, get_profile, require
 from lcl.data.drawn import captions, pictures
+from lcl.data.drawn.renaming import renamed
 from lcl.data.scenes import SceneDataset, open_scenes
 from lcl.losses.matching import Matching, exact, total_cost
 from lcl.machine import processors
@@ -129,8 +130,9 @@ def _pack_text_encoder(site: Path, found: pictures.Pictures) -> None:
     source, target = pretrained.in_package(package, inside), site / package / inside
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("model.safetensors", "*.md", "data_config.json"))
     (site / package / "__init__.py").write_text("")
-    names = [name for concept in found.concepts for name in (concept.name, *concept.synonyms)]
-    world = SceneDataset(dataclasses.replace(get_profile("smoke").scenes, size=found.drawings.shape[-1]), found)
+    named = renamed(found)
+    names = [name for each in (found, named) for concept in each.concepts for name in (concept.name, *concept.synonyms)]
+    world = SceneDataset(dataclasses.replace(get_profile("smoke").scenes, size=found.drawings.shape[-1]), named)
     texts = [
         *names,
         *map(captions.plural, names),

@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from lcl.config import PROFILES, Profile, get_profile, require
+from lcl.config import PROFILES, ModelConfig, Profile, get_profile, require
 from lcl.words import printable
 
 ProfileOption = Annotated[str, typer.Option(help=f"Size of model and data: {', '.join(PROFILES)}.", envvar="LCL_PROFILE")]
 ScenesVersionOption = Annotated[
-    int | None, typer.Option(help="Version of the scenes: 1, or 2 with better names and familiar objects. Default: 1.")
+    int | None, typer.Option(help="Version of the scenes: 2, or 1 with the names of Unicode, as in older runs. Default: 2.")
+]
+PairsOption = Annotated[
+    int | None, typer.Option(help="How many pairs to train on. Default: the profile's number, or all of --data if it has fewer.")
 ]
 PicturesOption = Annotated[
     Path | None, typer.Option(help="Draw the scenes from your own drawings: a folder with pictures and a names.csv.")
@@ -108,6 +111,23 @@ def profile_of(name: str, scenes_version: int | None, data: Path | None = None) 
     """The profile called `name`, with scenes of another version if one is given, which pairs from `data` do not have."""
     require(data is None or scenes_version is None, NO_SCENES)
     return changed(get_profile(name), scenes={"version": scenes_version})
+
+
+def load_start(folder: Path, model: ModelConfig, scenes: str | None):
+    """The towers and the tokenizer that a run begins with.
+
+    Args:
+        folder: of a finished run, or of exported towers.
+        model: the towers' settings.
+        scenes: fingerprint of the scenes of the new run, to warn if the weights saw others; None if it has no scenes.
+    """
+    from lcl.models.clip import load_model
+
+    towers, tokenizer = load_model(folder, config=model)
+    if scenes not in (None, tokenizer.data):
+        others = f"other scenes ({tokenizer.data}, not {scenes}), which may have shown what the test splits of these call unseen"
+        say(f"the weights in {folder} were trained on {others}.", error=True)
+    return towers, tokenizer
 
 
 def open_pairs(profile: Profile, pictures: Path | str | None, data: Path | str | None, **splits: Path | str | None):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from lcl import storage
-from lcl.config import LclError, SceneConfig, from_dict
+from lcl.config import PROFILES, LclError, SceneConfig, from_dict
 from lcl.data.drawn.captions import one, plural
 from lcl.data.drawn.colours import COLOURS
 from lcl.data.drawn.drawing import shrink, visible_share
@@ -27,6 +27,12 @@ def second():
 
 
 @pytest.fixture(scope="module")
+def first():
+    """The laptop profile's world in version 1."""
+    return open_scenes(SceneConfig(version=1))
+
+
+@pytest.fixture(scope="module")
 def concepts(second):
     """The classes of version 2, by name."""
     return {concept.name: concept for concept in second.pictures.concepts}
@@ -35,11 +41,11 @@ def concepts(second):
 # --- version 1
 
 
-def test_version_1_is_bitwise_what_it_was_before_there_was_a_second(world, small_world):
-    assert (world.fingerprint, small_world.fingerprint) == ("d8d90d4566ceec44", "204254520916d90c")
-    described = repr([world.scene(split, index) for split in SPLITS for index in range(40)]).encode()
+def test_version_1_is_bitwise_what_it_was_before_there_was_a_second(first, first_small_world):
+    assert (first.fingerprint, first_small_world.fingerprint) == ("d8d90d4566ceec44", "204254520916d90c")
+    described = repr([first.scene(split, index) for split in SPLITS for index in range(40)]).encode()
     assert hashlib.sha256(described).hexdigest()[:16] == "f87b3702309cc6ad"
-    pixels = world.pairs("train", range(40)).images.numpy().tobytes()
+    pixels = first.pairs("train", range(40)).images.numpy().tobytes()
     assert hashlib.sha256(pixels).hexdigest()[:16] == "fcb3f6debcd7274a"
 
 
@@ -47,8 +53,9 @@ def test_a_config_that_was_saved_without_a_version_is_of_version_1():
     assert from_dict(SceneConfig, {"size": 64, "known": 256, "unseen": 64, "seed": 0}) == SceneConfig(version=1)
 
 
-def test_another_version_is_another_data_set(world, second):
-    assert world.fingerprint != second.fingerprint
+def test_another_version_is_another_data_set_and_the_default_is_2(first, second, world):
+    assert first.fingerprint != second.fingerprint == world.fingerprint
+    assert {profile.scenes.version for profile in PROFILES.values()} == {2} == {SceneConfig().version}
     with pytest.raises(LclError, match="no version 3 of the scenes; choose 1 or 2"):
         SceneConfig(version=3)
 
@@ -171,9 +178,9 @@ def hidden(world, scene) -> bool:
     return False
 
 
-def test_no_object_is_hidden_on_its_background(world, second):
+def test_no_object_is_hidden_on_its_background(first, second):
     assert not any(hidden(second, second.scene(split, index)) for split in SPLITS for index in range(100))
-    assert any(hidden(world, world.scene("train", index)) for index in range(150))  # in version 1 it is one scene of fifty
+    assert any(hidden(first, first.scene("train", index)) for index in range(150))  # in version 1 it is one scene of fifty
 
 
 def test_the_visible_share_is_that_of_a_slow_count():

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
 from lcl.config import EvalConfig, LclError
-from lcl.course.study import COLUMNS
+from lcl.course.metrics import COLUMNS
 from lcl.data.base import Samples
 from lcl.data.drawn.captions import one
 from lcl.data.drawn.foils import KINDS
