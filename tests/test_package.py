@@ -223,7 +223,7 @@ MISSING = [  # extra, code that needs it, the first package that it misses
     ("teachers", "lcl.models.vision.TimmTower('resnet18', 64)", "timm"),
     ("teachers", "lcl.models.language.HubTower('bert', lcl.config.LanguageConfig())", "transformers"),
     ("teachers", "lcl.teachers.encoders.TextEncoder()", "sentence_transformers"),
-    ("teachers", "lcl.teachers.search.approximate_neighbours(None)", "faiss"),
+    ("teachers", "lcl.teachers.approximate.approximate_neighbours(None)", "faiss"),
     ("shards", "lcl.data.writing.write_shards('shards', [], {})", "webdataset"),
     ("onnx", "lcl.deploy.load.open_sessions('.')", "onnxruntime"),
     ("onnx", "lcl.deploy.onnx._export(None, None, (), {})", "onnxscript"),

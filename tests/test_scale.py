@@ -14,7 +14,7 @@ import scale
 from benchmarks.run import load_bench
 from lcl import storage
 from lcl.config import get_profile
-from lcl.teachers.search import approximate_neighbours
+from lcl.teachers.approximate import approximate_neighbours
 
 FOUND, WHOLE = storage.read_json(scale.RATES), storage.read_json(scale.WHOLE)
 RATES, COUNTED = FOUND["rates"], FOUND["operations"]

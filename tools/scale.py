@@ -28,7 +28,7 @@ from lcl.train.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 RATES, WHOLE, PAGE = ROOT / "results" / "scale.json", ROOT / "results" / "end_to_end.json", ROOT / "docs" / "scale.md"
-BENCH = ROOT / "results" / "bench-next.json"  # of today's code; results/bench.json is of the kept study's
+BENCH = ROOT / "results" / "bench.json"
 PEAK, SHARE = 989e12, 0.3  # operations a second of an H100 in half precision, as its maker says, and our guess of the share
 MANY = 100_000_000  # pairs of a larger run
 PROBES, ROUNDS, SAMPLE = 16, 10, 64  # of `approximate_neighbours`: lists searched, FAISS's rounds of k-means, its rows a list
@@ -38,7 +38,7 @@ COLUMNS = """| stage | grows as | amount | a core does, a second | rate is | cor
 """
 HEAD = """# What 3.3 million pairs cost
 
-<!-- made by tools/scale.py from results/scale.json, end_to_end.json and bench-next.json -->
+<!-- made by tools/scale.py from results/scale.json, end_to_end.json and bench.json -->
 
 This page estimates a run of the profile `gpu`: {pairs} pairs, {epochs} epochs, batches of {batch}, and a recipe that has
 everything, such as `lightclip-ping`. No such run was made. [Chapter 11](../notebooks/11_to_cc3m_scale.ipynb) shows how to
@@ -413,9 +413,9 @@ def operations() -> dict[str, float]:
 def recalls() -> list[dict]:
     """What inverted lists find among the features of the laptop profile's pictures, in a quarter of them and in all."""
     from lcl.data.scenes import open_scenes
+    from lcl.teachers.approximate import approximate_neighbours, recall_of_neighbours
     from lcl.teachers.banks import build_bank
     from lcl.teachers.encoders import ImageEncoder
-    from lcl.teachers.search import approximate_neighbours, recall_of_neighbours
 
     profile, found = get_profile("laptop"), []
     scenes = dataclasses.replace(profile.scenes, version=2)

@@ -2,6 +2,7 @@
 `embed`, `export`, `diagnose`."""
 
 import contextlib
+import dataclasses
 import logging
 import signal
 import sys
@@ -21,6 +22,7 @@ from lcl.cli.common import (
     MovedDataOption,
     MovedPicturesOption,
     OneLine,
+    PairsOption,
     PicturesOption,
     PrecisionOption,
     ProfileOption,
@@ -28,6 +30,7 @@ from lcl.cli.common import (
     ScenesVersionOption,
     TextEncoderOption,
     bar,
+    changed,
     open_pairs,
     profile_of,
     say,
@@ -37,6 +40,8 @@ from lcl.cli.search import embed, search
 from lcl.cli.train import train
 from lcl.config import LclError, require
 from lcl.processes import memory_for
+
+MANY = 262_144  # scenes up to which objects of neighbours are compared; more would take gigabytes
 
 app = typer.Typer(
     name="lcl",
@@ -68,6 +73,7 @@ def _options(version: VersionOption = False) -> None:
 def banks(
     profile: ProfileOption = "laptop",
     scenes_version: ScenesVersionOption = None,
+    pairs: PairsOption = None,
     image_encoder: ImageEncoderOption = "tf_efficientnet_lite0",
     text_encoder: TextEncoderOption = "all-MiniLM-L6-v2",
     image_size: ImageSizeOption = 128,
@@ -80,7 +86,7 @@ def banks(
     Recipes with a teacher, such as clip-ping, use these banks of features. `lcl train` builds those that are missing. If this
     command was stopped, run it again: it continues.
     """
-    rows = _training_pairs(profile, scenes_version, pictures, data)
+    rows = _training_pairs(profile, scenes_version, pairs, pictures, data)
     for bank in _banks(rows, image_encoder, text_encoder, image_size, precision):
         print(f"{len(bank)} rows of {bank.width} numbers in {bank.folder}, fingerprint {bank.fingerprint}")
 
@@ -89,9 +95,11 @@ def banks(
 def neighbours(
     profile: ProfileOption = "laptop",
     scenes_version: ScenesVersionOption = None,
+    pairs: PairsOption = None,
     k: Annotated[int, typer.Option("--k", "-k", help="How many neighbours to find for each pair.", min=1)] = 8,
     approximate: Annotated[
-        bool, typer.Option(help="Search faster with FAISS, miss some neighbours, and report how many were found.")
+        bool,
+        typer.Option(help="Search faster with FAISS, miss some neighbours, and report how many. `lcl train` takes these, too."),
     ] = False,
     save: Annotated[
         Path | None, typer.Option(help="Write the neighbours to this folder, as images.safetensors and captions.safetensors.")
@@ -105,25 +113,29 @@ def neighbours(
 ) -> None:
     """Find the nearest neighbours of every training pair, among the images and among the captions.
 
-    The features of the frozen encoders (`lcl banks`) are computed first, if they are missing.
+    The features of the frozen encoders (`lcl banks`) are computed first, if they are missing. `lcl train` uses these neighbours,
+    and finds those that are missing.
     """
-    rows = _training_pairs(profile, scenes_version, pictures, data)
+    rows = _training_pairs(profile, scenes_version, pairs, pictures, data)
     built = _banks(rows, image_encoder, text_encoder, image_size, precision)
 
     from lcl.data.scenes import SceneView
     from lcl.eval.metrics import neighbour_purity
-    from lcl.teachers.search import approximate_neighbours, find_neighbours, recall_of_neighbours, save_neighbours
+    from lcl.teachers.approximate import approximate_neighbours, keep_approximate, recall_of_neighbours
+    from lcl.teachers.search import find_neighbours, save_neighbours
 
-    of_scenes = isinstance(rows, SceneView)  # what other pairs show is unknown
+    of_scenes = isinstance(rows, SceneView) and len(rows) <= MANY  # what other pairs show is unknown
     scenes = [rows.world.scene("train", index) for index in range(len(rows))] if of_scenes else []
     for kind, bank in zip(("images", "captions"), built, strict=True):
         started = time.perf_counter()
         if approximate:
             found = approximate_neighbours(bank, k)
-            recall = f"; has {recall_of_neighbours(bank, found):.1%} of the exact ones"
+            found = dataclasses.replace(found, recall=recall_of_neighbours(bank, found))
+            kept = "is kept for `lcl train`" if keep_approximate(bank, found) else "is not kept: `lcl train` has exact ones"
+            recall = f"; has {found.recall:.1%} of the exact ones, and {kept}"
         else:
             with bar(f"neighbours of {kind}", "row", len(bank)) as progress:
-                found, recall = find_neighbours(bank, k, progress=progress.update), ""
+                found, recall = find_neighbours(bank, k, progress.update, exact=True), ""
         took, shows = time.perf_counter() - started, ""
         if scenes:
             purity = neighbour_purity(scenes, found.indices[:, :1])
@@ -134,9 +146,9 @@ def neighbours(
             print(f"wrote {save / f'{kind}.safetensors'}")
 
 
-def _training_pairs(name: str, scenes_version: int | None, pictures: Path | None, data: Path | None):
-    """The pairs that a profile trains on; of shards, no more than there are."""
-    profile = profile_of(name, scenes_version, data)
+def _training_pairs(name: str, scenes_version: int | None, pairs: int | None, pictures: Path | None, data: Path | None):
+    """The pairs that a profile trains on, or so many; of shards, no more than there are."""
+    profile = changed(profile_of(name, scenes_version, data), training={"pairs": pairs})
     source, number = open_pairs(profile, pictures, data), profile.training.pairs
     return source.train(min(number, len(source)) if data else number)
 
@@ -167,7 +179,7 @@ def evaluate(
     With --data and shards that the run was not trained on, measure zero-shot transfer to them: retrieval among up to 5,000 of
     their pairs.
     """
-    from lcl.course.study import table_text
+    from lcl.course.metrics import table_text
     from lcl.eval.metrics import evaluate as measure
     from lcl.train.runs import load_run
 

@@ -17,11 +17,13 @@ from lcl.cli.common import (
     NO_SCENES,
     DataOption,
     ListRecipesOption,
+    PairsOption,
     PicturesOption,
     ProfileOption,
     ScenesVersionOption,
     bar,
     changed,
+    load_start,
     open_pairs,
     say,
 )
@@ -47,9 +49,7 @@ def train(
     validation: Annotated[
         Path | None, typer.Option(help="A folder of shards for validation. Default: a part of --data is held out.")
     ] = None,
-    test: Annotated[
-        Path | None, typer.Option(help="A folder of shards for the test. Default: a part of --data is held out.")
-    ] = None,
+    test: Annotated[Path | None, typer.Option(help="A folder of shards for the test. Default: a part of --data.")] = None,
     start: Annotated[
         Path | None, typer.Option("--from", help="Begin with the weights of a finished run, or of exported towers; see above.")
     ] = None,
@@ -65,10 +65,7 @@ def train(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Begin timm: and hf: towers with their pre-trained weights.")
     ] = False,
-    pairs: Annotated[
-        int | None,
-        typer.Option(help="How many pairs to train on. Default: the profile's number, or all of --data if it has fewer."),
-    ] = None,
+    pairs: PairsOption = None,
     epochs: Annotated[int | None, typer.Option(help="How many times to go through the training pairs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="How many pairs a training step compares with each other.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate: after the warm-up.")] = None,
@@ -157,7 +154,7 @@ def train(
     )  # fmt: skip
 
     from lcl.data.collection import ShardDataset
-    from lcl.models.clip import Clip, load_model, save_model
+    from lcl.models.clip import Clip, save_model
     from lcl.train.distributed import join
     from lcl.train.recipes import get_recipe
     from lcl.train.runs import START, Plan, check_data, free_name, new_run, read_plan, write_plan
@@ -193,7 +190,7 @@ def train(
             plan = dataclasses.replace(plan, profile=changed(chosen, training={"pairs": fewer}))
         folder = resume
         if ranks.is_main and not resume:
-            begun = load_model(start, config=chosen.model) if start else None
+            begun = load_start(start, chosen.model, None if tars else source.fingerprint) if start else None
             stem = f"{chosen.training.recipe}-{chosen.name}"
             folder = stack.enter_context(new_run(runs, name or free_name(runs, stem)))
         try:
@@ -270,7 +267,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     """Train in a run's folder, from its last checkpoint if it has one, and evaluate."""
-    from lcl.course.study import table_text
+    from lcl.course.metrics import table_text
     from lcl.data.scenes import SceneDataset
     from lcl.eval.metrics import evaluate_queries
     from lcl.models.clip import load_model
@@ -283,9 +280,13 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     begun = load_model(folder / START) if plan.start else None
     with _timed(seconds, "setting up"):
         if method.needs_teacher:
-            total = profile.training.pairs * (1 if method.ping.live else 2)
-            with bar("banks", "row", total, disable=not ranks.is_main) as progress:
-                teacher = ranks.main_first(lambda: open_teacher(method.ping, source, profile, progress.update))
+            rows, off = profile.training.pairs, not ranks.is_main
+            banks, finds = (rows, 0) if method.ping.live else (2 * rows, 0 if method.ping.own == 1 else 2 * rows)
+            with (
+                bar("banks", "row", banks, disable=off) as coded,
+                bar("neighbours", "row", finds, disable=off or not finds) as found,
+            ):
+                teacher = ranks.main_first(lambda: open_teacher(method.ping, source, profile, coded.update, found.update))
         if isinstance(source, SceneDataset):
             need("sklearn", "scenes")  # the evaluation uses it; ask before training
         training = Training(profile, source, plan.seed, teacher=teacher, ranks=ranks, workers=workers, start=begun)
@@ -307,8 +308,7 @@ def _train(plan, source, folder: Path, ranks, workers: int | None) -> None:
     steps = [event.loss for event in curve if hasattr(event, "losses")]
     loss = f"loss {steps[0]:.3f} → {steps[-1]:.3f} in {len(steps):,} steps"
     missing = _report(folder, source)
-    see = folder if missing else folder / "report.html"
-    print(f"{loss}, {seconds['training'] / 60:.1f} minutes of training; see {see}")
+    print(f"{loss}, {seconds['training'] / 60:.1f} minutes of training; see {folder if missing else folder / 'report.html'}")
     if len(steps) < FEW_STEPS:
         print(f"{len(steps)} steps are few to learn from; raise --epochs until there are some hundred.", file=sys.stderr)
     if missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lcl import storage
-from lcl.config import CHECKOUT, LclError, Progress, need, require
+from lcl.config import CHECKOUT, LclError, Progress, require
 from lcl.data.base import DatasetView
 from lcl.machine import multiplies_bfloat16_fast
 from lcl.processes import memory_for
@@ -22,6 +23,8 @@ from lcl.teachers.banks import Bank, build_bank, check_features, free_memory
 from lcl.teachers.best import Best, best_keys, full_precision, load_state, products, save_state, values_and_columns
 from lcl.teachers.coarse import Rescoring, norms
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
+
+log = logging.getLogger("lcl")
 
 FORMAT = "lcl-neighbours-1"
 BLOCK = 2048  # rows and columns of a block of the similarity matrix on a CPU
@@ -31,9 +34,7 @@ SHORT = 1e-3  # a row that is shorter, or longer than 1 / SHORT, is not searched
 SAVE_EVERY = 300  # seconds between two writes of an unfinished search
 SHIPPED = CHECKOUT / "data" / "neighbours"
 KEPT = 8  # neighbours that are saved for every row; objectives use the nearest, notebooks show the others
-ROWS_AT_ONCE = 65_536  # that an index of inverted lists takes or answers
-UNFINISHED = "unfinished-neighbours.safetensors"  # in a bank's folder
-ROUNDING = 2**-11  # the distance of two numbers of half precision just below 1
+KEPT_IN, UNFINISHED = "neighbours.safetensors", "unfinished-neighbours.safetensors"  # in a bank's folder
 
 Features = torch.Tensor | Bank
 """(N, d), L2-normalised: a tensor, or a bank on disk."""
@@ -48,12 +49,14 @@ class Neighbours:
         similarities: (N, k) float32, cosines.
         bank: the fingerprint of the bank that was searched, "" for a tensor.
         description: what that bank holds.
+        recall: of an approximate search, the share of the exact neighbours that a sample of its rows has, 0 to 1.
     """
 
     indices: torch.Tensor
     similarities: torch.Tensor
     bank: str = ""
     description: dict | None = None
+    recall: float | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -116,8 +119,8 @@ def nearest_neighbours(
     if queries is not None:
         check_features(queries, "the queries")
         require(
-            queries.shape[1] == _width(features),
-            f"queries of {queries.shape[1]} and features of {_width(features)} dimensions.",
+            queries.shape[1] == width_of(features),
+            f"queries of {queries.shape[1]} and features of {width_of(features)} dimensions.",
         )
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name, description = (features.fingerprint, features.description) if isinstance(features, Bank) else ("", None)
@@ -210,69 +213,10 @@ def _tiles(
         yield len(own)
 
 
-def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probes: int = 16) -> Neighbours:
-    """Approximate neighbours by FAISS's inverted lists on the CPU, for banks that are too large for an exact search.
-
-    The lists hold half precision, as banks do: half of the memory of float32, and no other rounding than the bank's own.
-
-    Args:
-        features: (N, d), L2-normalised.
-        k: neighbours of each, less than N.
-        lists: clusters of rows; 0 for about 4·√N.
-        probes: clusters that each row is compared with. `recall_of_neighbours` measures what that misses.
-    """
-    faiss = need("faiss", "teachers")  # only here: on some systems it loads a second OpenMP runtime
-
-    number, width = len(features), _width(features)
-    require(1 <= k < number, f"k = {k} neighbours are asked for, but the number of other rows is {max(number - 1, 0)}.")
-    if isinstance(features, torch.Tensor):
-        check_features(features, "the features")
-    lists = min(lists or round(4 * number**0.5), number)
-    kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-    index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(width), width, lists, kind, metric, False)  # rows, not residuals
-    index.cp.seed, index.cp.min_points_per_centroid = 0, 1  # no warning about few rows a list
-    sample = torch.randperm(number, generator=torch.Generator().manual_seed(0))[: 64 * lists].sort().values
-    index.train(features[sample].float().numpy())
-    for start in range(0, number, ROWS_AT_ONCE):
-        index.add(features[start : start + ROWS_AT_ONCE].float().numpy())
-    index.nprobe = probes
-    indices, similarities = [], []
-    for start in range(0, number, ROWS_AT_ONCE):
-        found = index.search(features[start : start + ROWS_AT_ONCE].float().numpy(), k + 1)
-        values, columns = (
-            torch.from_numpy(array) for array in found
-        )  # (n, k + 1); -1 where the probed lists held fewer
-        others = columns != torch.arange(start, start + len(columns))[:, None]
-        others &= others.cumsum(1) <= k  # where duplicates pushed the row itself out, the last is one too many
-        indices.append(columns[others].view(-1, k))
-        similarities.append(values[others].view(-1, k))
-    name, description = (features.fingerprint, features.description) if isinstance(features, Bank) else ("", None)
-    return Neighbours(torch.cat(indices), torch.cat(similarities), name, description)
-
-
-def recall_of_neighbours(features: Features, found: Neighbours, sample: int = 1000) -> float:
-    """Share of the exact k nearest neighbours that `found` holds, over a sample of rows: 0 to 1.
-
-    Which of two equally similar rows was found does not matter: a row counts if it is at least as similar as the k-th exact
-    neighbour, less `ROUNDING`, by which the similarities of half-precision features may differ.
-    """
-    number, k = len(features), found.indices.shape[1]
-    rows = torch.randperm(number, generator=torch.Generator().manual_seed(0))[:sample]
-    own = features[rows].float()
-    exact = nearest_neighbours(features, k + 1, queries=own)  # itself is among them
-    others = exact.indices != rows[:, None]
-    others &= others.cumsum(1) <= k  # where duplicates pushed the row itself out, the last is one too many
-    least = exact.similarities[others].view(-1, k)[:, -1:] - ROUNDING
-    indices = found.indices[rows].sort(1).values  # (n, k)
-    got = features[indices.flatten()].float().view(*indices.shape, -1)  # of -1, which is none, the last row
-    hits = ((got @ own[:, :, None])[..., 0] >= least) & (indices >= 0) & (indices != rows[:, None])
-    hits[:, 1:] &= indices.diff(dim=1) > 0  # a row that is named twice counts once
-    return hits.float().mean().item()
-
-
 def save_neighbours(path: Path, found: Neighbours) -> None:
     """Write indices (int32) and similarities (half precision) with the fingerprint of their bank, atomically."""
     about = {"format": FORMAT, "bank": found.bank, "description": json.dumps(found.description)}
+    about |= {} if found.recall is None else {"recall": repr(found.recall)}
     storage.write_tensors(path, {"indices": found.indices.int(), "similarities": found.similarities.half()}, about)
 
 
@@ -290,31 +234,39 @@ def load_neighbours(path: Path, bank: Bank | None = None) -> Neighbours:
     whole = indices.ndim == 2 and indices.shape == tensors["similarities"].shape
     require(whole and bool(((indices >= -1) & (indices < len(indices))).all()), f"{path} names rows that there are not.")
     try:
-        description = json.loads(about["description"])
+        description, recall = json.loads(about["description"]), float(about["recall"]) if "recall" in about else None
+        if recall is not None and not 0 <= recall <= 1:
+            raise ValueError
     except ValueError:
         raise LclError(f"{path} does not say what its neighbours are of; `lcl neighbours` finds them anew.") from None
-    return Neighbours(indices, tensors["similarities"].float(), about["bank"], description)
+    return Neighbours(indices, tensors["similarities"].float(), about["bank"], description, recall)
 
 
-def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None) -> Neighbours:
+def find_neighbours(bank: Bank, k: int = KEPT, progress: Progress | None = None, exact: bool = False) -> Neighbours:
     """The k nearest neighbours of every row of a bank: read from its folder, or computed and saved there.
 
     Similarities are rounded to half precision. Saved ones that are damaged or of another bank are computed again. The state of a
-    long search is saved every few minutes; after a `kill` it goes on as if it had never stopped.
+    long search is saved every few minutes; after a `kill` it goes on as if it had never stopped. Approximate ones that were kept
+    are taken, with a warning, unless these shall be `exact`.
     """
-    path = bank.folder / "neighbours.safetensors"
-    kept = None
-    if path.exists():
-        with contextlib.suppress(LclError):
-            kept = load_neighbours(path, bank)
-    if kept is None or kept.indices.shape[1] < k:
+    path, kept = bank.folder / KEPT_IN, kept_neighbours(bank)
+    if kept is None or kept.indices.shape[1] < k or (exact and kept.recall is not None):
         at_least = max(k, min(KEPT, len(bank) - 1))
         found = nearest_neighbours(bank, at_least, progress=progress, unfinished=bank.folder / UNFINISHED)
         kept = dataclasses.replace(found, similarities=found.similarities.half().float())
         storage.try_write(save_neighbours, path, found)
     elif progress:
         progress(len(bank))
+    if kept.recall is not None:
+        log.warning("the neighbours in %s are approximate: they hold %.1f%% of the exact ones.", path, 100 * kept.recall)
     return dataclasses.replace(kept, indices=kept.indices[:, :k], similarities=kept.similarities[:, :k])
+
+
+def kept_neighbours(bank: Bank) -> Neighbours | None:
+    """The neighbours that lie in a bank's folder; None if there are none, or if they are damaged or of another bank."""
+    with contextlib.suppress(LclError):
+        return load_neighbours(bank.folder / KEPT_IN, bank)
+    return None
 
 
 def open_neighbours(rows: DatasetView, progress: Progress | None = None) -> tuple[Neighbours, Neighbours]:
@@ -334,5 +286,6 @@ def open_neighbours(rows: DatasetView, progress: Progress | None = None) -> tupl
     return found[0], found[1]
 
 
-def _width(features: Features) -> int:
+def width_of(features: Features) -> int:
+    """d, the dimension of a row."""
     return features.width if isinstance(features, Bank) else features.shape[1]

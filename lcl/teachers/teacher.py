@@ -80,6 +80,8 @@ class BankTeacher:
             "rows": images.description["rows"], "images": images.fingerprint, "captions": captions.fingerprint,
             "widths": list(self.dims), "choice": choice, "own": own,
         }  # fmt: skip
+        if recall := {bank.fingerprint: found.recall for bank, found in ((images, a), (captions, b)) if found.recall is not None}:
+            self.description["recall"] = recall  # of approximate neighbours
 
     def __call__(
         self, indices: torch.Tensor, images: torch.Tensor, gather: Gather = alone, generator: torch.Generator | None = None
@@ -158,13 +160,19 @@ def by_objects(rows: DatasetView, found: Neighbours) -> Neighbours:
     return dataclasses.replace(found, indices=indices[:, None], similarities=similarities[:, None])
 
 
+def itself(bank: Bank) -> Neighbours:
+    """Every row as its own neighbour: plain distillation asks for no other, and a search would grow as N²."""
+    rows = torch.arange(len(bank))[:, None]
+    return Neighbours(rows, torch.ones(rows.shape), bank.fingerprint)
+
+
 CHOICES = {"nearest": lambda rows, found: found, "shuffled": shuffled, "objects": by_objects}
 """Which neighbours a teacher gives: those that its encoders find, or those of a control."""
 
 
 def open_bank_teacher(
     rows: DatasetView, image_encoder: ImageEncoder, text_encoder: TextEncoder, progress: Progress | None = None,
-    choice: str = "nearest", own: float = 0.0,
+    choice: str = "nearest", own: float = 0.0, searched: Progress | None = None,
 ) -> BankTeacher:  # fmt: skip
     """The teacher of a data set; banks and neighbours are read, or computed and saved if they do not exist yet.
 
@@ -174,9 +182,12 @@ def open_bank_teacher(
         progress: called with the number of rows encoded since the last call; each pair counts once a bank.
         choice: a key of CHOICES.
         own: as of `BankTeacher`.
+        searched: called with the number of rows whose neighbours were found since the last call; each pair counts once a bank.
     """
     images, captions = (
         build_bank(rows, encoder, bank_folder(rows, encoder), progress) for encoder in (image_encoder, text_encoder)
     )
-    a, b = (CHOICES[choice](rows, find_neighbours(bank, 1)) for bank in (images, captions))
+    a, b = (
+        itself(bank) if own == 1 else CHOICES[choice](rows, find_neighbours(bank, 1, searched)) for bank in (images, captions)
+    )
     return BankTeacher(images, captions, a, b, choice, own)

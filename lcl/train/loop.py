@@ -139,10 +139,8 @@ class Training:
             profile.model.vision.image_size == source.size,
             f"the model takes {profile.model.vision.image_size} pixels a side, the data set has {source.size}; make them equal.",
         )
-        self.source, self.seed, self.workers = source, seed, workers
-        self.device = self.ranks.device
-        self.recipe = recipe or get_recipe(profile.training.recipe)
-        self.teacher = None
+        self.source, self.seed, self.workers, self.device = source, seed, workers, self.ranks.device
+        self.recipe, self.teacher = recipe or get_recipe(profile.training.recipe), None
         if self.recipe.needs_teacher:
             self.teacher = teacher or open_teacher(self.recipe.ping, source, profile)
             known, wanted = self.teacher.description["rows"], source.train(profile.training.pairs).description
@@ -296,21 +294,23 @@ class Training:
         return Validation(step, loss, *recall)
 
 
-def open_teacher(settings: PingConfig, source: PairDataset, profile: Profile, progress: Progress | None = None) -> Teacher:
+def open_teacher(
+    settings: PingConfig, source: PairDataset, profile: Profile, progress: Progress | None = None,
+    searched: Progress | None = None,
+) -> Teacher:  # fmt: skip
     """The teacher of a training run: banks of all its pairs, built and kept if they do not exist yet.
 
     Args:
         settings: encoders, and whether the teacher is live.
         source: the data set.
         profile: how many pairs are trained on.
-        progress: called with the number of rows encoded since the last call; each pair counts once a bank.
+        progress, searched: called with the number of rows encoded, or searched, since the last call; a pair counts once a bank.
     """
     rows = source.train(profile.training.pairs)
-    image_encoder = ImageEncoder(settings.image_encoder, settings.image_size)
-    text_encoder = TextEncoder(settings.text_encoder)
+    images, captions = ImageEncoder(settings.image_encoder, settings.image_size), TextEncoder(settings.text_encoder)
     if settings.live:
-        return LiveTeacher(image_encoder, build_bank(rows, text_encoder, progress=progress), settings.queue)
-    return open_bank_teacher(rows, image_encoder, text_encoder, progress, settings.choice, settings.own)
+        return LiveTeacher(images, build_bank(rows, captions, progress=progress), settings.queue)
+    return open_bank_teacher(rows, images, captions, progress, settings.choice, settings.own, searched)
 
 
 def train_tokenizer(source: PairDataset, profile: Profile, begun: Tokenizer | None = None) -> Tokenizer:

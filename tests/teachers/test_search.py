@@ -1,5 +1,6 @@
 """Neighbours: the search against brute force and FAISS, its memory, half precision, inverted lists, and what is kept."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -28,12 +29,12 @@ from made_features import (
 from lcl import storage
 from lcl.config import LclError
 from lcl.data.base import Samples
-from lcl.teachers import search
+from lcl.teachers import approximate, search
+from lcl.teachers.approximate import approximate_neighbours, keep_approximate
 from lcl.teachers.banks import Bank, build_bank
 from lcl.teachers.search import (
     KEPT,
     Neighbours,
-    approximate_neighbours,
     find_neighbours,
     load_neighbours,
     nearest_neighbours,
@@ -41,7 +42,7 @@ from lcl.teachers.search import (
     reference_neighbours,
 )
 
-recall, save_neighbours = search.recall_of_neighbours, search.save_neighbours
+recall, save_neighbours = approximate.recall_of_neighbours, search.save_neighbours
 
 
 # --- the exact search
@@ -239,7 +240,7 @@ def test_with_every_list_probed_the_inverted_lists_are_exact(n, tmp_path):
 
 def test_rows_are_nobodys_own_neighbour_however_few_are_searched_at_once(monkeypatch):
     features = clustered(9, 50, 8)
-    monkeypatch.setattr(search, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(approximate, "ROWS_AT_ONCE", 16)
     found = approximate_neighbours(features, 7, lists=30, probes=30)
     assert torch.equal(found.indices, nearest_neighbours(features, 7).indices)
 
@@ -337,6 +338,40 @@ def test_what_was_found_is_the_same_whether_it_was_kept_or_not(bank):
 def test_as_many_are_found_as_were_asked_for_even_if_more_are_kept(bank):
     find_neighbours(bank, 5)
     assert find_neighbours(bank, 2).indices.shape == (200, 2)
+
+
+def some_wrong(bank, recall=0.5):
+    """What a search could have found that missed some."""
+    found = nearest_neighbours(bank, 3)
+    return dataclasses.replace(found, indices=found.indices.roll(1, 0), recall=recall)
+
+
+def test_approximate_neighbours_that_were_kept_are_taken_and_said_to_be(bank, caplog):
+    wrong = some_wrong(bank)
+    assert keep_approximate(bank, wrong)
+    found = find_neighbours(bank, 2)
+    assert torch.equal(found.indices, wrong.indices[:, :2]) and found.recall == 0.5
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the neighbours in {bank.folder / 'neighbours.safetensors'} are approximate: they hold 50.0% of the exact ones."
+    ]
+    caplog.clear()
+    exact = find_neighbours(bank, 2, exact=True)
+    assert torch.equal(exact.indices, brute_force(bank[:], 2).indices) and exact.recall is None and not caplog.records
+    assert not keep_approximate(bank, wrong)  # exact ones stay
+    assert torch.equal(find_neighbours(bank, 2).indices, exact.indices) and not caplog.records
+
+
+def test_a_better_search_replaces_approximate_neighbours(bank):
+    assert keep_approximate(bank, some_wrong(bank)) and keep_approximate(bank, some_wrong(bank, 0.75))
+    assert find_neighbours(bank, 1).recall == 0.75
+
+
+@pytest.mark.parametrize("said", ["much", "nan", "-1", "2"])
+def test_a_recall_that_is_no_share_is_refused(bank, said):
+    save_neighbours(bank.folder / "n", nearest_neighbours(bank, 3))
+    about, tensors = storage.read_metadata(bank.folder / "n"), storage.read_tensors(bank.folder / "n")
+    safetensors.torch.save_file(tensors, bank.folder / "n", about | {"recall": said})
+    refused(lambda: load_neighbours(bank.folder / "n"), str(bank.folder / "n"))
 
 
 def test_neighbours_of_a_bank_that_is_gone_are_found_anew_as_the_sentence_promises(bank):

