@@ -389,18 +389,21 @@ print((max(held) - before) / 2**20)
     return float(subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True).stdout)
 
 
+TIMED_CONTROLS = ("clip+smoothing", "clip+max", "clip+mlm-blind", "clip+distil", "clip-ping+distil")
+
+
 def recipe_steps(world: SceneDataset, repeats: int, steps: int = 8) -> Iterator[Benchmark]:
-    """A laptop step of every recipe beside one of CLIP, taking turns on the same batches.
+    """A laptop step of every recipe and of some controls beside one of CLIP, taking turns on the same batches.
 
     A machine may be slow for seconds, which are several batches; so a repeat's ratio is the median of those of the batches.
     """
     laptop = get_profile("laptop")
     settings = dataclasses.replace(laptop.training, pairs=steps * laptop.training.batch_size, epochs=1)
-    teacher = open_teacher(get_recipe("clip-ping").ping, world, dataclasses.replace(laptop, training=settings))
     trainings = {}
-    for name, recipe in RECIPES.items():
-        profile = dataclasses.replace(laptop, training=dataclasses.replace(settings, recipe=name))
-        trainings[name] = Training(profile, world, teacher=teacher if recipe.needs_teacher and not recipe.ping.live else None)
+    for name in (*RECIPES, *TIMED_CONTROLS):
+        profile, recipe = dataclasses.replace(laptop, training=dataclasses.replace(settings, recipe=name)), get_recipe(name)
+        teacher = open_teacher(recipe.ping, world, profile) if recipe.needs_teacher else None
+        trainings[name] = Training(profile, world, teacher=teacher)
     clip = trainings["clip"]
     context = laptop.model.language.context_length
     shown = list(batches(world, clip.tokenizer, settings, context, 0, clip.device))

@@ -114,14 +114,14 @@ def read(new: bool, folder: Path, size: int) -> Work:
 
 
 def scenes(new: bool) -> object:
-    """The scenes of the laptop profile."""
+    """The scenes of the laptop profile, in version 1: the old code has no other."""
     from lcl.config import SceneConfig
 
     if new:
         from lcl.data.scenes import open_scenes as make
     else:
         from lcl.scenes import open_world as make
-    return make(SceneConfig())
+    return make(SceneConfig(version=1) if new else SceneConfig())
 
 
 WORKS = {

@@ -7,8 +7,8 @@ import copy
 import torch
 
 from lcl import storage
+from lcl.course.metrics import FOILS, RECALL
 from lcl.course.planned import stem_of, told
-from lcl.course.study import FOILS, RECALL
 from lcl.eval.queries import QueryRanks, write_ranks
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -25,12 +25,12 @@ PLAN = {
         "clip, rate 1e-3": {"recipe": "clip", "options": ["--learning-rate", "1e-3"], "seeds": [7], "hours": 0.13},
     },
     "questions": [
-        {"question": "Do neighbours help?", "arms": ["clip", "clip-ping"], "metrics": ["recall@1", "ndcg@10"]},
-        {"question": "Does a sigmoid help?", "arms": ["clip", "siglip"], "metrics": ["recall@1", "zero_shot_top1"]},
+        {"question": "Do neighbours help?", "arms": ["clip", "clip-ping"], "metrics": ["recall@1", "ndcg@10"], "shown": ""},
+        {"question": "Does a sigmoid help?", "arms": ["clip", "siglip"], "metrics": ["recall@1", "zero_shot_top1"], "shown": ""},
         {
             "question": "Does a rate help?",
             "arms": ["clip", "clip, rate 1e-3", "clip, 12 epochs"],
-            "metrics": ["recall@1"],
+            "metrics": ["recall@1"], "shown": "",
         },
     ],
     "primary": [
@@ -53,7 +53,7 @@ def made_run(arm: str, seed: int, recall: float, plan: dict = PLAN, **others: fl
     vision, language = {"pretrained": False}, {"pretrained": False}
     return copy.deepcopy({
         "seed": seed, "steps": epochs * 128, "step_ms": 600.0, "data": "d", "queries": "q", "start": None,
-        "told": told(plan, arm, seed, plan["profile"]),
+        "told": told(plan, arm, seed),
         "profile": {"name": "laptop", "training": training, "model": {"vision": vision, "language": language}},
         "recipe": {"name": plan["arms"][arm]["recipe"], "ping": {"choice": "objects" if "oracle" in arm else "nearest"}},
         "metrics": {"new_scenes": {name: {"value": share, "chance": 0.01} for name, share in shares.items()}},

@@ -1,4 +1,4 @@
-"""The page of answers: a verdict by the rule that stands on it, nothing claimed before the runs are there."""
+"""The page of results: a verdict by the rule that stands on it, nothing claimed before the runs are there."""
 
 import re
 
@@ -10,13 +10,17 @@ from scipy import stats
 
 import arms
 import pages
+import prices
 from answers import MIXED, NOT, OPEN, SUPPORTED, UNTESTED, Answers, verdict
+from benchmarks.run import load_bench
+from benchmarks.timing import Spread
 from lcl import storage
 from lcl.course import plots
 from lcl.course.planned import standing
-from lcl.course.statistics import holm, paired_gain
+from lcl.course.statistics import holm
 from lcl.course.study import FOLDER
 
+BENCH = load_bench(FOLDER / "bench.json")
 NOISE = [0.004, -0.003, 0.002, -0.001, 0.0]
 BASE = [0.70, 0.72, 0.71, 0.69, 0.70]
 
@@ -35,12 +39,14 @@ def whole_study(folder, ping=(0.1, 0.0), siglip=0.0, noise=NOISE):
 
 
 def read(folder, plan=PLAN):
-    return Answers(plan, standing(plan, folder))
+    return Answers(standing(plan, folder), BENCH)
 
 
 def page(answers):
-    template = pages.ENVIRONMENT.get_template("answers.md.jinja")
-    return template.render(answers=answers, figure=lambda name, words: f"![{words}]({name}.png)")
+    template = pages.ENVIRONMENT.get_template("results.md.jinja")
+    none = dict.fromkeys(["gain", "transposed", "other_scenes"], lambda *_, **__: "")
+    found = {"figure": lambda name, words: f"![{words}]({name}.png)", "main": [], "splits": [], "meanings": {}, "about": ""}
+    return template.render(answers=answers, **none, **found)
 
 
 def said(answers):
@@ -50,20 +56,9 @@ def said(answers):
 
 
 def test_the_saved_runs_give_the_page_bitwise():
-    made = pages.pages(["answers.md"])
-    assert {path.name for path in made} >= {"answers.md"}
+    made = pages.pages(["results.md"])
+    assert {path.name for path in made} >= {"results.md", "gains.png", "costs.png"}
     assert [path.name for path, data in made.items() if path.read_bytes() != data] == [], "run `python tools/pages.py`"
-
-
-def test_what_readme_says_of_the_first_seeds_is_so():
-    text = " ".join((pages.ROOT / "README.md").read_text(encoding="utf-8").split())
-    said = "distillation without neighbours is not significantly below `clip-ping` (5 seeds)"
-    assert f"{said}, and plain label smoothing is above softened labels (3 of 5 seeds)" in text
-    runs = standing(storage.read_json(FOLDER / "plan.json")).runs
-    recall = {arm: arms.values(runs[arm], "recall@1") for arm in ("clip+distil", "clip-ping", "clip+smoothing", "clip+soft")}
-    assert [len(seeds) for seeds in recall.values()] == [5, 5, 3, 3], "say how many seeds there are now"
-    assert paired_gain(recall["clip+distil"], recall["clip-ping"])[0].sign >= 0
-    assert paired_gain(recall["clip+smoothing"], recall["clip+soft"])[0].sign == 1
 
 
 def test_a_study_that_is_not_whole_says_so_first_and_answers_nothing(tmp_path):
@@ -73,12 +68,11 @@ def test_a_study_that_is_not_whole_says_so_first_and_answers_nothing(tmp_path):
     found = read(tmp_path)
     text = page(found)
     assert text.split("\n\n")[1] == "**4 of 24 runs** of the [plan](plan.md) are there, so this page is not final."
-    assert said(found) == [(OPEN, "4 of 10 runs"), (OPEN, "2 of 10 runs"), (OPEN, "2 of 11 runs")]
+    some = "of 10 runs of primary comparisons"
+    assert said(found) == [(OPEN, f"4 {some}"), (OPEN, f"2 {some}"), (OPEN, "2 of 11 runs")]
     assert all(each.p is None and each.verdict == OPEN for each in found.comparisons)
     assert [each.seeds for each in found.comparisons] == ["2 of 5", "2 of 5", "0 of 5"]
-    assert "No run yet: `siglip`." in text and "supported |" not in text.split("The rule:")[1].replace(
-        "not supported", ""
-    )
+    assert "No run yet: `siglip`." in text and "| supported |" not in text
 
 
 def test_a_whole_study_gives_every_question_its_verdict(tmp_path):
@@ -91,6 +85,17 @@ def test_a_whole_study_gives_every_question_its_verdict(tmp_path):
         (UNTESTED, "no primary comparison: exploratory"),
     ]  # fmt: skip
     assert "untested so far" not in text.replace("is *untested so far*", "") and "Left out" not in text
+
+
+def test_a_question_waits_for_its_primary_comparisons_alone(tmp_path):
+    whole_study(tmp_path)
+    (tmp_path / "clip-ping+oracle-laptop-seed1.json").unlink()
+    first = PLAN["questions"][0] | {"arms": ["clip", "clip-ping", "clip-ping+oracle"]}
+    exploratory = first | {"question": "And the oracle?", "metrics": ["zero_shot_top1"]}
+    found = read(tmp_path, PLAN | {"questions": [first, *PLAN["questions"][1:], exploratory]})
+    assert said(found)[0] == (MIXED, "1 of 2 primary comparisons") and said(found)[3] == (OPEN, "12 of 13 runs")
+    assert found.sentence(first, {first["question"]: "It does."}) == "It does."
+    assert found.sentence(exploratory, {exploratory["question"]: "It does."}) == ""
 
 
 @pytest.mark.parametrize(
@@ -158,7 +163,8 @@ def test_a_run_that_does_not_count_leaves_its_question_open_and_is_named(tmp_pat
     (tmp_path / "clip-12-epochs-laptop-seed0.json").write_text("{")
     found = read(tmp_path)
     text = page(found)
-    assert said(found)[1:] == [(OPEN, "9 of 10 runs"), (OPEN, "10 of 11 runs")] and "**22 of 24 runs**" in text
+    assert said(found)[1:] == [(OPEN, "9 of 10 runs of primary comparisons"), (OPEN, "10 of 11 runs")]
+    assert "**22 of 24 runs**" in text
     assert "- `siglip-laptop-seed2.json`: it was made with other code newer, not c." in text
     assert "- `clip-12-epochs-laptop-seed0.json`: it is not readable as JSON" in text
 
@@ -169,19 +175,32 @@ def test_no_number_of_an_arm_that_serves_a_choice_is_reported(tmp_path):
     assert "98.7" not in text and "no number of them is reported (1 of 1 runs): `clip, rate 1e-3`" in text
 
 
-def test_equal_time_is_the_shortest_clip_that_takes_as_long(tmp_path):
+def test_equal_time_is_the_shortest_clip_whose_steps_take_as_long(tmp_path):
     whole_study(tmp_path)
     found = read(tmp_path)
-    assert [found.equal_time(arm) for arm in ("siglip", "clip-ping")] == ["clip", "clip, 12 epochs"]
-    rows = [line for line in found.costs().splitlines() if "`clip-ping`" in line]
-    assert len(rows) == 1 and "| 5 of 5 | 8.4 | 10.2 | `clip, 12 epochs` | +8.0 " in rows[0]
-    longer = PLAN | {"arms": PLAN["arms"] | {"clip-ping": PLAN["arms"]["clip-ping"] | {"hours": 9.0}}}
-    assert Answers(longer, standing(longer, tmp_path)).equal_time("clip-ping") is None
+    minutes = prices.clip_minutes(BENCH)
+    for steps, peer in ((1.0, "clip"), (1.01, "clip, 12 epochs"), (1.5, "clip, 12 epochs"), (1.51, None)):
+        added = Spread(*[minutes * (steps - 1)] * 3)
+        assert found.equal_time(prices.Price(Spread(steps, steps, steps), added, prices.NOTHING)) == peer
+    rows = [line for line in found.costs().splitlines() if line.startswith("| `clip-ping`")]
+    assert len(rows) == 1 and "| `clip, 12 epochs` | +8.0 " in rows[0]  # a step of clip-ping takes a little longer
+
+
+def test_an_entry_has_no_row_of_costs_and_what_was_not_timed_is_named(tmp_path):
+    whole_study(tmp_path)
+    mine = {"mine": {"recipe": "clip-ping", "options": ["--epochs", "6"], "seeds": [5, 6]}}
+    plan = PLAN | {"arms": PLAN["arms"] | mine, "entries": {"mine": "mine.json"}}
+    keep(tmp_path, "mine", made_run("mine", 5, 0.9, plan))
+    found = read(tmp_path, plan)
+    assert len(found.runs["mine"]) == 1 and "`mine`" not in found.costs() and found.planned == 24
+    assert found.not_timed() == "The bench did not time `siglip`."
+    other = PLAN | {"primary": PLAN["primary"][:2]}
+    assert read(tmp_path, other).not_timed() == ""
 
 
 def test_a_table_compares_with_clip_of_the_same_options_or_the_first_arm():
     plan = storage.read_json(FOLDER / "plan.json")
-    found = Answers(plan, standing(plan))
+    found = Answers(standing(plan, FOLDER / "planned"))
     bases = {
         question["shown"]: {arm: found._base(question, arm) for arm in question["arms"]}
         for question in plan["questions"]
@@ -198,10 +217,9 @@ def test_a_table_compares_with_clip_of_the_same_options_or_the_first_arm():
 
 def test_every_primary_comparison_of_the_plan_belongs_to_one_question():
     plan = storage.read_json(FOLDER / "plan.json")
-    found = Answers(plan, standing(plan))
-    assert [list(found.of_question(question)) for question in plan["questions"]] == [
-        [1, 2, 3, 4], [5], [6], [7], [8, 9], [], [], [], [], [], [],
-    ]  # fmt: skip
+    found = Answers(standing(plan, FOLDER / "planned"))
+    owned = [list(found.of_question(question)) for question in plan["questions"]]
+    assert owned[:5] == [[1, 2, 3, 4], [5], [6], [7], [8, 9]] and not any(owned[5:])
 
 
 def test_the_figure_shows_arms_that_differ_in_the_recipe_alone_once_two_seeds_are_there(tmp_path):
@@ -211,7 +229,7 @@ def test_the_figure_shows_arms_that_differ_in_the_recipe_alone_once_two_seeds_ar
     assert {title: list(row) for title, row in found.panels().items()} == dict.fromkeys(
         ["recall@1", "nDCG@10", "zero-shot top-1"], ["siglip", "clip-ping", "clip-ping+oracle"]
     )
-    assert plots.to_png(found.chart()).startswith(b"\x89PNG") and "(answers.png)" in page(found)
+    assert plots.to_png(found.chart()).startswith(b"\x89PNG") and "(gains.png)" in page(found)
 
 
 def test_a_verdict_needs_whole_arms_even_if_its_comparisons_are_there():

@@ -1,18 +1,32 @@
 """Figures of the pages of results show every number that they were given, where it belongs, and say so in words."""
 
 import charts
-from lcl.course.study import Gain
+from lcl.course.statistics import Gain
 
 UP, UNSURE = Gain(5.0, 2.0, 8.0, 3), Gain(1.0, -2.0, 4.0, 3)
 
 
-def test_sizes_have_a_dot_a_seed_and_the_gain_its_interval():
-    lines = {"clip": {4: [10.0, 20.0], 16: [30.0, 40.0]}, "ping": {4: [20.0, 30.0], 16: [35.0, 45.0]}}
-    chart = charts.by_size(lines, {4: UP, 16: UNSURE}, "recall (%)")
+def test_sizes_have_a_dot_a_seed_a_style_a_budget_and_gains_their_interval():
+    lines = {
+        "clip": {"equal steps": {4: [10.0, 20.0], 16: [30.0, 40.0]}, "one epoch": {16: [35.0], 64: [50.0]}},
+        "ping": {"equal steps": {4: [20.0, 30.0], 16: [35.0, 45.0]}},
+    }
+    chart = charts.by_size(lines, {"ping": {"equal steps": {4: UP, 16: UNSURE}}}, "clip", "recall (%)")
     left, right = chart.axes
-    assert sum(len(dots.get_offsets()) for dots in left.collections) == 8
-    assert [tuple(line.get_ydata()) for line in right.lines[:2]] == [(2.0, 8.0), (-2.0, 4.0)]
-    assert "clip 15.0 of 4 pairs, 35.0 of 16 pairs" in chart.alt
+    assert sum(len(dots.get_offsets()) for dots in left.collections) == 10
+    assert [line.get_linestyle() for line in left.lines] == ["-", "--", "-"]
+    assert len({line.get_color() for line in left.lines}) == 2
+    (intervals,) = right.collections
+    assert [tuple(each[:, 1]) for each in intervals.get_segments()] == [(2.0, 8.0), (-2.0, 4.0)]
+    assert list(right.lines[0].get_ydata()) == [5.0, 1.0]
+    assert "clip, equal steps: 15.0 of 4 pairs, 35.0 of 16 pairs" in chart.alt and "ping, equal steps: +5.0 of 4" in chart.alt
+
+
+def test_curves_end_where_their_runs_end():
+    chart = charts.by_pairs_seen({"clip": ([128, 256], [10.0, 40.0]), "ping": ([128, 256], [20.0, 60.0])}, "recall (%)")
+    (axes,) = chart.axes
+    assert axes.get_xscale() == "log" and [list(line.get_ydata()) for line in axes.lines] == [[10.0, 40.0], [20.0, 60.0]]
+    assert "clip: 40.0 after 256 pairs" in chart.alt
 
 
 def test_growth_is_logarithmic_and_theory_dashed_through_the_last_point():

@@ -1,5 +1,6 @@
 """The leaderboard: ranked by files that fit, all others named with the reason; its commands and its entry are understood."""
 
+import dataclasses
 import json
 import math
 import re
@@ -25,7 +26,8 @@ def fill(folder, arm, recalls, plan=PLAN, **others):
 
 def read(folder, entries=None):
     plan, refused = with_entries(PLAN, entries or folder / "entries")
-    return Board(plan, standing(plan, folder), refused)
+    found = standing(plan, folder)
+    return Board(dataclasses.replace(found, wrong=found.wrong | refused))
 
 
 def page(board):
@@ -168,7 +170,7 @@ def test_an_entry_is_a_row_with_its_own_file_in_the_command_and_a_refused_one_is
     fill(tmp_path, "mine", [0.9] * 5, merged)
     board = read(tmp_path)
     assert rows(board.ranked())[0][1] == "`mine`"
-    assert '--plan results/entries/ours.json --only "mine" --seed $seed; done' in board.reproduce()
+    assert '--only "mine" --seed $seed --plan results/entries/ours.json; done' in board.reproduce()
     assert board.left_out == ["`bad.json`: its options must be ['--scenes-version', '2'], as in the plan, not []"]
 
 
@@ -180,17 +182,18 @@ def test_the_commit_says_if_files_differed_from_it(tmp_path):
 
 
 def commands(text):
-    return [command for command in re.findall(r"python (tools/study\.py --plan [^`;\n]+)", text)]
+    return [command for command in re.findall(r"python (tools/study\.py [^`;\n]*--only [^`;\n]+)", text)]
 
 
 def test_every_command_of_the_page_trains_the_arm_that_it_stands_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(study, "train_arm", lambda plan, arm, seed, profile: asked.append((arm, seed)))
-    monkeypatch.setattr(study.storage, "read_json", lambda path: path)
+    monkeypatch.setattr(study, "train_arm", lambda plan, arm, seed: asked.append((arm, seed)))
+    monkeypatch.setattr(study.storage, "read_json", lambda path: {"profile": "laptop", "path": path})
     found = commands(TEXT)
     for command in found:
         study.main(shlex.split(command.replace("$seed", "3"))[1:])
-    plan, _ = with_entries(json.loads((pages.ROOT / "results" / "plan.json").read_text(encoding="utf-8")))
+    results = pages.ROOT / "results"
+    plan, _ = with_entries(json.loads((results / "plan.json").read_text(encoding="utf-8")), results / "entries")
     assert len(asked) == len(found) >= 2 and {arm for arm, _ in asked} <= {*plan["arms"], "mine"}
 
 
@@ -198,7 +201,7 @@ def test_the_entry_that_the_page_shows_is_accepted_once_its_recipe_is_registered
     shown = re.search(r"```json\n(.*?)```", TEXT, re.S)[1]
     (tmp_path / "mine.json").write_text(shown)
     plan = json.loads((pages.ROOT / "results" / "plan.json").read_text(encoding="utf-8"))
-    assert "no recipe 'mine'" in with_entries(plan, tmp_path)[1][0]
+    assert "no recipe 'mine'" in with_entries(plan, tmp_path)[1]["mine.json"]
     monkeypatch.setitem(recipes.CONTROLS, "mine", recipes.get_recipe("siglip"))
     merged, refused = with_entries(plan, tmp_path)
-    assert refused == [] and merged["arms"]["mine"]["seeds"] == SEEDS
+    assert refused == {} and merged["arms"]["mine"]["seeds"] == SEEDS

@@ -1,5 +1,5 @@
 """The slides hold what the notebooks hold, and need no network; the tables of the teacher's sheet and of README are measured;
-the study trains what it says, once, and a cell made again is the kept one to the bit."""
+the study trains what it says, once, and a run made again is the kept one, bitwise."""
 
 import dataclasses
 import html
@@ -7,22 +7,21 @@ import json
 import re
 from pathlib import Path
 
+import made_plan
 import nbformat
 import pytest
 
 import slides
 import study
-from lcl.config import LclError, get_profile
+from lcl.config import LclError
 from lcl.course import study as study_module
-from lcl.course.statistics import saved_ranks
-from lcl.course.study import FOLDER, Study, read_study
-from lcl.data.scenes import open_scenes
-from lcl.storage import read_json
+from lcl.course.planned import file_of, told
+from lcl.course.study import FOLDER, read_study, saved_runs
+from lcl.storage import read_json, write_json
 from lcl.train.provenance import code_key, processor, version
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TORCH = version("torch").split("+")[0]
 MEASURED = read_json(ROOT / "results" / "notebooks.json")
 
 
@@ -84,117 +83,132 @@ def test_the_sheet_counts_the_exercises():
         assert re.search(rf"/{path.stem}\.ipynb\) \|.* \| {number} \|$", sheet, flags=re.M), path.stem
 
 
-def test_every_cell_is_something_that_can_be_trained():
-    """Each is understood by `lcl train`, no two are the same, and the main recipes have five seeds, the others three."""
-    told = study.cells()
-    assert len({tuple(options) for options in told.values()}) == len(told)
-    seeds = study.planned().seeds
-    assert all(seeds[f"{recipe}-laptop"] == [0, 1, 2, 3, 4] for recipe in study.MAIN)
-    assert all(seeds[f"{recipe}-laptop"] == [0, 1, 2] for recipe in (*study.PARTS, study.LIVE))
-    assert {f"clip-laptop{of}" for of in ("-vit", "-4k", "-64k", "-depth12", "-rate4e-3")} <= set(seeds)
+PLAN = read_json(FOLDER / "plan.json")
+
+
+def test_every_run_is_something_that_can_be_trained_and_primary_arms_come_first():
+    """Each is understood by `lcl train`."""
+    runs = study.runs_of(PLAN)
+    assert len(runs) == sum(len(arm["seeds"]) for arm in PLAN["arms"].values())
+    primary = {each[side] for each in PLAN["primary"] for side in ("arm", "over")}
+    first = list(runs)[: len(primary) * 5]
+    assert set(first) == {file_of(PLAN, arm, seed) for arm in primary for seed in range(5)}
+    assert [name.endswith("seed0.json") for name in first] == [True] * len(primary) + [False] * len(primary) * 4
     import typer
 
     from lcl.cli.main import app
 
     known = {name for parameter in typer.main.get_command(app).commands["train"].params for name in parameter.opts}
-    assert {word for options in told.values() for word in [*options, *study.CHECKPOINTS] if word.startswith("--")} <= known
+    assert {word for options in runs.values() for word in [*options, *study.CHECKPOINTS] if word.startswith("--")} <= known
 
 
-def test_the_kept_study_is_the_one_that_is_planned_and_the_bench_is_of_its_code():
-    """Of the code that it was made by, which may be older than the code at hand; the pages name it."""
+def test_the_kept_study_is_of_one_code_that_the_pages_name_and_the_bench_is_of_it():
+    """Of the code that it was made by, which may be older than the code at hand."""
     kept = read_study()
-    assert kept == dataclasses.replace(study.planned(), code=kept.code), "`make results` trains what is missing"
-    assert f"code `{kept.code}`" in (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    assert read_json(FOLDER / "bench.json")["provenance"]["code"] == read_study().code, "`make bench OUT=results/bench.json`"
+    assert f"code `{kept.made['code']}`" in (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert read_json(FOLDER / "bench.json")["provenance"]["code"] == kept.made["code"], "`make bench OUT=results/bench.json`"
+    assert code_key() == kept.made["code"], "prove that runs are as before, and name the new key in `provenance.SAME`"
 
 
-def test_a_cell_is_kept_if_it_is_of_this_study_and_was_told_this(tmp_path, monkeypatch):
+HERE, NAME = study.Circumstance("c", "d", "2.11.0"), "clip-laptop-seed0.json"
+
+
+def test_a_run_is_kept_if_it_was_made_in_this_circumstance_and_fits_what_it_was_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(study, "FOLDER", tmp_path)
-    here, path = Study("c0de", "d", "2", {}), tmp_path / "clip-laptop-seed0.json"
-    made = {"data": "d", "provenance": {"code": "c0de", "packages": {"torch": "2+cpu"}}, "told": ["--seed", "0"]}
-    assert study.kept("clip-laptop-seed0", ["--seed", "0"], here) is None
-    for change, found in (
-        ({}, path), ({"data": "e"}, None), ({"told": ["--seed", "1"]}, None), ({"told": None}, None),
-        ({"provenance": {"code": "0ther", "packages": {"torch": "2"}}}, None),
-        ({"provenance": {"code": "c0de", "packages": {"torch": "3"}}}, None),
+    path, options = tmp_path / "planned" / NAME, told(made_plan.PLAN, "clip", 0)
+    assert study.kept(NAME, options, HERE) is None and not study.is_older(NAME, HERE)
+    made = made_plan.made_run("clip", 0, 0.7)
+    other = made["provenance"] | {"code": "0ther"}
+    for change, fits, older in (
+        ({}, True, False), ({"data": "e"}, False, True), ({"provenance": other}, False, True),
+        ({"told": ["--seed", "1"]}, False, False), ({"steps": 3}, False, False), ({"metrics": {}}, False, False),
     ):  # fmt: skip
-        path.write_text(json.dumps(made | change))
-        assert study.kept("clip-laptop-seed0", ["--seed", "0"], here) is None, "the ranks of its queries are missing"
-        path.with_suffix(".safetensors").touch()
-        assert study.kept("clip-laptop-seed0", ["--seed", "0"], here) == found, change
-        path.with_suffix(".safetensors").unlink()
+        made_plan.keep(tmp_path / "planned", "clip", made)
+        write_json(path, made | change)
+        assert (study.kept(NAME, options, HERE) == path, study.is_older(NAME, HERE)) == (fits, older), change
+    made_plan.keep(tmp_path / "planned", "clip", made)
+    path.with_suffix(".safetensors").unlink()
+    assert study.kept(NAME, options, HERE) is None and "its file of ranks does not exist" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ['{"seed": 0, "met', "{}", "[]"])
-def test_a_damaged_cell_is_named_and_counts_as_missing(tmp_path, monkeypatch, caplog, damage):
+def test_a_damaged_run_is_named_and_counts_as_missing(tmp_path, monkeypatch, caplog, damage):
     monkeypatch.setattr(study, "FOLDER", tmp_path)
-    (tmp_path / "clip-laptop-seed0.json").write_text(damage)
-    assert study.kept("clip-laptop-seed0", ["--seed", "0"], Study("c0de", "d", "2", {})) is None
-    assert "clip-laptop-seed0.json is damaged, and its cell counts as missing" in caplog.text
-    assert study.hours(["clip-laptop-seed0"], workers=1) == pytest.approx(1.1 / 6)
+    (tmp_path / "planned").mkdir()
+    (tmp_path / "planned" / NAME).write_text(damage)
+    assert study.kept(NAME, told(made_plan.PLAN, "clip", 0), HERE) is None and not study.is_older(NAME, HERE)
+    assert f"{NAME} counts as missing: it is" in caplog.text
+    assert study.hours([NAME], workers=1) == pytest.approx(1.1 / 6)
 
 
 def test_an_estimate_counts_steps_not_pauses(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "FOLDER", tmp_path)
+    (tmp_path / "planned").mkdir()
     run = {"steps": 1000, "step_ms": 3600.0, "seconds": {"training": 1e6}}  # an hour of steps; somebody closed the lid
-    (tmp_path / "clip-laptop-seed0.json").write_text(json.dumps(run))
-    assert study.hours(["clip-laptop-seed0", "other"], workers=2) == pytest.approx(1.1)
+    (tmp_path / "planned" / NAME).write_text(json.dumps(run))
+    assert study.hours([NAME, "other"], workers=2) == pytest.approx(1.1)
 
 
-def test_a_training_that_fails_is_said_with_its_reason(tmp_path):
+def test_a_run_that_fails_is_said_with_its_reason(tmp_path):
     with pytest.raises(LclError, match="odd failed.*no recipe 'clipp'; did you mean"):
-        study.train("odd", ["--profile", "smoke", "--recipe", "clipp"], Study("c0de", "d", "2", {}), tmp_path, tmp_path)
-    assert not (tmp_path / "odd.json").exists()
+        study.train("odd", ["--profile", "smoke", "--recipe", "clipp"], HERE, tmp_path, tmp_path)
+    assert not list(tmp_path.glob("odd*"))
 
 
 @pytest.mark.slow
-def test_a_cell_during_which_the_code_changed_is_thrown_away(tmp_path):
+def test_a_run_during_which_the_code_changed_is_thrown_away(tmp_path):
     small = ["--profile", "smoke", "--pairs", "64", "--epochs", "1"]
-    before = Study("what it was when the study began", open_scenes(get_profile("smoke").scenes).fingerprint, TORCH, {})
+    before = dataclasses.replace(study.circumstance(small), code="what it was when the study began")
     with pytest.raises(LclError, match="trained while something changed .code .*thrown away"):
-        study.train("cell", small, before, tmp_path / "runs", tmp_path)
-    assert not (tmp_path / "cell.json").exists() and not list((tmp_path / "runs").glob("*/cell"))
+        study.train("run.json", small, before, tmp_path / "runs", tmp_path)
+    assert not (tmp_path / "run.json").exists() and not list((tmp_path / "runs").glob("*/run"))
 
 
 @pytest.mark.slow
-def test_new_cells_wait_until_all_are_there_and_then_replace_the_old_study_in_one_go(tmp_path, monkeypatch, capsys):
-    small = ["--profile", "smoke", "--recipe", "clip", "--pairs", "64", "--epochs", "1", "--seed"]
-    folder, old = tmp_path / "results", {"clip-laptop-seed0.json": "old", "gone-laptop-seed0.json": "old"}
-    folder.mkdir()
-    (folder / "gone-laptop-seed0.safetensors").touch()
-    for name, text in old.items():
-        made = {"data": text, "provenance": {"packages": {"torch": "1"}}}
-        (folder / name).write_text(json.dumps(made))
-    data = open_scenes(get_profile("smoke").scenes).fingerprint
-    plan = Study(code_key(), data, TORCH, {"clip-laptop": [0, 1]})
-    monkeypatch.setattr(study, "FOLDER", folder)
-    monkeypatch.setattr(study_module, "FOLDER", folder)
+def test_new_runs_wait_until_all_are_there_and_then_replace_the_old_study_in_one_go(tmp_path, monkeypatch, capsys):
+    few = {"recipe": "clip", "options": ["--pairs", "64", "--epochs", "1"], "seeds": [0, 1]}
+    plan = {"profile": "smoke", "options": [], "arms": {"clip": few}, "primary": []}
+    (tmp_path / "planned").mkdir()
+    write_json(tmp_path / "plan.json", plan)
+    names = [f"clip-smoke-seed{seed}.json" for seed in (0, 1)]
+    write_json(tmp_path / "planned" / names[0], {"data": "old", "provenance": {"code": "x", "packages": {"torch": "1"}}})
+    write_json(tmp_path / "planned" / "mine-smoke-seed0.json", {})  # an entry of somebody
+    for module in (study, study_module):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(study, "cells", lambda: {f"clip-laptop-seed{seed}": [*small, str(seed)] for seed in (0, 1)})
-    monkeypatch.setattr(study, "planned", lambda: plan)
-    study.main(["clip-laptop-seed1"])
-    assert "1 of 2 cells are there; results/ stays as it is until all are" in capsys.readouterr().out
-    assert {path.name for path in folder.glob("*.json")} == set(old) and (folder / "next" / "clip-laptop-seed1.json").exists()
-    study.main([])
-    assert "1 of 2 cells to train" in capsys.readouterr().out
-    cells = {f"clip-laptop-seed{seed}.{kind}" for seed in (0, 1) for kind in ("json", "safetensors")}
-    assert {path.name for path in folder.iterdir()} == {*cells, "study.json"}
-    assert [read_json(folder / f"clip-laptop-seed{seed}.json")["seed"] for seed in (0, 1)] == [0, 1]
-    assert study_module.read_study() == plan
-    assert saved_ranks("clip-laptop", read_json(folder / "clip-laptop-seed1.json")).image_to_text.shape == (128,)
-    study.main([])
-    assert "0 of 2 cells to train" in capsys.readouterr().out
+    real = study.train
+
+    def stopped(name, *rest):
+        if name == names[0]:
+            raise LclError("stopped")
+        real(name, *rest)
+
+    monkeypatch.setattr(study, "train", stopped)
+    words = ["--plan", str(tmp_path / "plan.json")]
+    with pytest.raises(SystemExit, match="1 runs failed"):
+        study.main(words)
+    assert "1 of the saved runs are of another study, such as clip-smoke-seed0.json" in capsys.readouterr().out
+    assert read_json(tmp_path / "planned" / names[0])["data"] == "old" and (tmp_path / "next" / names[1]).exists()
+    monkeypatch.setattr(study, "train", real)
+    study.main(words)
+    assert "1 of 2 runs to train" in capsys.readouterr().out
+    files = {Path(name).with_suffix(kind).name for name in names for kind in (".json", ".safetensors")}
+    assert {path.name for path in (tmp_path / "planned").iterdir()} == {*files, "mine-smoke-seed0.json"}
+    assert not (tmp_path / "next").exists()
+    assert [run["seed"] for run in saved_runs("clip")] == [0, 1]
+    study.main(words)
+    assert "0 of 2 runs to train" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_cell_made_again_is_the_kept_one_to_the_bit(tmp_path):
+def test_the_small_run_made_again_is_the_kept_one(tmp_path):
     kept = read_json(FOLDER / "check.json")
     made = kept["provenance"]
     if (made["machine"]["processor"], made["packages"]["torch"]) != (processor(), version("torch")):
         pytest.skip(f"kept on {made['machine']['processor']}, torch {made['packages']['torch']}: others round differently")
     if made["code"] != code_key():
         pytest.skip(f"kept by code {made['code']}, and the study is not yet trained anew by the code at hand, {code_key()}")
-    here = Study(code_key(), kept["data"], TORCH, {})
+    here = dataclasses.replace(study.circumstance(study.SMALL), data=kept["data"])
     study.train(study.CHECK, study.SMALL, here, tmp_path, tmp_path)
     again = read_json(tmp_path / "check.json")
     assert again["provenance"]["code"] == made["code"], "training changed: run `python tools/study.py --check`"

@@ -1,15 +1,19 @@
-"""What docs/answers.md says: the questions of the plan, and what its saved runs answer. Its words stand in tools/pages/."""
+"""What docs/results.md says: the questions of the plan, and what its saved runs answer. Its words stand in tools/pages/."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import arms
+import prices
+from benchmarks.run import Bench
 from lcl.config import require
 from lcl.course import plots
+from lcl.course.metrics import NAMES
 from lcl.course.planned import Standing
-from lcl.course.statistics import holm, paired_gain
+from lcl.course.statistics import Gain, holm, paired_gain
 from plan import METRICS
 from tables import as_markdown
 
@@ -49,7 +53,7 @@ def in_words(p: float) -> str:
 
 
 def verdict(found: list[Comparison], whole: bool) -> str:
-    """The answer to a question: of its primary comparisons, if its arms are whole."""
+    """The answer to a question: of its primary comparisons, if the arms that it waits for are whole."""
     if not whole or any(each.verdict == OPEN for each in found):
         return OPEN
     if not found:
@@ -62,19 +66,24 @@ class Answers:
     """The tables and sentences of the page.
 
     Args:
-        plan: as in `results/plan.json`; with entries or without.
-        found: its runs.
+        found: the plan, with entries or without, and its runs.
+        bench: what a step of each recipe takes.
     """
 
-    def __init__(self, plan: dict, found: Standing):
-        self.plan, self.runs = plan, found.runs
+    def __init__(self, found: Standing, bench: Bench | None = None):
+        plan = found.plan
+        self.plan, self.runs, self.made, self.bench = plan, found.runs, found.made, bench
         self.questions: list[dict] = plan["questions"]
         self.comparisons = self._compared()
-        own = [arm for arm in plan["arms"] if arm not in plan.get("entries", ())]
+        own = self._own()
         self.done, self.planned = sum(len(self.runs[arm]) for arm in own), sum(len(self._seeds(arm)) for arm in own)
         self.whole = self.done == self.planned
         self.left_out = found.left_out
         self.processors = arms.processors(run for arm in own for run in self.runs[arm].values())
+
+    def _own(self) -> list[str]:
+        """The arms of the plan itself, without entries."""
+        return [arm for arm in self.plan["arms"] if arm not in self.plan.get("entries", ())]
 
     def _seeds(self, arm: str) -> list[int]:
         return self.plan["arms"][arm]["seeds"]
@@ -82,9 +91,9 @@ class Answers:
     def _is_whole(self, arm: str) -> bool:
         return len(self.runs[arm]) == len(self._seeds(arm))
 
-    def _is_choice(self, arm: str) -> bool:
+    def is_choice(self, arm: str) -> bool:
         """Does the arm only serve a choice? Then it has a seed of its own, and no number of it is reported."""
-        return not set(self._seeds(arm)) & set(self._seeds("clip"))
+        return arm not in self.plan.get("entries", ()) and not set(self._seeds(arm)) & set(self._seeds("clip"))
 
     def _compared(self) -> list[Comparison]:
         """The primary comparisons. In the correction, one with missing runs counts as p = 1: that never lowers another p."""
@@ -116,21 +125,35 @@ class Answers:
                 found[number] = each
         return found
 
-    def answers(self) -> str:
-        """A row per question: its verdict and what that rests on."""
-        rows = [["", "question", "answer", "rests on"]]
+    def answers(self, said: Mapping[str, str] | None = None) -> str:
+        """A row per question: its verdict, what that rests on, and a sentence on it, once its runs are there.
+
+        Args:
+            said: sentences by question.
+        """
+        rows = [["", "question", "verdict", "rests on", "in a sentence"]]
         for number, question in enumerate(self.questions, 1):
-            own = self.of_question(question)
-            there = sum(len(self.runs[arm]) for arm in question["arms"])
-            asked = sum(len(self._seeds(arm)) for arm in question["arms"])
-            said = verdict(list(own.values()), there == asked)
-            why = f"{there} of {asked} runs"
+            own, deciding = self.of_question(question), self.deciding(question)
+            there = sum(len(self.runs[arm]) for arm in deciding)
+            asked = sum(len(self._seeds(arm)) for arm in deciding)
+            found = verdict(list(own.values()), there == asked)
+            why = f"{there} of {asked} runs" + (" of primary comparisons" if own else "")
             if there == asked:
                 good = sum(each.verdict == SUPPORTED for each in own.values())
                 why = f"{good} of {len(own)} primary comparisons" if own else "no primary comparison: exploratory"
-                why = "a primary comparison lacks its metric" if said == OPEN else why
-            rows.append([str(number), question["question"], f"**{said}**", why])
+                why = "a primary comparison lacks its metric" if found == OPEN else why
+            rows.append([str(number), question["question"], f"**{found}**", why, self.sentence(question, said or {})])
         return as_markdown(rows, words=True)
+
+    def deciding(self, question: dict) -> list[str]:
+        """The arms that a question waits for: those of its primary comparisons, or all of them if it has none."""
+        own = self.of_question(question).values()
+        return list(dict.fromkeys(arm for each in own for arm in (each.arm, each.over))) or question["arms"]
+
+    def sentence(self, question: dict, said: Mapping[str, str]) -> str:
+        """What is said on a question, once its runs are there; "" before."""
+        whole = all(map(self._is_whole, self.deciding(question)))
+        return said.get(question["question"], "") if verdict(list(self.of_question(question).values()), whole) != OPEN else ""
 
     def primary(self) -> str:
         """A row per primary comparison."""
@@ -141,14 +164,14 @@ class Answers:
             rows.append([str(number), *named, each.seeds, each.gain, p, each.verdict])
         return as_markdown(rows, words=True)
 
-    def equal_time(self, arm: str) -> str | None:
-        """The shortest `clip` that the plan expects to take at least as long as an arm; None if there is none."""
-        hours = {
-            name: each["hours"] for name, each in self.plan["arms"].items()
-            if each["recipe"] == "clip" and "hours" in each and {*each["options"][::2]} <= {"--epochs"}
+    def equal_time(self, cost: prices.Price) -> str | None:
+        """The shortest `clip` whose steps take at least as long as those of an arm with this price; None if there is none."""
+        minutes = {
+            name: prices.price(self.bench, each).added.middle for name, each in self.plan["arms"].items()
+            if each["recipe"] == "clip" and {*each["options"][::2]} <= {"--epochs"}
         }  # fmt: skip
-        enough = [name for name in hours if hours[name] >= self.plan["arms"][arm]["hours"]]
-        return min(enough, key=hours.__getitem__, default=None)
+        enough = [name for name in minutes if minutes[name] >= cost.added.middle]
+        return min(enough, key=minutes.__getitem__, default=None)
 
     def _alike(self) -> list[str]:
         """Arms of the plan that differ from `clip` in the recipe alone, and have a run."""
@@ -156,21 +179,51 @@ class Answers:
         return [
             arm
             for arm, each in arms_of_plan
-            if not each["options"] and "hours" in each and arm != "clip" and self.runs[arm]
+            if not each["options"] and arm in self._own() and arm != "clip" and self.runs[arm]
         ]
 
     def costs(self) -> str:
-        """A row per arm that differs from `clip` in the recipe alone: its minutes, and its gain at equal time."""
-        rows = [["arm", "seeds", "minutes, planned", "minutes, measured", "`clip` of equal time"]]
-        rows[0] += ["recall@1 above it", "nDCG@10 above it"]
-        for arm in self._alike():
-            peer = self.equal_time(arm)
-            gained = [
-                arms.gain(self.runs[arm], self.runs[peer], metric) if peer else arms.NONE for metric in FIGURE[:2]
+        """A row per arm whose steps the bench timed: its price, and what it buys, per minute and at equal time."""
+        rows = [["arm", "seeds", "a step, relative to `clip`", "minutes added", "banks, once", "recall@1 above `clip`"]]
+        rows[0] += ["points per added minute", "`clip` of equal time", "recall@1 above it", "nDCG@10 above it"]
+        for arm, (cost, gain) in self.prices().items():
+            peer = self.equal_time(cost)
+            at_equal_time = [
+                arms.gain(self.runs[arm], self.runs[peer], metric) if peer and peer != arm else arms.NONE
+                for metric in FIGURE[:2]
             ]
-            cost = [f"{60 * self.plan['arms'][arm]['hours']:.1f}", arms.minutes(self.runs[arm])]
-            rows.append([f"`{arm}`", self._count(arm), *cost, f"`{peer}`" if peer else arms.NONE, *gained])
+            banks = f"{cost.banks.middle:.1f}" if cost.banks.middle else arms.NONE
+            buys = [str(gain), prices.per_minute(gain, cost)] if gain else [arms.NONE] * 2
+            named = f"`{peer}`" if peer and peer != arm else arms.NONE
+            cells = [self._count(arm), str(cost.step), f"{cost.added.middle:.1f}", banks, *buys, named, *at_equal_time]
+            rows.append([f"`{arm}`", *cells])
         return as_markdown(rows)
+
+    def not_timed(self) -> str:
+        """Arms of primary comparisons whose steps the bench did not time, in a sentence; or ""."""
+        primary = dict.fromkeys(name for each in self.comparisons for name in (each.arm, each.over))
+        lacking = [arm for arm in primary if self.bench and not prices.price(self.bench, self.plan["arms"][arm])]
+        return f"The bench did not time {arms.named(lacking)}." if lacking else ""
+
+    def prices(self) -> dict[str, tuple[prices.Price, Gain | None]]:
+        """What each arm costs whose steps the bench timed, and what it gains over `clip` in recall@1, from two seeds on."""
+        found, clip = {}, arms.values(self.runs["clip"], FIGURE[0])
+        for arm in self._own():
+            cost = prices.price(self.bench, self.plan["arms"][arm]) if self.bench and arm != "clip" and self.runs[arm] else None
+            if cost:
+                ours = arms.values(self.runs[arm], FIGURE[0])
+                both = len(ours.keys() & clip.keys()) > 1
+                found[arm] = cost, paired_gain(ours, clip)[0] if both else None
+        return found
+
+    def cost_chart(self) -> plots.Chart:
+        """The figure of `prices`: gains by the time of all steps and banks."""
+        minutes = prices.clip_minutes(self.bench)
+        points = {
+            arm: (1 + (cost.added.middle + cost.banks.middle) / minutes, gain)
+            for arm, (cost, gain) in self.prices().items() if gain
+        }  # fmt: skip
+        return plots.gain_by_cost(points, "time of all steps and of the banks, relative to clip's", "points of recall@1 gained")
 
     def _count(self, arm: str) -> str:
         return f"{len(self.runs[arm])} of {len(self._seeds(arm))}"
@@ -180,14 +233,14 @@ class Answers:
         options = self.plan["arms"][arm]["options"]
         alike = [
             name for name in question["arms"]
-            if (each := self.plan["arms"][name])["recipe"] == "clip" and each["options"] == options and not self._is_choice(name)
+            if (each := self.plan["arms"][name])["recipe"] == "clip" and each["options"] == options and not self.is_choice(name)
         ]  # fmt: skip
         base = alike[0] if alike and arm not in alike else question["arms"][0]
         return None if base == arm else base
 
     def table(self, question: dict) -> str:
         """A row per arm of a question with a run, a column per metric, chance in the last row; and what is missing."""
-        names = [arm for arm in question["arms"] if not self._is_choice(arm)]
+        names = [arm for arm in question["arms"] if not self.is_choice(arm)]
         there = [arm for arm in names if self.runs[arm]]
         rows = [["arm", "gain over", "seeds", "minutes", *map(short, question["metrics"])]]
         for arm in there:
@@ -203,7 +256,7 @@ class Answers:
         parts = [as_markdown(rows)] if there else []
         if lacking := [arm for arm in names if not self.runs[arm]]:
             parts.append(f"No run yet: {arms.named(lacking)}.")
-        if choices := [arm for arm in question["arms"] if self._is_choice(arm)]:
+        if choices := [arm for arm in question["arms"] if self.is_choice(arm)]:
             count = (
                 f"{sum(len(self.runs[arm]) for arm in choices)} of {sum(len(self._seeds(arm)) for arm in choices)} runs"
             )
@@ -211,6 +264,43 @@ class Answers:
                 f"Arms that only serve a choice, so that no number of them is reported ({count}): {arms.named(choices)}."
             )
         return "\n\n".join(parts)
+
+    def levels(self, metrics: Sequence[str], split: str) -> str:
+        """A row per arm with a run, a column per metric that was measured on a split, chance in the last row."""
+        there = self._there()
+        asked = [name for name in metrics if any(arms.values(self.runs[arm], name, split) for arm in there)]
+        rows = [["arm", "seeds", *(NAMES[name] for name in asked)]]
+        rows += [[f"`{arm}`", self._count(arm), *(arms.level(self.runs[arm], name, split) for name in asked)] for arm in there]
+        runs = list(chain.from_iterable(self.runs[arm].values() for arm in there))
+        return as_markdown([*rows, ["chance", "", *(arms.chance(runs, name, split) for name in asked)]])
+
+    def gains(self, metrics: Sequence[str], split: str) -> str:
+        """A row per arm with two seeds or more: its gain over `clip` with the same options, a column per metric."""
+        there, rows = self._there(), []
+        asked = [name for name in metrics if any(arms.values(self.runs[arm], name, split) for arm in there)]
+        for arm in there:
+            over = self._alike_clip(arm)
+            if arm != over and len(self.runs[arm].keys() & self.runs[over].keys()) > 1:
+                cells = [arms.gain(self.runs[arm], self.runs[over], name, split=split) for name in asked]
+                rows.append([f"`{arm}`", f"`{over}`", *cells])
+        return as_markdown([["arm", "above", *(NAMES[name] for name in asked)], *rows]) if rows else ""
+
+    def _there(self) -> list[str]:
+        """The arms of the plan with a run, except those that only serve a choice."""
+        return [arm for arm in self.plan["arms"] if self.runs[arm] and not self.is_choice(arm)]
+
+    def _alike_clip(self, arm: str) -> str:
+        """The arm of `clip` with the options of an arm; `clip` itself if there is none."""
+        options = self.plan["arms"][arm]["options"]
+        alike = (name for name, each in self.plan["arms"].items() if each["recipe"] == "clip" and each["options"] == options)
+        return next((name for name in alike if not self.is_choice(name)), "clip")
+
+    def verdict_of(self, *pairs: tuple[str, str]) -> str:
+        """The verdict on all primary comparisons of these (arm, other arm)."""
+        found = {pair: [each for each in self.comparisons if (each.arm, each.over) == pair] for pair in pairs}
+        lacking = [" over ".join(pair) for pair, each in found.items() if not each]
+        require(not lacking, f"the plan has no primary comparison of {' and '.join(lacking)}.")
+        return verdict(list(chain.from_iterable(found.values())), whole=True)
 
     def panels(self) -> dict[str, dict[str, object]]:
         """The gains over `clip` of arms with the profile's own settings and two seeds or more; empty without any."""

@@ -5,32 +5,32 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from statistics import mean, stdev
 
-from lcl.course.planned import score
+from lcl.course.metrics import level as level_of
+from lcl.course.metrics import score
 from lcl.course.statistics import paired_gain
-from lcl.course.study import Level
 
 NONE = "–"
 
 
-def values(runs: Mapping[int, dict], metric: str) -> dict[int, float]:
+def values(runs: Mapping[int, dict], metric: str, split: str = "new_scenes") -> dict[int, float]:
     """A metric of an arm's runs in percent, by seed; empty unless all of them measured it."""
-    found = {seed: score(run, metric) for seed, run in runs.items()}
+    found = {seed: score(run, metric, split) for seed, run in runs.items()}
     return {} if None in found.values() else found
 
 
-def level(runs: Mapping[int, dict], metric: str) -> str:
+def level(runs: Mapping[int, dict], metric: str, split: str = "new_scenes") -> str:
     """ "71.3 ± 1.8", "71.3" for a single run, or a dash."""
-    found = list(values(runs, metric).values())
-    return str(Level(mean(found), stdev(found) if len(found) > 1 else None)) if found else NONE
+    found = level_of(list(runs.values()), metric, split) if runs else None
+    return NONE if found is None else str(found)
 
 
 def gain(
-    ours: Mapping[int, dict], theirs: Mapping[int, dict], metric: str, alone: str = "one seed: no interval"
+    ours: Mapping[int, dict], theirs: Mapping[int, dict], metric: str, alone: str = "one seed: no interval",
+    split: str = "new_scenes",
 ) -> str:
     """ "+8.5 (+6.3 to +10.7)" over the seeds that both arms have, "+8.5" and `alone` for a single seed, or a dash."""
-    a, b = values(ours, metric), values(theirs, metric)
+    a, b = values(ours, metric, split), values(theirs, metric, split)
     both = a.keys() & b.keys()
     if len(both) > 1:
         return str(paired_gain(a, b)[0])
@@ -38,9 +38,9 @@ def gain(
     return f"{sum(a[seed] - b[seed] for seed in both):+z.1f}{words}" if both else NONE
 
 
-def chance(runs: Iterable[dict], metric: str) -> str:
+def chance(runs: Iterable[dict], metric: str, split: str = "new_scenes") -> str:
     """The chance level of a metric, of the first run that measured it; or a dash."""
-    found = (score(run, metric, "chance") for run in runs)
+    found = (score(run, metric, split, "chance") for run in runs)
     return next((f"{each:.1f}" for each in found if each is not None), NONE)
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lcl.cli.common import bar, profile_of
-from lcl.course.study import as_text
+from lcl.course.metrics import as_text
 from lcl.data.scenes import SPLITS, SceneDataset, open_scenes
 from lcl.eval.grounding import Metric
 from lcl.eval.metrics import graded_retrieval

@@ -7,40 +7,74 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import NullFormatter
 
-from lcl.course.plots import BLUE, CYCLE, MARKERS, SMALLEST, Chart
-from lcl.course.study import Gain
+from lcl.course.plots import CYCLE, MARKERS, SMALLEST, Chart
+from lcl.course.statistics import Gain
+
+Lines = Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]]
+Gains = Mapping[str, Mapping[str, Mapping[int, Gain]]]
 
 
-def by_size(lines: Mapping[str, Mapping[int, Sequence[float]]], gap: Mapping[int, Gain], ylabel: str) -> Chart:
-    """Results by the number of training pairs.
+def by_size(lines: Lines, gains: Gains, base: str, ylabel: str) -> Chart:
+    """Results by the number of distinct training pairs, on a logarithmic axis: a colour per recipe, a line style per budget.
 
     Args:
-        lines: {recipe: {pairs: the values of its seeds}}.
-        gap: {pairs: the gain}, drawn with its 95 % interval.
+        lines: {recipe: {budget, such as "one epoch": {pairs: the values of its seeds}}}; the first two budgets are drawn.
+        gains: {recipe: {budget: {pairs: gain over `base`}}}, drawn with their 95 % intervals; a single seed has none.
+        base: the recipe that others are compared with.
         ylabel: the metric.
     """
     told = "; ".join(
-        f"{name} " + ", ".join(f"{sum(seeds) / len(seeds):.1f} of {pairs:,} pairs" for pairs, seeds in row.items())
-        for name, row in lines.items()
-    )
-    figure = Chart(9, 3, f"{ylabel}: {told}. Gain: {', '.join(f'{gain} of {pairs:,}' for pairs, gain in gap.items())}.")
+        f"{recipe}, {budget}: " + ", ".join(f"{sum(seeds) / len(seeds):.1f} of {pairs:,} pairs" for pairs, seeds in row.items())
+        for recipe, budgets in lines.items() for budget, row in budgets.items()
+    )  # fmt: skip
+    above = "; ".join(
+        f"{recipe}, {budget}: " + ", ".join(f"{gain.mean:+.1f} of {pairs:,}" for pairs, gain in row.items())
+        for recipe, budgets in gains.items() for budget, row in budgets.items()
+    )  # fmt: skip
+    figure = Chart(9, 4, f"{ylabel} by pairs, logarithmic: {told}. Points above {base}: {above}.")
     left, right = figure.subplots(1, 2)
-    for colour, marker, (name, row) in zip(CYCLE, MARKERS, lines.items(), strict=False):
-        left.plot(list(row), [sum(seeds) / len(seeds) for seeds in row.values()], color=colour, marker=marker, ms=4, label=name)
-        for pairs, seeds in row.items():
-            left.scatter([pairs] * len(seeds), seeds, color=colour, s=8, alpha=0.6)
-    left.set(ylabel=ylabel, ylim=(0, 100))
-    left.legend(frameon=False, fontsize=SMALLEST)
-    for pairs, gain in gap.items():
-        right.plot([pairs, pairs], [gain.low, gain.high], color=BLUE, lw=2)
-        right.scatter(pairs, gain.mean, color=BLUE, s=24, zorder=3)
+    sizes = sorted({pairs for budgets in lines.values() for row in budgets.values() for pairs in row})
+    for place, (recipe, budgets) in enumerate(lines.items()):
+        colour, marker = CYCLE[place % len(CYCLE)], MARKERS[place % len(MARKERS)]
+        for budget, style in zip(budgets, ("-", "--"), strict=False):
+            looks = {"color": colour, "ls": style, "marker": marker, "ms": 4}
+            row = budgets[budget]
+            means = [sum(seeds) / len(seeds) for seeds in row.values()]
+            left.plot(list(row), means, label=f"{recipe}, {budget}", **looks)
+            for pairs, seeds in row.items():
+                left.scatter([pairs] * len(seeds), seeds, color=colour, s=8, alpha=0.6)
+            if above := gains.get(recipe, {}).get(budget):
+                shifted = [pairs * 1.06 ** (place - 1) for pairs in above]  # else intervals of recipes hide each other
+                middle, low, high = zip(*((gain.mean, gain.low, gain.high) for gain in above.values()), strict=True)
+                right.plot(shifted, middle, **looks)
+                right.vlines(shifted, low, high, color=colour, lw=1.5)
     right.axhline(0, color="#000", lw=0.8)
-    right.set(ylabel="points gained (95 % interval)")
+    left.set(ylabel=ylabel, ylim=(0, 100))
+    right.set(ylabel=f"points above {base} (95 % interval)")
     for axes in (left, right):
-        axes.set(xscale="log", xlabel="pairs to learn from, equal steps")
-        axes.set_xticks(list(gap), [f"{pairs:,}" for pairs in gap])
+        axes.set(xscale="log", xlabel="distinct pairs to learn from")
+        axes.set_xticks(sizes, [f"{pairs:,}" for pairs in sizes], rotation=30, ha="right")
         axes.minorticks_off()
         axes.grid(alpha=0.3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=SMALLEST)
+    return figure
+
+
+def by_pairs_seen(lines: Mapping[str, tuple[Sequence[int], Sequence[float]]], ylabel: str) -> Chart:
+    """A metric while a run trains, on a logarithmic axis.
+
+    Args:
+        lines: {recipe: (pairs seen, values)}.
+        ylabel: the metric.
+    """
+    told = "; ".join(f"{recipe}: {values[-1]:.1f} after {seen[-1]:,} pairs" for recipe, (seen, values) in lines.items())
+    figure = Chart(7, 3, f"{ylabel} by pairs seen, logarithmic: {told}.")
+    axes = figure.subplots()
+    for place, (recipe, (seen, values)) in enumerate(lines.items()):
+        axes.plot(seen, values, color=CYCLE[place % len(CYCLE)], lw=1.2, label=f"{recipe}, {seen[-1]:,} pairs")
+    axes.set(xscale="log", xlabel="pairs seen", ylabel=ylabel, ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=SMALLEST)
     return figure
 
 

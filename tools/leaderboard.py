@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from statistics import mean
 
 import arms
-from lcl.course.planned import Standing, score
-from lcl.course.study import seeds_in_words
+from lcl.course.metrics import score, seeds_in_words
+from lcl.course.planned import TRAIN, Standing
 from tables import as_markdown
 
 STEPS, BATCH, THREADS, SEEDS = 1024, 128, 2, 5
 RANKED_BY, FOILS = "recall@1", "foils"
-TRAIN = 'python tools/study.py --plan results/{plan} --only "{arm}" --seed {seed}'
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,18 @@ class Board:
     """The tables of the page.
 
     Args:
-        plan: as in `results/plan.json`, with entries.
-        found: its runs.
-        entries: why entries were refused.
+        found: the plan with entries, and its runs.
     """
 
     steps, batch, seeds = f"{STEPS:,}", BATCH, SEEDS
 
-    def __init__(self, plan: dict, found: Standing, entries: list[str]):
-        self.plan, self.code, self.left_out = plan, found.made.get("code", ""), [*entries, *found.left_out]
+    def __init__(self, found: Standing):
+        plan = found.plan
+        self.plan, self.code, self.left_out = plan, found.made.get("code", ""), list(found.left_out)
         rows, outside = [], {}
         for arm, runs in found.runs.items():
             reasons = {seed: refused(run) for seed, run in runs.items()}
-            if not set(plan["arms"][arm]["seeds"]) & set(plan["arms"]["clip"]["seeds"]):
+            if arm not in plan["entries"] and not set(plan["arms"][arm]["seeds"]) & set(plan["arms"]["clip"]["seeds"]):
                 reasons = dict.fromkeys(runs, "its seed only serves a choice, so the plan reports no number of it")
             for reason in filter(None, dict.fromkeys(reasons.values())):
                 seeds = seeds_in_words({seed for seed in reasons if reasons[seed] == reason})
@@ -100,9 +98,10 @@ class Board:
 
     def command(self, row: Row) -> str:
         """The command that trains the runs of a row."""
-        plan = f"entries/{self.plan['entries'][row.arm]}" if row.arm in self.plan["entries"] else "plan.json"
         seeds = list(map(str, row.runs))
-        command = TRAIN.format(plan=plan, arm=row.arm, seed="$seed" if len(seeds) > 1 else seeds[0])
+        command = TRAIN.format(arm=row.arm, seed="$seed" if len(seeds) > 1 else seeds[0])
+        if row.arm in self.plan["entries"]:
+            command += f" --plan results/entries/{self.plan['entries'][row.arm]}"
         return f"for seed in {' '.join(seeds)}; do {command}; done" if len(seeds) > 1 else command
 
     def reproduce(self) -> str:

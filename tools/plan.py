@@ -12,11 +12,12 @@ from lcl import storage
 ROOT = Path(__file__).resolve().parent.parent
 PLAN, PAGE = ROOT / "results" / "plan.json", ROOT / "docs" / "plan.md"
 METRICS = {
-    "recall@1": "recall@1 (mean of both ways)", "ndcg@10": "nDCG@10 (mean of both ways)", "alignment": "alignment",
-    "zero_shot_top1": "zero-shot top-1", "probe_concept": "probe of the object", "probe_category": "probe of the category",
+    "recall@1": "recall@1 (mean of both ways)", "recall@1_gallery": "recall@1 among 5,000 (mean of both ways)",
+    "ndcg@10": "nDCG@10 (mean of both ways)", "alignment": "alignment", "zero_shot_top1": "zero-shot top-1",
+    "probe_concept": "probe of the object", "probe_category": "probe of the category",
     "masked_word_true_image": "masked word (true image)", "masked_word_no_image": "masked word (no image)",
     "foil_relation": "foil (relation)", "foil_count": "foil (count)", "foil_colour": "foil (colour)",
-    "foil_background": "foil (background)", "foil_object": "foil (object)",
+    "foil_background": "foil (background)", "foil_object": "foil (object)", "foils": "foils (mean of all kinds)",
 }  # fmt: skip
 HEAD = """# The plan of the study
 
@@ -35,22 +36,31 @@ This page was written before the runs. It names the questions, the arms that ans
   1.75 times the steps: at least as long as a method whose step takes 1.25, 1.44 or 1.7 times as long.
 - **Cost.** {hours:.1f} core hours for {runs} runs, of at most {most:.0f}. An arm takes as long as the quickest saved run of its
   recipe, or of the nearest one, on one thread. The hours of the towers that timm makes come from single steps.
-- **One run.** `python tools/study.py --plan results/plan.json --only ARM --seed 0 --profile {profile}` trains one run of an arm.
+- **Added.** Some arms were added later. They are exploratory, and their {more:.1f} core hours come on top.
+{added}
+- **One run.** `python tools/study.py --only ARM --seed 0` trains one run of an arm.
 
 """
 
 
-def hours(plan: dict) -> float:
-    """Core hours of all runs of a plan."""
-    return sum(len(arm["seeds"]) * arm["hours"] for arm in plan["arms"].values())
+def hours(plan: dict, added: bool = False) -> float:
+    """Core hours of all runs of the arms that were planned, or of those that were added later."""
+    later = {name for each in plan["added"] for name in each["arms"]}
+    return sum(len(arm["seeds"]) * arm["hours"] for name, arm in plan["arms"].items() if (name in later) == added)
 
 
 def page(plan: dict) -> str:
     """The page of a plan, in Markdown."""
-    runs = sum(len(arm["seeds"]) for arm in plan["arms"].values())
+    runs = {name: len(arm["seeds"]) for name, arm in plan["arms"].items()}
+    later = [
+        f"  - On {each['on']}, when {each['before']} other runs had been seen, because {each['why']}:\n    "
+        + ", ".join(f"`{name}`" for name in each["arms"]) + "."
+        for each in plan["added"]
+    ]  # fmt: skip
+    first = sum(runs.values()) - sum(runs[name] for each in plan["added"] for name in each["arms"])
     text = HEAD.format(
-        profile=plan["profile"], options=" ".join(plan["options"]), comparisons=len(plan["primary"]), hours=hours(plan),
-        runs=runs, most=plan["most_hours"],
+        profile=plan["profile"], options=" ".join(plan["options"]), comparisons=len(plan["primary"]),
+        hours=hours(plan), runs=first, most=plan["most_hours"], more=hours(plan, added=True), added="\n".join(later),
     )  # fmt: skip
     text += "## Primary comparisons\n\n| | arm | compared with | metric |\n|---|---|---|---|\n"
     for number, each in enumerate(plan["primary"], 1):
@@ -64,7 +74,7 @@ def page(plan: dict) -> str:
         options, seeds = " ".join(arm["options"]), ", ".join(map(str, arm["seeds"]))
         cost = f"{arm['hours']:.3f} | {len(arm['seeds']) * arm['hours']:.2f}"
         text += f"| `{name}` | `{arm['recipe']}` | {f'`{options}`' if options else ''} | {seeds} | {cost} |\n"
-    return text + f"| all | | | {runs} runs | | {hours(plan):.2f} |\n"
+    return text + f"| all | | | {sum(runs.values())} runs | | {hours(plan) + hours(plan, added=True):.2f} |\n"
 
 
 if __name__ == "__main__":

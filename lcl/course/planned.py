@@ -1,7 +1,6 @@
-"""Runs of the study's plan in `results/planned/`: read for a chapter, compared arm by arm, and reported if they are missing.
+"""The plan of the study, and which of its saved runs count.
 
-`tools/study.py --plan` trains them, an arm and a seed at a time. `docs/plan.md` names the arms. `standing` says which runs
-count.
+`docs/plan.md` names the arms. `tools/study.py` trains them, an arm and a seed at a time. `lcl.course.study` compares them.
 """
 
 import math
@@ -10,23 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 from lcl import storage
 from lcl.config import LclError, choose, require
-from lcl.course.statistics import ranks_of_run
-from lcl.course.study import COLUMNS, FOILS, RECALL, percent, seeds_in_words
-from lcl.course.study import FOLDER as RESULTS
+from lcl.course.metrics import RECALL, WAYS
+from lcl.eval.queries import QueryRanks, read_ranks
 from lcl.train.recipes import get_recipe
 
-FOLDER, ENTRIES = RESULTS / "planned", RESULTS / "entries"
-PARTS = {
-    "recall@1": RECALL,
-    "ndcg@10": ("image_to_text_ndcg@10", "text_to_image_ndcg@10"),
-    "foils": tuple(f"foil_{kind}" for kind in FOILS),
-}
-"""Metrics that are the mean of others, such as both ways of retrieval."""
-TRAIN = 'python tools/study.py --plan results/plan.json --only "{arm}" --seed {seed}'
+TRAIN = 'python tools/study.py --only "{arm}" --seed {seed}'
 
 
 def stem_of(arm: str) -> str:
@@ -34,97 +24,15 @@ def stem_of(arm: str) -> str:
     return re.sub("[, ]+", "-", arm)
 
 
-def read_arms(arms: Sequence[str], seed: int = 0, profile: str = "laptop") -> dict[str, dict]:
-    """The saved runs of those arms that have one, each as its metrics.json, in the order of `arms`.
-
-    Args:
-        arms: names in the plan.
-        seed: of all runs.
-        profile: of all runs.
-
-    Raises:
-        LclError: if a file is damaged or holds another seed, or if two runs differ in data, test queries, steps or code: then
-            their difference has more than one reason.
-    """
-    found: dict[str, dict] = {}
-    for arm in arms:
-        path = FOLDER / f"{stem_of(arm)}-{profile}-seed{seed}.json"
-        if not path.exists():
-            continue
-        again = f"delete it and train it anew: {TRAIN.format(arm=arm, seed=seed)}"
-        run = storage.read_json(path)
-        try:
-            here = _shared(run)
-            require(run["seed"] == seed, f"{path} holds a run of seed {run['seed']}; {again}")
-        except (KeyError, TypeError, AttributeError):
-            raise LclError(f"{path} is damaged, or is no saved run; {again}") from None
-        for first, other in list(found.items())[:1]:
-            differ = [what for what, value in _shared(other).items() if value != here[what]]
-            require(not differ, f"{path} has another {' and '.join(differ)} than the run of {first!r}; {again}")
-        found[arm] = run
-    return found
+def file_of(plan: dict, arm: str, seed: int) -> str:
+    """The name of the file that holds the metrics of a run; its ranks of queries lie beside it."""
+    return f"{stem_of(arm)}-{plan['profile']}-seed{seed}.json"
 
 
-def _shared(run: dict) -> dict[str, object]:
-    """What arms must have in common to be compared."""
-    return {
-        "data set": run["data"], "set of test queries": run.get("queries"), "number of steps": run["steps"],
-        "code": run["provenance"].get("code"), "set of splits": set(run["metrics"]),
-    }  # fmt: skip
-
-
-def missing(arms: Sequence[str], runs: Mapping[str, dict], seed: int = 0) -> str:
-    """One sentence on the arms that have no saved run, and how to train them; "" if none is missing."""
-    lacking = [arm for arm in arms if arm not in runs]
-    if not lacking:
-        return ""
-    names = " and ".join(filter(None, [", ".join(lacking[:-1]), lacking[-1]]))
-    return f"No run of {names} is saved in results/planned/ yet; `{TRAIN.format(arm=lacking[0], seed=seed)}` trains the first."
-
-
-def compare(runs: Mapping[str, dict], metrics: Sequence[str], split: str = "new_scenes") -> list[list[str]]:
-    """A table in percent: a row per arm, a column per metric, chance in the last row; the first row is a header.
-
-    A dash stands for a metric that an arm did not measure. Without runs, the table is the header alone.
-
-    Raises:
-        LclError: for an unknown metric or split.
-    """
-    for metric in metrics:
-        choose("metric", metric, COLUMNS)
-    seeds = {run["seed"] for run in runs.values()}
-    rows = [[f"{split}, {seeds_in_words(seeds)}" if seeds else split, *(COLUMNS[metric] for metric in metrics)]]
-    for arm, run in runs.items():
-        found = [percent([run], split, metric) for metric in metrics]
-        rows.append([arm, *(f"{value[0]:.1f}" if value else "–" for value in found)])
-    if runs:
-        measured = [
-            next((run["metrics"][split][metric]["chance"] for run in runs.values() if metric in run["metrics"][split]), None)
-            for metric in metrics
-        ]
-        rows.append(["chance", *("–" if value is None else f"{100 * value:.1f}" for value in measured)])
-    return rows
-
-
-def points(runs: Mapping[str, dict], arm: str, over: str, metric: str, split: str = "new_scenes") -> float:
-    """Points by which the run of an arm is above that of another. Raises LclError if either is missing or did not measure it."""
-    for name in (arm, over):
-        choose("arm with a saved run", name, runs)
-    ours, theirs = (percent([runs[name]], split, metric) for name in (arm, over))
-    require(bool(ours and theirs), f"{arm} or {over} did not measure {metric} on {split}.")
-    return ours[0] - theirs[0]
-
-
-def told(plan: dict, arm: str, seed: int, profile: str) -> list[str]:
+def told(plan: dict, arm: str, seed: int) -> list[str]:
     """The options of `lcl train` for one run of an arm. Raises LclError, with the near names, for an arm that is missing."""
     found = plan["arms"][choose("arm", arm, plan["arms"])]
-    return ["--profile", profile, "--recipe", found["recipe"], "--seed", str(seed), *plan["options"], *found["options"]]
-
-
-def score(run: dict, metric: str, what: str = "value", split: str = "new_scenes") -> float | None:
-    """A metric of the plan in percent, or its "chance"; None if the run did not measure it. PARTS are averaged."""
-    found = [run["metrics"][split].get(part) for part in PARTS.get(metric, (metric,))]
-    return None if None in found else 100 * mean(each[what] for each in found)
+    return ["--profile", plan["profile"], "--recipe", found["recipe"], "--seed", str(seed), *plan["options"], *found["options"]]
 
 
 @dataclass(frozen=True)
@@ -132,44 +40,38 @@ class Standing:
     """The saved runs of a plan that count, and why others do not.
 
     Attributes:
+        plan: what was asked for.
         runs: of every arm of the plan, by seed.
-        left_out: the name of each file that does not count, with the reason.
+        wrong: the reason, by the name of each file that does not count.
         made: what all runs share: their "code", "data", "torch" and "queries"; empty without runs.
     """
 
+    plan: dict
     runs: dict[str, dict[int, dict]]
-    left_out: list[str]
+    wrong: dict[str, str]
     made: dict[str, str]
 
+    @property
+    def left_out(self) -> list[str]:
+        """The files that do not count, each with the reason, in a part of a sentence."""
+        return [f"`{name}`: {self.wrong[name]}" for name in sorted(self.wrong)]
 
-def standing(plan: dict, folder: Path | None = None) -> Standing:
+
+def standing(plan: dict, folder: Path) -> Standing:
     """Read the saved runs of a plan, and check each of them on its own; see `Standing`.
 
     A run counts if it was trained as the plan says, to the end, if its metrics are numbers, and if its ranks of queries are its
-    own. Runs of other code, data, torch or queries than most runs of the plan do not count.
+    own. The code, data, torch and queries of the majority decide: runs of others do not count.
 
     Args:
         plan: as in `results/plan.json`, perhaps with entries: see `with_entries`.
-        folder: of the runs; `results/planned/` by default.
+        folder: of the runs, such as `results/planned/`.
     """
-    folder, profile = folder or FOLDER, plan["profile"]
     runs, wrong = {}, {}
-    paths = {
-        (arm, seed): folder / f"{stem_of(arm)}-{profile}-seed{seed}.json"
-        for arm in plan["arms"] for seed in plan["arms"][arm]["seeds"]
-    }  # fmt: skip
+    paths = {(arm, seed): folder / file_of(plan, arm, seed) for arm in plan["arms"] for seed in plan["arms"][arm]["seeds"]}
     for (arm, seed), path in paths.items():
-        ranks = path.with_suffix(".safetensors")
         if path.exists():
-            try:
-                run = storage.read_json(path)
-                fault = _fault(run, seed, told(plan, arm, seed, profile))
-                if not fault:
-                    ranks_of_run(ranks, run, "train the run again")
-            except LclError as error:
-                fault = str(error).replace(str(path), "it").replace(str(ranks), "its file of ranks").rstrip(".")
-            except (KeyError, TypeError, AttributeError, ValueError):
-                fault = "it is damaged, or is no saved run"
+            run, fault = read_run(path, told(plan, arm, seed))
             if fault:
                 wrong[path.name] = fault
             else:
@@ -184,16 +86,31 @@ def standing(plan: dict, folder: Path | None = None) -> Standing:
     by_arm: dict[str, dict[int, dict]] = {arm: {} for arm in plan["arms"]}
     for (arm, seed), run in runs.items():
         by_arm[arm][seed] = run
-    return Standing(by_arm, [f"`{name}`: {wrong[name]}" for name in sorted(wrong)], made)
+    return Standing(plan, by_arm, wrong, made)
 
 
-def with_entries(plan: dict, folder: Path | None = None) -> tuple[dict, list[str]]:
-    """A plan with the arms of `results/entries/` as well, each file a plan of its own; and why other files there are refused.
+def read_run(path: Path, options: Sequence[str]) -> tuple[dict, str]:
+    """A saved run, and why it is not what `lcl train` makes of these options: part of a sentence, or ""."""
+    ranks, run = path.with_suffix(".safetensors"), {}
+    try:
+        run = storage.read_json(path)
+        fault = _fault(run, list(options))
+        if not fault:
+            ranks_of_run(ranks, run, "train the run again")
+    except LclError as error:
+        fault = str(error).replace(str(path), "it").replace(str(ranks), "its file of ranks").rstrip(".")
+    except (KeyError, TypeError, AttributeError, ValueError):
+        fault = "it is damaged, or is no saved run"
+    return run, fault
+
+
+def with_entries(plan: dict, folder: Path) -> tuple[dict, dict[str, str]]:
+    """A plan with the arms of a folder of entries as well, each file a plan of its own; and why other files there are refused.
 
     "entries" holds the arms that were added, and the file of each.
     """
-    arms, files, refused = dict(plan["arms"]), {}, []
-    for path in sorted((folder or ENTRIES).glob("*.json")):
+    arms, files, refused = dict(plan["arms"]), {}, {}
+    for path in sorted(folder.glob("*.json")):
         try:
             entry = storage.read_json(path)
             for key in ("profile", "options"):
@@ -208,15 +125,26 @@ def with_entries(plan: dict, folder: Path | None = None) -> tuple[dict, list[str
             arms |= entry["arms"]
             files |= dict.fromkeys(entry["arms"], path.name)
         except LclError as error:
-            refused.append(f"`{path.name}`: {str(error).rstrip('.')}")
+            refused[path.name] = str(error).rstrip(".")
         except (KeyError, TypeError, AttributeError):
-            refused.append(f"`{path.name}`: it is damaged, or is no plan")
+            refused[path.name] = "it is damaged, or is no plan"
     return plan | {"arms": arms, "entries": files}, refused
 
 
-def _fault(run: dict, seed: int, options: list[str]) -> str:
+def ranks_of_run(path: Path, run: dict, again: str) -> QueryRanks:
+    """Read the ranks of a run's queries. Raises LclError, with what to do `again`, if they are missing or not its own."""
+    ranked = read_ranks(path)
+    require(ranked.queries == run.get("queries"), f"{path} holds the ranks of other queries than the run's; {again}.")
+    for way in dict(WAYS):
+        reached = (getattr(ranked, way) < 1).double().mean().item()
+        recall = run["metrics"]["new_scenes"][f"{way}_recall@1"]["value"]
+        require(abs(reached - recall) < 1e-9, f"{path} holds the ranks of another run; {again}.")
+    return ranked
+
+
+def _fault(run: dict, options: list[str]) -> str:
     """Why a run is not the one that the plan asks for, or ""."""
-    training = run["profile"]["training"]
+    training, seed = run["profile"]["training"], int(options[options.index("--seed") + 1])
     steps = training["epochs"] * (training["pairs"] // training["batch_size"])
     if run["seed"] != seed:
         return f"it holds a run of seed {run['seed']}"

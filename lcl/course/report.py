@@ -5,7 +5,7 @@ from pathlib import Path
 from lcl import storage
 from lcl.config import need
 from lcl.course import plots
-from lcl.course.study import table
+from lcl.course.metrics import table
 from lcl.data.base import PairDataset
 from lcl.data.scenes import SPLITS
 from lcl.eval.metrics import HELD_OUT, embed

@@ -2,11 +2,12 @@
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lcl.config import require
-from lcl.course import planned, study
+from lcl.course import study
+from lcl.course.metrics import as_text, table
 
 BASELINES = ("no image", "wrong image", "oracle")  # in the titles of metrics whose highest value is no merit
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
@@ -42,7 +43,7 @@ class Table:
             [cell + end[2 * ((r, c) in self.best) or c in marked] for c, cell in enumerate(row)]
             for r, row in enumerate(self.rows)
         ]
-        lines = [line.rstrip() for line in study.as_text(shown).splitlines()]
+        lines = [line.rstrip() for line in as_text(shown).splitlines()]
         return "\n".join([*lines, self._caption("* highest of its row")])
 
     __repr__ = __str__
@@ -77,28 +78,28 @@ def results_table(metrics: dict[str, dict[str, dict]]) -> Table:
     Args:
         metrics: of each split, as `evaluate` returns them.
     """
-    return Table(study.table(metrics), "Metrics of one run in percent; chance level in brackets.")
+    return Table(table(metrics), "Metrics of one run in percent; chance level in brackets.")
 
 
-def comparison_table(stems: Sequence[str], metrics: Sequence[str], split: str = "new_scenes") -> Table:
-    """Saved recipes side by side: mean ± standard deviation over the seeds, and chance; the highest mean of a row is marked.
+def comparison_table(arms: Sequence[str], metrics: Sequence[str], split: str = "new_scenes") -> Table:
+    """Arms of the study side by side: mean ± standard deviation over the seeds, and chance; the highest mean of a row is marked.
 
     A higher mean is not yet a significant difference: see `study.gains`. Arguments and errors as of `study.comparison`.
     """
-    rows = study.comparison(stems, metrics, split)
+    rows = study.comparison(arms, metrics, split)
     caption = f"Percent on {split}; mean ± standard deviation over the seeds, chance in the last column."
     return Table(rows, caption, highest(rows, range(1, len(rows[0]) - 1)))
 
 
-def gains_table(stems: Sequence[str], over: str, metrics: Sequence[str], split: str = "new_scenes") -> Table:
-    """Gains of saved recipes over one other, with 95 % intervals. Arguments and errors as of `study.gains`."""
-    caption = f"Points above {study.short(over)} on {split}: mean, and 95 % interval in brackets."
-    return Table(study.gains(stems, over, metrics, split), caption)
+def arms_table(arms: Sequence[str], metrics: Sequence[str], split: str = "new_scenes") -> Table:
+    """The same for many arms: a row per arm, a column per metric, chance in the last row."""
+    rows = list(zip(*study.comparison(arms, metrics, split), strict=True))
+    return Table(rows, f"Percent on {split}; mean ± standard deviation over the seeds, chance in the last row.")
 
 
-def arms_table(runs: Mapping[str, dict], metrics: Sequence[str], split: str = "new_scenes") -> Table:
-    """Arms of the plan, one run each. Arguments and errors as of `planned.compare`."""
-    return Table(planned.compare(runs, metrics, split), f"Percent on {split}; one run an arm, chance in the last row.")
+def gains_table(arms: Sequence[str], over: str, metrics: Sequence[str], split: str = "new_scenes") -> Table:
+    """Gains of arms of the study over one other, with 95 % intervals. Arguments and errors as of `study.gains`."""
+    return Table(study.gains(arms, over, metrics, split), f"Points above {over} on {split}: mean, and 95 % interval in brackets.")
 
 
 def highest(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> frozenset[tuple[int, int]]:

@@ -165,7 +165,7 @@ def test_the_limit_of_the_machine_is_that_of_a_product():
 @pytest.mark.slow
 def test_every_recipe_has_its_race(small, world):
     steps = list(baselines.recipe_steps(world, 1, steps=1))
-    assert [each.key for each in steps] == [f"recipe-{name}" for name in RECIPES]
+    assert [each.key for each in steps] == [f"recipe-{name}" for name in (*RECIPES, *baselines.TIMED_CONTROLS)]
     assert steps[0].longer == Spread(1.0, 1.0, 1.0) and all(lap > 0 for each in steps for lap in each.ours)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lcl.config import LclError, get_profile
 from lcl.course import checks
 from lcl.course.exercises import clip_ping, fused_mlm, lightclip, neighbours
-from lcl.course.study import gain_of
+from lcl.course.statistics import gain_of
 from lcl.data.scenes import open_scenes
 from lcl.losses.masked_lm import FusionBlock
 from lcl.losses.neighbours import NeighbourFeatures, nn_contrast, xnn_contrast

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from lcl.course import plots
-from lcl.course.study import Gain
+from lcl.course.statistics import Gain
 from lcl.train.loop import Step, Validation
 
 SIMILARITY = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1

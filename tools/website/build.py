@@ -17,8 +17,8 @@ from website.place import ROOT, Site, chapters, documents, page_of
 
 HERE = Path(__file__).parent
 MENU = {  # documents by the part of the menu in which they stand
-    "Results": ["docs/results.md", "docs/figures.md", "docs/claims.md", "docs/scale.md", "docs/dead-ends.md", "docs/plan.md",
-                "docs/answers.md", "docs/leaderboard.md", "docs/model-card.md", "docs/paper.md"],
+    "Results": ["docs/results.md", "docs/figures.md", "docs/claims.md", "docs/leaderboard.md", "docs/peers.md", "docs/scale.md",
+                "docs/dead-ends.md", "docs/plan.md", "docs/model-card.md", "docs/paper.md"],
     "Help": ["docs/symptoms.md", "docs/teaching.md", "docs/handout.md", "README.md", "data/README.md"],
 }
 EXAMPLE = "two dogs and a cat"  # the first search of the page on which one tries the model

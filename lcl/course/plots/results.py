@@ -17,7 +17,7 @@ from lcl.course.plots.base import (
     legend_below,
     legend_label,
 )
-from lcl.course.study import Gain
+from lcl.course.statistics import Gain
 from lcl.train.loop import Event, Step, Validation
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from lcl.config import require
 from lcl.course import plots
-from lcl.course.study import COLUMNS, in_percent
+from lcl.course.metrics import COLUMNS, in_percent
 from lcl.course.views import Contender
 from lcl.course.widgets.base import Exhibit, atlas, script
 from lcl.data.scenes import Pairs

@@ -1,0 +1,247 @@
+"""What README, chapters and sheets say of the study in words is what its runs show."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+from made_plan import made_run
+
+from answers import OPEN, SUPPORTED, Answers
+from benchmarks.run import load_bench
+from lcl.config import LclError, require
+from lcl.course import study
+from lcl.course.metrics import RECALL, level, score
+from lcl.course.statistics import Gain
+from lcl.course.study import gain, saved_runs, values
+
+ROOT = Path(__file__).resolve().parent.parent
+I2T, T2I = RECALL
+ANSWERS = Answers(study.read_study())
+R1, NDCG, ZERO, PROBE, ALIGN = "recall@1", "ndcg@10", "zero_shot_top1", "probe_concept", "alignment"
+
+
+def words_of(path: str) -> str:
+    """The text of a page or of a notebook's Markdown cells, in one line."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(".ipynb"):
+        text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "markdown")
+    return " ".join(text.split())
+
+
+def sign(arm: str, over: str, metric: str, split: str = "new_scenes") -> int:
+    return gain(arm, over, metric, split).sign
+
+
+def mean(arm: str, over: str, metric: str, split: str = "new_scenes") -> float:
+    """Points by which an arm is above another on average, over the seeds that both have."""
+    ours, theirs = values([arm, over], metric, split)
+    return sum(a - b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+
+
+def clearly(arm: str, over: str, metric: str) -> bool:
+    """Is a primary comparison of the plan supported? Raises LclError as long as runs of it are missing."""
+    (found,) = (each for each in ANSWERS.comparisons if (each.arm, each.over, each.metric) == (arm, over, metric))
+    require(found.verdict != OPEN, f"No run of {arm} or {over} counts for some seeds.")
+    return found.verdict == SUPPORTED
+
+
+def no_less(arm: str, over: str, metric: str, points: float = 1.0) -> bool:
+    """Is an arm at most `points` below another on average, and not significantly below it?"""
+    return mean(arm, over, metric) > -points and sign(arm, over, metric) >= 0
+
+
+SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what must hold
+    ("README.md", "Most of what `clip-ping` gains over `clip` is distillation.",
+     lambda: all(mean("clip+distil", "clip", metric) > mean("clip-ping", "clip", metric) / 2 > 0 for metric in (R1, NDCG, ZERO))),
+    ("README.md", "In recall@1 it is not above `clip+distil`.", lambda: not clearly("clip-ping", "clip+distil", R1)),
+    ("README.md", "Neighbours add a little nDCG@10.",
+     lambda: clearly("clip-ping", "clip+distil", NDCG) and mean("clip-ping", "clip+distil", NDCG) < 4),
+    ("README.md", "`lightclip` gains over `clip` at equal steps.", lambda: clearly("lightclip", "clip", R1)),
+    ("README.md", "a `clip` that is given this time has no less recall@1", lambda: no_less("clip, 12 epochs", "lightclip", R1)),
+    ("README.md", "Only its alignment stays far ahead.",
+     lambda: mean("lightclip", "clip, 12 epochs", ALIGN) > 10
+     and all(sign("lightclip", "clip, 12 epochs", metric) <= 0 for metric in (R1, NDCG, ZERO))),
+    ("README.md", "No level of LightCLIP is significantly above its simpler control",
+     lambda: not (clearly("clip+soft", "clip+smoothing", R1) or clearly("clip+match", "clip+max", ALIGN)
+                  or clearly("clip+mlm", "clip+mlm-blind", R1))),
+    ("docs/results.md", "In recall@1 they do not: ", lambda: not clearly("clip-ping", "clip+distil", R1)),
+    ("docs/results.md", "In nDCG@10 they add a little: ",
+     lambda: clearly("clip-ping", "clip+distil", NDCG) and mean("clip-ping", "clip+distil", NDCG) < 4),
+    ("docs/results.md", "To mix both adds as little: ",
+     lambda: clearly("clip-ping+distil", "clip+distil", NDCG) and mean("clip-ping+distil", "clip+distil", NDCG) < 4),
+    ("docs/results.md", "Alignment does not differ significantly: ",
+     lambda: not clearly("clip+match", "clip+max", ALIGN) and sign("clip+match", "clip+max", ALIGN) == 0),
+    ("docs/results.md", "Label smoothing needs no similarity and has more recall@1: ",
+     lambda: not clearly("clip+soft", "clip+smoothing", R1) and mean("clip+soft", "clip+smoothing", R1) < 0),
+    ("docs/results.md", "It lets the model predict the words. recall@1 does not differ significantly: ",
+     lambda: not clearly("clip+mlm", "clip+mlm-blind", R1) and sign("clip+mlm", "clip+mlm-blind", R1) == 0
+     and mean("clip+mlm", "clip+mlm-blind", "masked_word_true_image") > 20),
+    ("docs/results.md", "At equal steps it does, in recall@1: ", lambda: clearly("lightclip", "clip", R1)),
+    ("docs/results.md", "At equal time these seeds show no gain: ", lambda: not clearly("lightclip", "clip, 12 epochs", R1)),
+    ("docs/dead-ends.md", "No more recall@1 than with label smoothing", lambda: not clearly("clip+soft", "clip+smoothing", R1)),
+    ("docs/dead-ends.md", "Twelve layers reach no more recall@1 than two",
+     lambda: sign("clip, depth 12", "clip, depth 2", R1) <= 0 and mean("clip, depth 12", "clip, depth 2", R1) < 1),
+    ("docs/paper.md", "no level of LightCLIP beats a simpler control significantly",
+     lambda: not (clearly("clip+soft", "clip+smoothing", R1) or clearly("clip+match", "clip+max", ALIGN)
+                  or clearly("clip+mlm", "clip+mlm-blind", R1))),
+    ("docs/teaching.md", "no gain over label smoothing", lambda: not clearly("clip+soft", "clip+smoothing", R1)),
+    ("docs/teaching.md", "`clip+match` retrieves better than `clip`, and no better than `clip+max`",
+     lambda: mean("clip+match", "clip", R1) > 2 and sign("clip+match", "clip+max", R1) <= 0),
+    ("docs/teaching.md", "at equal time, `clip` has no less recall@1", lambda: no_less("clip, 12 epochs", "lightclip", R1)),
+    ("docs/teaching.md", "The control without neighbours has no less.", lambda: no_less("clip+distil", "clip-ping", R1)),
+    ("docs/teaching.md", "own features reach the recall of `clip-ping`; shuffled neighbours gain nothing; neighbours by true "
+     "objects lead in nDCG", lambda: no_less("clip+distil", "clip-ping", R1) and mean("clip-ping+shuffled", "clip", R1) < 1
+     and mean("clip-ping+oracle", "clip-ping", NDCG) > 2),
+    ("notebooks/04_soft_labels.ipynb", "Plain label smoothing helps at least as much as softened labels here.",
+     lambda: all(sign("clip+soft", "clip+smoothing", metric) <= 0 and mean("clip+smoothing", "clip", metric) > 0
+                 for metric in (R1, NDCG, ZERO))),
+    ("notebooks/05_bipartite_matching.ipynb", "In the saved runs, `clip+match` reaches higher recall@1 than plain `clip`.",
+     lambda: mean("clip+match", "clip", R1) > 2),
+    ("notebooks/05_bipartite_matching.ipynb", "That it matches one to one makes no significant difference here.",
+     lambda: all(sign("clip+match", "clip+max", metric) == 0 for metric in (R1, NDCG, ZERO, ALIGN))),
+    ("notebooks/05_bipartite_matching.ipynb", "Both raise retrieval and zero-shot",
+     lambda: all(mean(arm, "clip", metric) > 0 for arm in ("clip+match", "clip+max") for metric in (R1, NDCG, ZERO))),
+    ("notebooks/06_fused_mlm.ipynb", "For retrieval, the image makes no significant difference.",
+     lambda: sign("clip+mlm", "clip+mlm-blind", R1) == 0),
+    ("notebooks/07_lightclip.ipynb", "gain over plain `clip` at equal steps, but not in retrieval at equal time.",
+     lambda: clearly("lightclip", "clip", R1)
+     and all(sign("lightclip", "clip, 12 epochs", metric) <= 0 for metric in (R1, NDCG))),
+    ("notebooks/07_lightclip.ipynb", "`lightclip` gains in recall@1, nDCG and zero-shot accuracy, and most in alignment.",
+     lambda: 0 < max(mean("lightclip", "clip", metric) for metric in (R1, NDCG, ZERO)) < mean("lightclip", "clip", ALIGN)
+     and min(mean("lightclip", "clip", metric) for metric in (R1, NDCG, ZERO)) > 0),
+    ("notebooks/07_lightclip.ipynb", "Over `clip+match`, the clear gain is in alignment.",
+     lambda: mean("lightclip", "clip+match", ALIGN) > 5
+     and all(mean("lightclip", "clip+match", metric) < 5 for metric in (R1, NDCG, ZERO))),
+    ("notebooks/07_lightclip.ipynb", "Its recall@1 is no lower than that of `lightclip`, and its zero-shot accuracy is higher. "
+     "It stays far below `lightclip` in alignment.", lambda: no_less("clip, 12 epochs", "lightclip", R1)
+     and mean("clip, 12 epochs", "lightclip", ZERO) > 1 and mean("lightclip", "clip, 12 epochs", ALIGN) > 10),
+    ("notebooks/07_lightclip.ipynb", "At equal steps, deeper text towers do not retrieve better.",
+     lambda: all(mean(f"clip, depth {depth}", "clip, depth 2", R1) < 1 for depth in (8, 12))),
+    ("notebooks/09_clip_ping.ipynb", "`clip-ping` gains in recall@1, nDCG, zero-shot accuracy and probes.",
+     lambda: all(sign("clip-ping", "clip", metric) == 1 for metric in (R1, NDCG, ZERO, PROBE))),
+    ("notebooks/09_clip_ping.ipynb", "Each of them alone gains, too.",
+     lambda: all(mean(arm, "clip", metric) > 1 for arm in ("clip+nn", "clip+xnn") for metric in (R1, NDCG, ZERO))),
+    ("notebooks/09_clip_ping.ipynb", "Distillation without neighbours has no less recall@1 than `clip-ping`. "
+     "Neighbours add a little nDCG.",
+     lambda: no_less("clip+distil", "clip-ping", R1) and clearly("clip-ping", "clip+distil", NDCG)),
+    ("notebooks/09_clip_ping.ipynb", "active teachers double the time of a step, and retrieve worse than `clip-ping`.",
+     lambda: all(mean("a-clip-ping", "clip-ping", way) < -1 for way in RECALL)),
+    ("notebooks/10_what_neighbours_buy.ipynb", "Distillation alone has the whole gain in recall@1.",
+     lambda: mean("clip-ping", "clip", R1) > 10 and mean("clip+distil", "clip", R1) >= 0.95 * mean("clip-ping", "clip", R1)),
+    ("notebooks/10_what_neighbours_buy.ipynb", "and zero-shot accuracy about as much",
+     lambda: abs(mean("clip-ping", "clip+distil", ZERO)) < 3),
+    ("notebooks/10_what_neighbours_buy.ipynb", "They are a little ahead of distillation",
+     lambda: all(sign("clip-ping", "clip+distil", metric) == 1 and mean("clip-ping", "clip+distil", metric) < 4
+                 for metric in (NDCG, PROBE))),
+    ("notebooks/10_what_neighbours_buy.ipynb", "The recall of distillation, with the nDCG of neighbours.",
+     lambda: no_less("clip-ping+distil", "clip+distil", R1) and no_less("clip-ping+distil", "clip-ping", NDCG, 0.5)
+     and clearly("clip-ping+distil", "clip+distil", NDCG)),
+    ("notebooks/10_what_neighbours_buy.ipynb", "Nothing rises by more than about a point, and recall falls a little.",
+     lambda: all(mean("clip-ping+shuffled", "clip", metric) < 1.5 for metric in (R1, NDCG, ZERO, PROBE))
+     and -5 < mean("clip-ping+shuffled", "clip", R1) < 0),
+    ("notebooks/10_what_neighbours_buy.ipynb", "have clearly the highest nDCG, zero-shot accuracy and probe, "
+     "with the recall of `clip-ping`",
+     lambda: all(mean("clip-ping+oracle", arm, metric) > 2 for arm in ("clip-ping", "clip+distil", "clip-ping+distil")
+                 for metric in (NDCG, ZERO, PROBE)) and abs(mean("clip-ping+oracle", "clip-ping", R1)) < 3),
+    ("notebooks/10_what_neighbours_buy.ipynb", "Most of the recall gain is lost; zero-shot and probe keep most of theirs.",
+     lambda: mean("clip-ping+constant", "clip", R1) < mean("clip-ping", "clip", R1) / 2
+     and all(mean("clip-ping+constant", "clip", metric) > mean("clip-ping", "clip", metric) / 2 for metric in (ZERO, PROBE))),
+    ("notebooks/10_what_neighbours_buy.ipynb", "*left of* against *right of* stays within a few points of chance.",
+     lambda: all(abs(level(saved_runs(arm), "foil_relation").mean - 50) < 6
+                 for arm in ("clip", "clip-ping", "clip+distil", "clip-ping+distil", "clip-ping+oracle"))),
+    ("notebooks/14_capstone.ipynb", "Recipes that use the frozen teachers gain most over `clip`.",
+     lambda: min(mean(arm, "clip", R1) for arm in ("clip+distil", "clip-ping", "clip-ping+distil"))
+     > max(mean(arm, "clip", R1) for arm in ("clip+soft", "clip+match", "clip+mlm", "lightclip"))),
+    ("notebooks/14_capstone.ipynb", "`clip` has no less recall@1 than `lightclip`.",
+     lambda: no_less("clip, 12 epochs", "lightclip", R1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "words", "holds"), SAID, ids=lambda value: value[:60] if isinstance(value, str) else "")
+def test_what_is_said_in_words_is_so(path, words, holds):
+    try:
+        held = holds()
+    except LclError as error:
+        assert re.match("No run of|.* fewer than two seeds|.* no seed in common", str(error)), error
+        pytest.skip(str(error))
+    assert words in words_of(path), "the sentence is gone: change its row here, too"
+    assert held
+
+
+def test_a_step_of_lightclip_takes_one_and_a_half_times_as_long_as_is_said():
+    assert "Its steps take one and a half times as long" in words_of("README.md")
+    assert load_bench(study.FOLDER / "bench.json").races["recipe-lightclip"].longer.middle == pytest.approx(1.5, abs=0.1)
+
+
+def test_other_results_would_contradict_every_sentence(monkeypatch):
+    """If every arm were equal, far above or far below the one that it is compared with; so the test above can fail."""
+    borne = [True] * len(SAID)
+    for points in (0.0, 30.0, -30.0):
+        monkeypatch.setitem(globals(), "gain", lambda *_, points=points: Gain(points, points - 1, points + 1, 5))
+        monkeypatch.setitem(globals(), "values", lambda arms, *_, points=points: [[50 + points] * 2, [50.0] * 2])
+        run = made_run("clip", 0, 0.5, foil=0.5 + points / 100)
+        monkeypatch.setitem(globals(), "saved_runs", lambda arm, run=run: [run])
+        monkeypatch.setitem(globals(), "clearly", lambda *_, points=points: points > 0)
+        borne = [so_far and holds() for so_far, (*_, holds) in zip(borne, SAID, strict=True)]
+    assert [words for (_, words, _), holds in zip(SAID, borne, strict=True) if holds] == []
+
+
+GAINS = [  # where, the words, and for every number in them: arm, over which, metric
+    ("docs/teaching.md", r"\+(\d+) points of recall@1, \+(\d+) zero-shot over `clip`",
+     [("clip-ping", "clip", R1), ("clip-ping", "clip", ZERO)]),
+    ("notebooks/10_what_neighbours_buy.ipynb", r"by ([\d.]+) points in nDCG@10, .*? and by ([\d.]+) in the linear probe",
+     [("clip-ping", "clip+distil", NDCG), ("clip-ping", "clip+distil", PROBE)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "words", "meant"), GAINS, ids=lambda value: value if isinstance(value, str) else "")
+def test_gains_that_are_said_are_those_of_the_runs(path, words, meant):
+    found = re.search(words, words_of(path))
+    assert found, f"the words are gone: {words}"
+    for said, pair in zip(found.groups(), meant, strict=True):
+        assert mean(*pair) == pytest.approx(float(said), abs=0.06 if "." in said else 0.6)
+
+
+NUMBERS = [  # where, the words, and for every number in them: arm, split, metric
+    ("docs/teaching.md", r"R@5 is (\d+) %", [("clip", "new_scenes", "image_to_text_recall@5")]),
+    ("docs/teaching.md", r"`unseen_drawings`: (\d+) %", [("clip", "unseen_drawings", I2T)]),
+    ("docs/teaching.md", r"near (\d+) % in the table", [("clip", "new_scenes", I2T)]),
+    ("docs/teaching.md", r"about (\d+) % with none or a wrong one", [("clip+mlm", "new_scenes", "masked_word_no_image")]),
+]
+
+
+@pytest.mark.parametrize(("path", "words", "meant"), NUMBERS, ids=lambda value: value if isinstance(value, str) else "")
+def test_levels_that_are_said_are_those_of_the_runs(path, words, meant):
+    found = re.search(words, words_of(path))
+    assert found, f"the words are gone: {words}"
+    for said, (arm, split, metric) in zip(found.groups(), meant, strict=True):
+        assert level(saved_runs(arm), metric, split).mean == pytest.approx(float(said), abs=2)
+
+
+def test_what_the_teachers_sheet_says_of_neighbours_is_what_chapter_8_printed():
+    said = re.search(r"captions find (\d+) % of a scene's objects, pictures (\d+) %", words_of("docs/teaching.md"))
+    cells = nbformat.read(ROOT / "notebooks" / "08_neighbour_mining.ipynb", as_version=4).cells
+    shown = json.dumps([cell.get("outputs", []) for cell in cells])
+    printed = {round(float(number)) for number in re.findall(r"\b\d\d\.\d\b", shown)}
+    assert said and {int(number) for number in said.groups()} <= printed
+
+
+def test_chapter_14_hands_over_what_the_seeds_of_the_study_reached():
+    text = (ROOT / "notebooks" / "14_capstone.ipynb").read_text(encoding="utf-8")
+    said = re.search(r"with (\d+) seeds, reached recall@1 of ([\d.]+)% to ([\d.]+)% image to text", text)
+    found = [score(run, I2T) for run in saved_runs("lightclip-ping")]
+    assert said and said.groups() == (str(len(found)), f"{min(found):.1f}", f"{max(found):.1f}")
+
+
+def test_the_model_card_has_the_levels_of_the_study():
+    """Its table and its sentences, to the digit."""
+    card = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
+    arms = ("clip", "lightclip", "clip-ping", "lightclip-ping")
+    for metric, title in ((I2T, "image→text R@1"), (T2I, "text→image R@1"), (ZERO, "zero-shot top-1"), (ALIGN, "alignment")):
+        cells = " | ".join(str(level(saved_runs(arm), metric)) for arm in arms)
+        assert f"| {title} | {cells} |" in card
+    for split in ("unseen_drawings", "unseen_concepts"):
+        assert f"{level(saved_runs('clip'), I2T, split)} %" in card

@@ -1,0 +1,83 @@
+"""The study by the number of pairs: which arms learn from how many, at equal steps and in one epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import arms
+from lcl.config import get_profile, require
+from lcl.course.planned import Standing
+from lcl.course.statistics import Gain, gain_of
+
+EQUAL, EPOCH = "equal steps", "one epoch"
+KEYS = {"--pairs", "--epochs"}
+
+
+def arms_by_size(plan: Mapping) -> dict[str, dict[str, dict[int, str]]]:
+    """{recipe: {budget: {pairs: arm}}}, by pairs: the arms that differ from the profile in pairs and epochs alone.
+
+    A budget is EQUAL, with as many steps as the profile has, or EPOCH, which sees each pair once. An arm may be of both. Recipes
+    with a single size are left out.
+    """
+    usual = get_profile(plan["profile"]).training
+    found: dict[str, dict[str, dict[int, str]]] = {}
+    for name, arm in plan["arms"].items():
+        told = dict(zip(arm["options"][::2], arm["options"][1::2], strict=True))
+        pairs, epochs = int(told.get("--pairs", usual.pairs)), int(told.get("--epochs", usual.epochs))
+        if told.keys() <= KEYS and name not in plan.get("entries", ()):
+            budgets = {EQUAL: pairs * epochs == usual.pairs * usual.epochs, EPOCH: epochs == 1}
+            for budget in filter(budgets.get, budgets):
+                found.setdefault(arm["recipe"], {}).setdefault(budget, {})[pairs] = name
+    sizes = {recipe: {pairs for row in budgets.values() for pairs in row} for recipe, budgets in found.items()}
+    return {
+        recipe: {budget: dict(sorted(row.items())) for budget, row in budgets.items()}
+        for recipe, budgets in found.items() if len(sizes[recipe]) > 1
+    }  # fmt: skip
+
+
+def levels_by_size(found: Standing, metric: str) -> dict[str, dict[str, dict[int, list[float]]]]:
+    """{recipe: {budget: {pairs: the values of its seeds in percent}}}, where there are runs.
+
+    Raises LclError as long as no recipe has runs of two sizes.
+    """
+    out: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for recipe, budgets in arms_by_size(found.plan).items():
+        for budget, row in budgets.items():
+            values = {pairs: list(arms.values(found.runs[arm], metric).values()) for pairs, arm in row.items()}
+            if any(values.values()):
+                out.setdefault(recipe, {})[budget] = {pairs: each for pairs, each in values.items() if each}
+    sizes = max((len({pairs for row in budgets.values() for pairs in row}) for budgets in out.values()), default=0)
+    require(sizes > 1, "No run of another number of pairs is there yet.")
+    return out
+
+
+def gains_by_size(found: Standing, metric: str) -> dict[str, dict[str, dict[int, Gain]]]:
+    """{recipe: {budget: {pairs: points above clip with as many pairs and steps}}}; a single seed in common has no interval."""
+    by_size, out = arms_by_size(found.plan), {}
+    for recipe in by_size.keys() - {"clip"}:
+        for budget, row in by_size[recipe].items():
+            for pairs, arm in row.items():
+                base = by_size["clip"].get(budget, {}).get(pairs)
+                ours, theirs = (arms.values(found.runs[name], metric) if name else {} for name in (arm, base))
+                if seeds := sorted(ours.keys() & theirs.keys()):
+                    pair = [[values[seed] for seed in seeds] for values in (ours, theirs)]
+                    points = pair[0][0] - pair[1][0]
+                    gain = gain_of(*pair) if len(seeds) > 1 else Gain(points, points, points, 1)
+                    out.setdefault(recipe, {}).setdefault(budget, {})[pairs] = gain
+    return {recipe: out[recipe] for recipe in by_size if recipe in out}
+
+
+def curves(found: Standing) -> dict[str, tuple[list[int], list[float]]]:
+    """{recipe: (pairs seen, recall@1 on validation pairs in percent)} of each recipe's longest run of one epoch.
+
+    recall@1 is the mean of both directions. Raises LclError as long as there is no such run.
+    """
+    out = {}
+    for recipe, budgets in arms_by_size(found.plan).items():
+        runs = [run for arm in budgets.get(EPOCH, {}).values() for run in found.runs[arm].values() if "looks" in run]
+        if runs:
+            run = max(runs, key=lambda run: run["steps"])
+            seen = [step * run["profile"]["training"]["batch_size"] for step, *_ in run["looks"]]
+            out[recipe] = seen, [50 * (image_to_text + text_to_image) for *_, image_to_text, text_to_image in run["looks"]]
+    require(bool(out), "No run of one epoch is there yet.")
+    return out
