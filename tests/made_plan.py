@@ -34,9 +34,9 @@ PLAN = {
         },
     ],
     "primary": [
-        {"arm": "clip-ping", "over": "clip", "metric": "recall@1"},
-        {"arm": "clip-ping", "over": "clip", "metric": "ndcg@10"},
-        {"arm": "siglip", "over": "clip", "metric": "recall@1"},
+        {"arm": "clip-ping", "over": "clip", "metric": "recall@1", "question": 1},
+        {"arm": "clip-ping", "over": "clip", "metric": "ndcg@10", "question": 1},
+        {"arm": "siglip", "over": "clip", "metric": "recall@1", "question": 2},
     ],
 }
 

@@ -11,10 +11,11 @@ from scipy import stats
 import arms
 import pages
 import prices
-from answers import MIXED, NOT, OPEN, SUPPORTED, UNTESTED, Answers, verdict
+from answers import EXPLORATORY, MIXED, NOT, SUPPORTED, UNTESTED, Answers, verdict
 from benchmarks.run import load_bench
 from benchmarks.timing import Spread
 from lcl import storage
+from lcl.config import LclError
 from lcl.course import plots
 from lcl.course.planned import standing
 from lcl.course.statistics import holm
@@ -69,8 +70,8 @@ def test_a_study_that_is_not_whole_says_so_first_and_answers_nothing(tmp_path):
     text = page(found)
     assert text.split("\n\n")[1] == "**4 of 24 runs** of the [plan](plan.md) are there, so this page is not final."
     some = "of 10 runs of primary comparisons"
-    assert said(found) == [(OPEN, f"4 {some}"), (OPEN, f"2 {some}"), (OPEN, "2 of 11 runs")]
-    assert all(each.p is None and each.verdict == OPEN for each in found.comparisons)
+    assert said(found) == [(UNTESTED, f"4 {some}"), (UNTESTED, f"2 {some}"), (UNTESTED, "2 of 11 runs")]
+    assert all(each.p is None and each.verdict == UNTESTED for each in found.comparisons)
     assert [each.seeds for each in found.comparisons] == ["2 of 5", "2 of 5", "0 of 5"]
     assert "No run yet: `siglip`." in text and "| supported |" not in text
 
@@ -81,10 +82,10 @@ def test_a_whole_study_gives_every_question_its_verdict(tmp_path):
     text = page(found)
     assert text.split("\n\n")[1] == "All 24 runs of the [plan](plan.md) are there."
     assert said(found) == [
-        (MIXED, "1 of 2 primary comparisons"), (NOT, "0 of 1 primary comparisons"),
-        (UNTESTED, "no primary comparison: exploratory"),
+        (MIXED, "1 of 2 primary comparisons supported"), (NOT, "0 of 1 primary comparisons supported"),
+        (EXPLORATORY, "no primary comparison"),
     ]  # fmt: skip
-    assert "untested so far" not in text.replace("is *untested so far*", "") and "Left out" not in text
+    assert "untested" not in text.replace("a question is *untested*", "") and "Left out" not in text
 
 
 def test_a_question_waits_for_its_primary_comparisons_alone(tmp_path):
@@ -93,7 +94,7 @@ def test_a_question_waits_for_its_primary_comparisons_alone(tmp_path):
     first = PLAN["questions"][0] | {"arms": ["clip", "clip-ping", "clip-ping+oracle"]}
     exploratory = first | {"question": "And the oracle?", "metrics": ["zero_shot_top1"]}
     found = read(tmp_path, PLAN | {"questions": [first, *PLAN["questions"][1:], exploratory]})
-    assert said(found)[0] == (MIXED, "1 of 2 primary comparisons") and said(found)[3] == (OPEN, "12 of 13 runs")
+    assert said(found)[0] == (MIXED, "1 of 2 primary comparisons supported") and said(found)[3] == (UNTESTED, "12 of 13 runs")
     assert found.sentence(first, {first["question"]: "It does."}) == "It does."
     assert found.sentence(exploratory, {exploratory["question"]: "It does."}) == ""
 
@@ -151,7 +152,7 @@ def test_a_metric_that_was_not_measured_is_a_dash_and_no_answer(tmp_path):
     del run["metrics"]["new_scenes"]["image_to_text_ndcg@10"]
     keep(tmp_path, "clip-ping", run)
     found = read(tmp_path)
-    assert said(found)[0] == (OPEN, "a primary comparison lacks its metric")
+    assert said(found)[0] == (UNTESTED, "a primary comparison lacks its metric")
     assert re.search(r"^\| `clip-ping` \| .* \| – \|$", found.table(PLAN["questions"][0]), re.M)
 
 
@@ -163,7 +164,7 @@ def test_a_run_that_does_not_count_leaves_its_question_open_and_is_named(tmp_pat
     (tmp_path / "clip-12-epochs-laptop-seed0.json").write_text("{")
     found = read(tmp_path)
     text = page(found)
-    assert said(found)[1:] == [(OPEN, "9 of 10 runs of primary comparisons"), (OPEN, "10 of 11 runs")]
+    assert said(found)[1:] == [(UNTESTED, "9 of 10 runs of primary comparisons"), (UNTESTED, "10 of 11 runs")]
     assert "**22 of 24 runs**" in text
     assert "- `siglip-laptop-seed2.json`: it was made with other code newer, not c." in text
     assert "- `clip-12-epochs-laptop-seed0.json`: it is not readable as JSON" in text
@@ -215,11 +216,19 @@ def test_a_table_compares_with_clip_of_the_same_options_or_the_first_arm():
     )
 
 
-def test_every_primary_comparison_of_the_plan_belongs_to_one_question():
+def test_a_primary_comparison_answers_the_question_that_the_plan_names():
     plan = storage.read_json(FOLDER / "plan.json")
     found = Answers(standing(plan, FOLDER / "planned"))
-    owned = [list(found.of_question(question)) for question in plan["questions"]]
-    assert owned[:5] == [[1, 2, 3, 4], [5], [6], [7], [8, 9]] and not any(owned[5:])
+    owned = [[found.comparisons.index(each) + 1 for each in found.of_question(question)] for question in plan["questions"]]
+    assert owned[:5] == [[2, 3, 4], [5], [6], [7], [8, 9]] and not any(owned[5:])
+    assert re.search(r"^\| 1 \| – \| `clip-ping` \| `clip` \|", found.primary(), re.M), "it asks nothing of distillation"
+
+
+@pytest.mark.parametrize("number", [0, 2, 4], ids="question {}".format)
+def test_a_plan_whose_comparison_names_a_question_that_does_not_ask_for_it_is_refused(tmp_path, number):
+    wrong = PLAN | {"primary": [PLAN["primary"][0] | {"question": number}]}
+    with pytest.raises(LclError, match=f"question {number} .* lacks the arms and the metric of its primary comparison 1"):
+        read(tmp_path, wrong)
 
 
 def test_the_figure_shows_arms_that_differ_in_the_recipe_alone_once_two_seeds_are_there(tmp_path):
@@ -233,7 +242,7 @@ def test_the_figure_shows_arms_that_differ_in_the_recipe_alone_once_two_seeds_ar
 
 
 def test_a_verdict_needs_whole_arms_even_if_its_comparisons_are_there():
-    assert verdict([], whole=False) == OPEN and verdict([], whole=True) == UNTESTED
+    assert verdict([], whole=False) == UNTESTED and verdict([], whole=True) == EXPLORATORY
 
 
 def test_processors_are_named_the_most_frequent_first():

@@ -17,7 +17,7 @@ from lcl.course.statistics import Gain, holm, paired_gain
 from plan import METRICS
 from tables import as_markdown
 
-SUPPORTED, NOT, MIXED, UNTESTED, OPEN = "supported", "not supported", "mixed", "untested", "untested so far"
+SUPPORTED, NOT, MIXED, UNTESTED, EXPLORATORY = "supported", "not supported", "mixed", "untested", "exploratory"
 LEVEL = 0.05
 FIGURE = ("recall@1", "ndcg@10", "zero_shot_top1")
 
@@ -31,7 +31,8 @@ class Comparison:
         gain: with its 95 % interval, over the seeds that both arms have; in words.
         seeds: those, "3 of 5".
         p: corrected for all primary comparisons; None as long as a run is missing.
-        verdict: SUPPORTED, NOT or OPEN.
+        verdict: SUPPORTED, NOT or, as long as runs are missing, UNTESTED.
+        question: of the plan, counted from 1; None if it answers none.
     """
 
     arm: str
@@ -41,6 +42,7 @@ class Comparison:
     seeds: str
     p: float | None
     verdict: str
+    question: int | None
 
 
 def short(metric: str) -> str:
@@ -54,10 +56,10 @@ def in_words(p: float) -> str:
 
 def verdict(found: list[Comparison], whole: bool) -> str:
     """The answer to a question: of its primary comparisons, if the arms that it waits for are whole."""
-    if not whole or any(each.verdict == OPEN for each in found):
-        return OPEN
-    if not found:
+    if not whole or any(each.verdict == UNTESTED for each in found):
         return UNTESTED
+    if not found:
+        return EXPLORATORY
     number = sum(each.verdict == SUPPORTED for each in found)
     return SUPPORTED if number == len(found) else MIXED if number else NOT
 
@@ -106,24 +108,23 @@ class Answers:
         corrected, found = holm(p), []
         for number, (each, (gain, seeds)) in enumerate(zip(self.plan["primary"], pairs, strict=True)):
             clear = corrected[number] < LEVEL
-            said = OPEN if gain is None else SUPPORTED if clear and gain.mean > 0 else NOT
+            said = UNTESTED if gain is None else SUPPORTED if clear and gain.mean > 0 else NOT
             words = arms.gain(self.runs[each["arm"]], self.runs[each["over"]], each["metric"])
             words += ": significantly lower" if gain and clear and gain.mean < 0 else ""
             asked = f"{seeds} of {len(set(self._seeds(each['arm'])) & set(self._seeds(each['over'])))}"
             p_of = corrected[number] if gain else None
-            found.append(Comparison(each["arm"], each["over"], each["metric"], words, asked, p_of, said))
+            found.append(Comparison(each["arm"], each["over"], each["metric"], words, asked, p_of, said, each.get("question")))
+        for number, each in enumerate(found, 1):
+            asks = self.questions[each.question - 1] if each.question in range(1, len(self.questions) + 1) else None
+            fits = asks and {each.arm, each.over} <= set(asks["arms"]) and each.metric in asks["metrics"]
+            own = "the arms and the metric of its primary comparison"
+            require(each.question is None or fits, f"question {each.question} of the plan lacks {own} {number}.")
         return found
 
-    def of_question(self, question: dict) -> dict[int, Comparison]:
-        """The primary comparisons of a question, by number: each belongs to the first question that asks for all of it."""
-        found = {}
-        for number, each in enumerate(self.comparisons, 1):
-            homes = [other for other in self.questions if {each.arm, each.over} <= set(other["arms"])]
-            home = next((other for other in homes if each.metric in other["metrics"]), None)
-            require(home is not None, f"no question of the plan asks for its primary comparison {number}.")
-            if home is question:
-                found[number] = each
-        return found
+    def of_question(self, question: dict) -> list[Comparison]:
+        """The primary comparisons that answer a question."""
+        number = self.questions.index(question) + 1
+        return [each for each in self.comparisons if each.question == number]
 
     def answers(self, said: Mapping[str, str] | None = None) -> str:
         """A row per question: its verdict, what that rests on, and a sentence on it, once its runs are there.
@@ -136,32 +137,32 @@ class Answers:
             own, deciding = self.of_question(question), self.deciding(question)
             there = sum(len(self.runs[arm]) for arm in deciding)
             asked = sum(len(self._seeds(arm)) for arm in deciding)
-            found = verdict(list(own.values()), there == asked)
+            found = verdict(own, there == asked)
             why = f"{there} of {asked} runs" + (" of primary comparisons" if own else "")
             if there == asked:
-                good = sum(each.verdict == SUPPORTED for each in own.values())
-                why = f"{good} of {len(own)} primary comparisons" if own else "no primary comparison: exploratory"
-                why = "a primary comparison lacks its metric" if found == OPEN else why
+                good = sum(each.verdict == SUPPORTED for each in own)
+                why = f"{good} of {len(own)} primary comparisons supported" if own else "no primary comparison"
+                why = "a primary comparison lacks its metric" if found == UNTESTED else why
             rows.append([str(number), question["question"], f"**{found}**", why, self.sentence(question, said or {})])
         return as_markdown(rows, words=True)
 
     def deciding(self, question: dict) -> list[str]:
         """The arms that a question waits for: those of its primary comparisons, or all of them if it has none."""
-        own = self.of_question(question).values()
+        own = self.of_question(question)
         return list(dict.fromkeys(arm for each in own for arm in (each.arm, each.over))) or question["arms"]
 
     def sentence(self, question: dict, said: Mapping[str, str]) -> str:
         """What is said on a question, once its runs are there; "" before."""
         whole = all(map(self._is_whole, self.deciding(question)))
-        return said.get(question["question"], "") if verdict(list(self.of_question(question).values()), whole) != OPEN else ""
+        return said.get(question["question"], "") if verdict(self.of_question(question), whole) != UNTESTED else ""
 
     def primary(self) -> str:
         """A row per primary comparison."""
-        rows = [["", "arm", "compared with", "metric", "seeds", "gain in points (95 % CI)", "corrected p", "result"]]
+        rows = [["", "question", "arm", "compared with", "metric", "seeds", "gain in points (95 % CI)", "corrected p", "result"]]
         for number, each in enumerate(self.comparisons, 1):
             p = arms.NONE if each.p is None else in_words(each.p)
             named = [f"`{each.arm}`", f"`{each.over}`", short(each.metric)]
-            rows.append([str(number), *named, each.seeds, each.gain, p, each.verdict])
+            rows.append([str(number), str(each.question or arms.NONE), *named, each.seeds, each.gain, p, each.verdict])
         return as_markdown(rows, words=True)
 
     def equal_time(self, cost: prices.Price) -> str | None:

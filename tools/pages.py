@@ -1,4 +1,4 @@
-"""Make the pages and figures of results: a page in docs/ for each template in tools/pages/, README's table, docs/*.png.
+"""Make the pages and figures of results: a page in docs/ for each template in tools/pages/, tables of README and model card.
 
 python tools/pages.py               from results/ and the templates alone, the same each time
 python tools/pages.py results.md    only these pages and their figures
@@ -45,6 +45,10 @@ ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     undefined=jinja2.StrictUndefined, autoescape=False,
 )  # fmt: skip
+TABLES = (  # within a page that is written by hand: the page, arms, metrics
+    (ROOT / "README.md", MAIN, (I2T, T2I, "ndcg@10", ZERO, "alignment")),
+    (DOCS / "model-card.md", ("clip", "lightclip", "clip-ping", "lightclip-ping"), (I2T, T2I, ZERO, "alignment")),
+)
 BEGIN, END = "<!-- made by tools/pages.py -->", "<!-- end -->"
 
 
@@ -75,9 +79,8 @@ def other_scenes(plan: dict) -> str:
     for each in plan["primary"]:
         for way, title in WAYS if each["metric"] == "recall@1" else ():
             pair = each["arm"], each["over"]
-            crossed = query_gain(*pair, way)
-            both = f"{crossed.mean:+.1f} ({crossed.low:+.1f} to {crossed.high:+.1f})"
-            rows.append([f"`{pair[0]}`", f"`{pair[1]}`", title, str(gain(*pair, f"{way}_recall@1")), both])
+            named = [f"`{name}`" for name in pair]
+            rows.append([*named, title, str(gain(*pair, f"{way}_recall@1")), str(query_gain(*pair, way))])
     return tables.as_markdown(rows)
 
 
@@ -140,7 +143,7 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         "splits": [split for split in scenes.SPLITS if split != "train"], "meanings": scenes.SPLITS,
         "gain": gain, "other_scenes": lambda: other_scenes(own.plan),
         "transposed": lambda arms, metrics, split="new_scenes": tables.as_markdown(
-            list(zip(*comparison(arms, metrics, split), strict=True))
+            list(zip(*comparison(arms, metrics, split, own_seeds=True), strict=True))
         ),
         "bench": bench, "race": bench.races.__getitem__,
         "races": lambda: tables.races(bench), "growths": lambda: tables.growths(bench), "shares": lambda: tables.shares(bench),
@@ -181,13 +184,12 @@ def pages(only: Sequence[str] = ()) -> dict[Path, bytes]:
         out[DOCS / name] = re.sub(r"\n{3,}", "\n\n", text.lstrip("\n")).encode()
     if only:
         return out
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = tables.as_markdown(comparison(MAIN, [I2T, T2I, "ndcg@10", ZERO, "alignment"]))
     answers = found["answers"]
     so_far = f"\n\n**{answers.done} of {answers.planned} runs** of the study are there, so this is not final."
-    table += "" if answers.whole else so_far
-    before, rest = readme.split(BEGIN)
-    out[ROOT / "README.md"] = f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}".encode()
+    for path, arms, metrics in TABLES:
+        table = tables.as_markdown(comparison(arms, metrics, own_seeds=True)) + ("" if answers.whole else so_far)
+        before, rest = path.read_text(encoding="utf-8").split(BEGIN)
+        out[path] = f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}".encode()
     return out
 
 

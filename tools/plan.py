@@ -29,6 +29,8 @@ This page was written before the runs. It names the questions, the arms that ans
 - **Primary.** {comparisons} comparisons are named below. Their p values are corrected together (Holm), and each is reported with
   its gain and 95 % interval, on the split `new_scenes`. Their arms have five seeds. All other comparisons are exploratory: they
   are reported with an interval, without a claim. Their arms have three seeds.
+- **Before.** Earlier runs of `clip`, `clip+distil`, `clip-ping` and `clip-ping+distil` with seeds 1 and 2, on version 1 of the
+  scenes, suggested comparisons 2 to 4. They are not among the runs of this plan.
 - **Choices.** A learning rate or another setting is chosen on validation scenes, never on test scenes. Arms that only serve a
   choice have a seed of their own, which no reported number uses. The rate of `clip, depth 8` and `clip, depth 12` is the
   profile's until the choice is made.
@@ -62,13 +64,13 @@ def page(plan: dict) -> str:
         profile=plan["profile"], options=" ".join(plan["options"]), comparisons=len(plan["primary"]),
         hours=hours(plan), runs=first, most=plan["most_hours"], more=hours(plan, added=True), added="\n".join(later),
     )  # fmt: skip
-    text += "## Primary comparisons\n\n| | arm | compared with | metric |\n|---|---|---|---|\n"
+    text += "## Primary comparisons\n\n| | question | arm | compared with | metric |\n|---|---|---|---|---|\n"
     for number, each in enumerate(plan["primary"], 1):
-        text += f"| {number} | `{each['arm']}` | `{each['over']}` | {METRICS[each['metric']]} |\n"
-    text += "\n## Questions\n\n| question | arms | metrics | shown in |\n|---|---|---|---|\n"
-    for each in plan["questions"]:
+        text += f"| {number} | {each['question'] or '–'} | `{each['arm']}` | `{each['over']}` | {METRICS[each['metric']]} |\n"
+    text += "\n## Questions\n\n| | question | arms | metrics | shown in |\n|---|---|---|---|---|\n"
+    for number, each in enumerate(plan["questions"], 1):
         arms, metrics = ", ".join(f"`{arm}`" for arm in each["arms"]), ", ".join(METRICS[name] for name in each["metrics"])
-        text += f"| {each['question']} | {arms} | {metrics} | {each['shown']} |\n"
+        text += f"| {number} | {each['question']} | {arms} | {metrics} | {each['shown']} |\n"
     text += "\n## Arms\n\n| arm | recipe | options | seeds | hours a run | hours |\n|---|---|---|---|---:|---:|\n"
     for name, arm in plan["arms"].items():
         options, seeds = " ".join(arm["options"]), ", ".join(map(str, arm["seeds"]))

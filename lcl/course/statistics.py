@@ -49,16 +49,6 @@ def gain_of(ours: Sequence[float], theirs: Sequence[float]) -> Gain:
     return Gain(middle, float(interval.low), float(interval.high), len(differences))
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A difference with its 95 % interval, and p, the two-sided probability of one as large if there were no difference."""
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
 def paired_gain(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[Gain, float]:
     """The gain of one arm over another with its 95 % interval, and the two-sided p of the paired t-test.
 
@@ -79,29 +69,42 @@ def paired_gain(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple
     return gain, float(ttest_rel(*pair).pvalue) if gain.low < gain.high else 1.0
 
 
-def crossed_gain(ours: np.ndarray, theirs: np.ndarray, rounds: int = 4000) -> Estimate:
+def crossed_gain(ours: np.ndarray, theirs: np.ndarray) -> Gain:
     """The gain of one recipe over another if not only the seeds but also the queries had been others.
 
-    Both are drawn anew with replacement, seeds and queries independently (the pigeonhole bootstrap: Owen 2007, arXiv
-    0712.1111). With many seeds the interval is rather too wide. With few it can be too narrow: a bootstrap of n seeds underrates
-    their variance by 1 / n of it.
+    The variance of the mean is the sum of two: that of the seeds' means, divided by the number of seeds, and that of the queries'
+    means, divided by the number of queries. The noise of a single answer counts in both, so the interval is a little too wide
+    (two-way random effects: Owen 2007, arXiv 0712.1111). It is never narrower than that of the seeds alone. It is Student's t
+    with one degree of freedom less than seeds.
 
     Args:
         ours, theirs: (seeds, queries) float, such as 1 where a query was answered rightly. Rows and columns belong together.
-        rounds: draws.
+
+    Raises:
+        LclError: for other seeds or queries, or fewer than two of either.
     """
-    same = ours.shape == theirs.shape and ours.ndim == 2
-    require(same, f"both recipes need the same seeds and queries, not {ours.shape} and {theirs.shape}.")
-    difference, random = ours.astype(float) - theirs, np.random.default_rng(0)
-    seeds, queries = (random.multinomial(n, np.full(n, 1 / n), rounds) for n in difference.shape)  # (rounds, n): how often
-    means = ((seeds @ difference) * queries).sum(1) / difference.size
-    low, high = np.quantile(means, [0.025, 0.975])
-    p = min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (rounds + 1))
-    return Estimate(float(difference.mean()), float(low), float(high), float(p))
+    from scipy.stats import t  # imported here because it takes a second
+
+    same = ours.shape == theirs.shape and ours.ndim == 2 and min(ours.shape) >= 2
+    require(same, f"both recipes need the same seeds and queries, two or more of each, not {ours.shape} and {theirs.shape}.")
+    difference = ours.astype(float) - theirs
+    means = difference.mean(axis=1), difference.mean(axis=0)  # (seeds,), (queries,)
+    middle, error = difference.mean(), sum(each.var(ddof=1) / len(each) for each in means) ** 0.5
+    half = t.ppf(0.975, len(difference) - 1) * error
+    return Gain(float(middle), float(middle - half), float(middle + half), len(difference))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """The p of several comparisons, corrected so that all are wrong together in at most as many studies (Holm 1979)."""
+    """Correct the p values of several comparisons by the method of Holm (1979).
+
+    If none of the differences exists, at least one corrected p is below 0.05 in at most 5 % of all studies.
+
+    Args:
+        p: the p value of each comparison.
+
+    Returns:
+        The corrected p of each, from its own p to 1, in the order given.
+    """
     corrected, largest = {}, 0.0
     for place, name in enumerate(sorted(p, key=p.__getitem__)):
         largest = max(largest, min(1.0, (len(p) - place) * p[name]))

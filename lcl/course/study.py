@@ -18,7 +18,7 @@ from lcl import storage
 from lcl.config import CHECKOUT, choose, in_checkout, require
 from lcl.course.metrics import NAMES, WAYS, level, score, seeds_in_words
 from lcl.course.planned import TRAIN, Standing, file_of, ranks_of_run, standing, with_entries
-from lcl.course.statistics import Estimate, Gain, crossed_gain, gain_of
+from lcl.course.statistics import Gain, crossed_gain, gain_of
 from lcl.eval.queries import QueryRanks
 
 FOLDER = CHECKOUT / "results"
@@ -116,19 +116,29 @@ def gain(arm: str, over: str, metric: str, split: str = "new_scenes", without: S
     return gain_of(ours, theirs)
 
 
-def comparison(arms: Sequence[str], metrics: Sequence[str], split: str = "new_scenes") -> list[list[str]]:
+def comparison(
+    arms: Sequence[str], metrics: Sequence[str], split: str = "new_scenes", own_seeds: bool = False
+) -> list[list[str]]:
     """A table of arms: a row per metric, a column per arm, chance in the last; the first row is a header.
 
-    It uses the seeds that all arms share. Arms without runs are reported and left out.
+    Arms without runs are reported and left out.
+
+    Args:
+        arms: of the plan.
+        metrics: keys of NAMES.
+        split: of the test scenes.
+        own_seeds: use all seeds of each arm, and say in a row how many; not only those that all arms share.
 
     Raises:
         LclError: for an unknown split or metric, or a metric that none of the arms measured.
     """
     for metric in metrics:
         choose("metric", metric, NAMES)
-    runs = shared(there(arms))
+    runs = there(arms) if own_seeds else shared(there(arms))
     seeds = {run["seed"] for each in runs.values() for run in each}
-    rows = [[f"{split}, {seeds_in_words(seeds)}", *runs, "chance"]]
+    rows = [[split if own_seeds else f"{split}, {seeds_in_words(seeds)}", *runs, "chance"]]
+    if own_seeds:
+        rows.append(["seeds", *(str(len(each)) for each in runs.values()), "–"])
     for metric in metrics:
         cells = [level(each, metric, split) for each in runs.values()]
         require(any(cells), f"none of these runs measured {metric} on {split}.")
@@ -159,7 +169,7 @@ def gains(arms: Sequence[str], over: str, metrics: Sequence[str], split: str = "
     return rows
 
 
-def query_gain(arm: str, over: str, way: str = "image_to_text", k: int = 1) -> Estimate:
+def query_gain(arm: str, over: str, way: str = "image_to_text", k: int = 1) -> Gain:
     """The gain in recall@k on new scenes, in points, if not only the seeds but also the queries had been others.
 
     See `crossed_gain`.
@@ -170,7 +180,7 @@ def query_gain(arm: str, over: str, way: str = "image_to_text", k: int = 1) -> E
         k: candidates that count.
 
     Raises:
-        LclError: if an arm has no run.
+        LclError: if an arm has no run, or for a single seed in common.
     """
     choose("direction", way, dict(WAYS))
     runs = shared({name: saved_runs(name) for name in (arm, over)})

@@ -30,33 +30,45 @@ def test_equal_differences_show_nothing_and_a_single_seed_has_no_interval():
         paired_gain({0: 1.0, 1: 2.0}, {1: 1.0, 2: 2.0})
 
 
-def test_crossed_draws_hold_the_truth_where_draws_of_seeds_alone_do_not():
-    """Queries differ in which recipe they suit: a study of other queries would find another difference."""
-    random, studies = np.random.default_rng(1), 200
+@pytest.mark.parametrize(("suits", "noise", "seeds"), [(0.5, 0.5, 0.05), (0.0, 0.5, 0.05), (0.3, 0.3, 0.3)])
+def test_crossed_intervals_hold_the_truth(suits, noise, seeds):
+    """Queries may differ in which recipe they suit: a study of other queries would then find another difference."""
+    random, studies = np.random.default_rng(1), 300
     crossed = alone = 0
     for _ in range(studies):
-        suits, noise = random.normal(scale=0.5, size=(1, 60)), random.normal(scale=0.5, size=(5, 60))
-        ours, theirs = 0.2 + suits + noise + random.normal(scale=0.05, size=(5, 1)), np.zeros((5, 60))
-        found = crossed_gain(ours, theirs, rounds=400)
+        parts = ((suits, (1, 60)), (noise, (5, 60)), (seeds, (5, 1)))
+        ours, theirs = 0.2 + sum(random.normal(scale=scale, size=size) for scale, size in parts), np.zeros((5, 60))
+        found = crossed_gain(ours, theirs)
         crossed += found.low <= 0.2 <= found.high
         low, high = stats.t.interval(0.95, 4, ours.mean(), stats.sem(ours.mean(1)))
         alone += low <= 0.2 <= high
-    assert crossed / studies > 0.9 > alone / studies + 0.1
+    assert crossed / studies >= 0.94
+    assert suits < 0.5 or alone / studies < 0.85, "the seeds alone should be too sure here"
 
 
-def test_a_crossed_gain_is_what_a_slow_loop_draws():
-    random = np.random.default_rng(2)
-    ours, theirs = (random.random((4, 30)) < share for share in (0.7, 0.5))
-    found, means = crossed_gain(ours, theirs), []
-    difference = ours.astype(float) - theirs
-    for _ in range(4000):
-        seeds, queries = (random.integers(n, size=n) for n in difference.shape)
-        means.append(difference[seeds][:, queries].mean())
-    assert found.mean == pytest.approx(difference.mean())
-    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
-    assert crossed_gain(ours, ours).p == 1.0
-    with pytest.raises(LclError, match="same seeds and queries"):
-        crossed_gain(ours, theirs[:3])
+@given(st.integers(2, 6), st.integers(2, 40), st.integers(0, 2**31))
+def test_a_crossed_interval_is_never_narrower_than_that_of_the_seeds(seeds, queries, seed):
+    random = np.random.default_rng(seed)
+    ours, theirs = (100.0 * (random.random((seeds, queries)) < share) for share in (0.7, 0.5))
+    found, (own, _) = crossed_gain(ours, theirs), paired_gain(*(dict(enumerate(each.mean(1))) for each in (ours, theirs)))
+    assert (found.mean, found.seeds) == (pytest.approx(own.mean), seeds)
+    assert found.low <= own.low + 1e-9 and own.high <= found.high + 1e-9
+    turned = crossed_gain(theirs, ours)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_a_crossed_gain_is_its_formula_and_refuses_what_does_not_belong_together():
+    ours, theirs = np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), np.zeros((2, 3))
+    error = (np.var([2 / 3, 1 / 3], ddof=1) / 2 + np.var([1.0, 0.5, 0.0], ddof=1) / 3) ** 0.5
+    found = crossed_gain(ours, theirs)
+    assert (found.mean, found.high) == pytest.approx((0.5, 0.5 + stats.t.ppf(0.975, 1) * error))
+    equal = crossed_gain(ours, ours)
+    assert equal.low == equal.high == 0 and equal.sign == 0
+    for other in (theirs[:1], theirs[:, :2]):
+        with pytest.raises(LclError, match="same seeds and queries"):
+            crossed_gain(ours, other)
+    with pytest.raises(LclError, match="two or more of each"):
+        crossed_gain(ours[:1], theirs[:1])
 
 
 def test_differences_without_spread_make_no_interval():

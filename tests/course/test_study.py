@@ -75,6 +75,16 @@ def test_a_metric_that_is_the_mean_of_others_is_compared_like_any(folder):
     ]  # fmt: skip
 
 
+def test_a_comparison_uses_the_seeds_that_all_share_or_all_seeds_of_each(folder):
+    keep(folder / "planned", "clip", made_run("clip", 3, 0.9))
+    assert comparison(["clip", "clip-ping"], ["recall@1"])[0] == ["new_scenes, seeds 0 to 2", "clip", "clip-ping", "chance"]
+    assert comparison(["clip", "clip-ping"], ["recall@1"], own_seeds=True) == [
+        ["new_scenes", "clip", "clip-ping", "chance"],
+        ["seeds", "4", "3", "–"],
+        ["recall@1", "67.5 ± 17.1", "68.0 ± 7.5", "1.0"],
+    ]
+
+
 def test_a_table_of_gains_has_a_dash_for_a_single_seed_and_for_what_was_not_measured(folder):
     keep(folder / "planned", "siglip", made_run("siglip", 1, 0.7))
     assert gains(["clip-ping", "siglip"], "clip", [I2T, "alignment"]) == [
