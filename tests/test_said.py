@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from made_plan import made_run
 
-from answers import OPEN, SUPPORTED, Answers
+from answers import SUPPORTED, UNTESTED, Answers
 from benchmarks.run import load_bench
 from lcl.config import LclError, require
 from lcl.course import study
@@ -44,29 +44,44 @@ def mean(arm: str, over: str, metric: str, split: str = "new_scenes") -> float:
 def clearly(arm: str, over: str, metric: str) -> bool:
     """Is a primary comparison of the plan supported? Raises LclError as long as runs of it are missing."""
     (found,) = (each for each in ANSWERS.comparisons if (each.arm, each.over, each.metric) == (arm, over, metric))
-    require(found.verdict != OPEN, f"No run of {arm} or {over} counts for some seeds.")
+    require(found.verdict != UNTESTED, f"No run of {arm} or {over} counts for some seeds.")
     return found.verdict == SUPPORTED
 
 
-def no_less(arm: str, over: str, metric: str, points: float = 1.0) -> bool:
-    """Is an arm at most `points` below another on average, and not significantly below it?"""
-    return mean(arm, over, metric) > -points and sign(arm, over, metric) >= 0
+def alike(arm: str, over: str, *metrics: str) -> bool:
+    """Does no metric of an arm differ significantly from that of another?"""
+    return all(sign(arm, over, metric) == 0 for metric in metrics)
+
+
+def so_far(arm: str, over: str, seeds: int) -> bool:
+    """Do two arms share this many seeds, and lack some that were planned?"""
+    there = [set(ANSWERS.runs[name]) for name in (arm, over)]
+    return len(set.intersection(*there)) == seeds and any(len(each) < 5 for each in there)
+
+
+def one_seed(*arms: str) -> bool:
+    return all(len(ANSWERS.runs[arm]) == 1 for arm in arms)
+
+
+CONTROLS = (("clip+soft", "clip+smoothing", R1), ("clip+match", "clip+max", ALIGN), ("clip+mlm", "clip+mlm-blind", R1))
 
 
 SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what must hold
     ("README.md", "Most of what `clip-ping` gains over `clip` is distillation.",
      lambda: all(mean("clip+distil", "clip", metric) > mean("clip-ping", "clip", metric) / 2 > 0 for metric in (R1, NDCG, ZERO))),
-    ("README.md", "In recall@1 it is not above `clip+distil`.", lambda: not clearly("clip-ping", "clip+distil", R1)),
-    ("README.md", "Neighbours add a little nDCG@10.",
+    ("README.md", "In recall@1 it does not differ significantly from `clip+distil`.",
+     lambda: not clearly("clip-ping", "clip+distil", R1) and alike("clip-ping", "clip+distil", R1)),
+    ("README.md", "Neighbours add a little nDCG@10: ",
      lambda: clearly("clip-ping", "clip+distil", NDCG) and mean("clip-ping", "clip+distil", NDCG) < 4),
-    ("README.md", "`lightclip` gains over `clip` at equal steps.", lambda: clearly("lightclip", "clip", R1)),
-    ("README.md", "a `clip` that is given this time has no less recall@1", lambda: no_less("clip, 12 epochs", "lightclip", R1)),
-    ("README.md", "Only its alignment stays far ahead.",
-     lambda: mean("lightclip", "clip, 12 epochs", ALIGN) > 10
-     and all(sign("lightclip", "clip, 12 epochs", metric) <= 0 for metric in (R1, NDCG, ZERO))),
-    ("README.md", "No level of LightCLIP is significantly above its simpler control",
-     lambda: not (clearly("clip+soft", "clip+smoothing", R1) or clearly("clip+match", "clip+max", ALIGN)
-                  or clearly("clip+mlm", "clip+mlm-blind", R1))),
+    ("README.md", "At equal steps, `lightclip` is above `clip`** (3 of 5 seeds so far).",
+     lambda: so_far("lightclip", "clip", 3) and all(sign("lightclip", "clip", metric) == 1 for metric in (R1, NDCG, ZERO))),
+    ("README.md", "A `clip` with one and a half times as many steps does not differ significantly from it in recall@1. "
+     "On average its zero-shot accuracy is higher, and its alignment far lower.",
+     lambda: alike("clip, 12 epochs", "lightclip", R1)
+     and mean("clip, 12 epochs", "lightclip", ZERO) > 1 and mean("lightclip", "clip, 12 epochs", ALIGN) > 10),
+    ("README.md", "No level of LightCLIP is significantly above its simpler control** (3 of 5 seeds so far)",
+     lambda: all(sign(*pair) < 1 for pair in CONTROLS) and so_far(*CONTROLS[0][:2], 3)),
+    ("README.md", "Label smoothing is even above softened labels.", lambda: sign("clip+smoothing", "clip+soft", R1) == 1),
     ("docs/results.md", "In recall@1 they do not: ", lambda: not clearly("clip-ping", "clip+distil", R1)),
     ("docs/results.md", "In nDCG@10 they add a little: ",
      lambda: clearly("clip-ping", "clip+distil", NDCG) and mean("clip-ping", "clip+distil", NDCG) < 4),
@@ -81,20 +96,24 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      and mean("clip+mlm", "clip+mlm-blind", "masked_word_true_image") > 20),
     ("docs/results.md", "At equal steps it does, in recall@1: ", lambda: clearly("lightclip", "clip", R1)),
     ("docs/results.md", "At equal time these seeds show no gain: ", lambda: not clearly("lightclip", "clip, 12 epochs", R1)),
-    ("docs/dead-ends.md", "No more recall@1 than with label smoothing", lambda: not clearly("clip+soft", "clip+smoothing", R1)),
+    ("docs/dead-ends.md", "Lower recall@1 than with label smoothing", lambda: sign("clip+soft", "clip+smoothing", R1) == -1),
+    ("docs/dead-ends.md", "| 3 of 5 seeds so far |", lambda: so_far("clip+soft", "clip+smoothing", 3)),
     ("docs/dead-ends.md", "Twelve layers reach no more recall@1 than two",
      lambda: sign("clip, depth 12", "clip, depth 2", R1) <= 0 and mean("clip, depth 12", "clip, depth 2", R1) < 1),
-    ("docs/paper.md", "no level of LightCLIP beats a simpler control significantly",
-     lambda: not (clearly("clip+soft", "clip+smoothing", R1) or clearly("clip+match", "clip+max", ALIGN)
-                  or clearly("clip+mlm", "clip+mlm-blind", R1))),
-    ("docs/teaching.md", "no gain over label smoothing", lambda: not clearly("clip+soft", "clip+smoothing", R1)),
-    ("docs/teaching.md", "`clip+match` retrieves better than `clip`, and no better than `clip+max`",
-     lambda: mean("clip+match", "clip", R1) > 2 and sign("clip+match", "clip+max", R1) <= 0),
-    ("docs/teaching.md", "at equal time, `clip` has no less recall@1", lambda: no_less("clip, 12 epochs", "lightclip", R1)),
-    ("docs/teaching.md", "The control without neighbours has no less.", lambda: no_less("clip+distil", "clip-ping", R1)),
-    ("docs/teaching.md", "own features reach the recall of `clip-ping`; shuffled neighbours gain nothing; neighbours by true "
-     "objects lead in nDCG", lambda: no_less("clip+distil", "clip-ping", R1) and mean("clip-ping+shuffled", "clip", R1) < 1
-     and mean("clip-ping+oracle", "clip-ping", NDCG) > 2),
+    ("docs/paper.md", "so far no level of LightCLIP is significantly above its simpler control",
+     lambda: all(sign(*pair) < 1 for pair in CONTROLS) and so_far(*CONTROLS[0][:2], 3)),
+    ("docs/teaching.md", "no gain over label smoothing", lambda: sign("clip+soft", "clip+smoothing", R1) < 1),
+    ("docs/teaching.md", "on average `clip+match` retrieves better than `clip`, and does not differ significantly "
+     "from `clip+max`",
+     lambda: mean("clip+match", "clip", R1) > 2 and alike("clip+match", "clip+max", R1)),
+    ("docs/teaching.md", "at equal time, no significant difference in recall@1",
+     lambda: alike("clip, 12 epochs", "lightclip", R1)),
+    ("docs/teaching.md", "In recall@1, the control without neighbours does not differ significantly.",
+     lambda: alike("clip+distil", "clip-ping", R1)),
+    ("docs/teaching.md", "in recall, own features do not differ significantly from `clip-ping`; shuffled neighbours "
+     "gain nothing; neighbours by true objects lead in nDCG", lambda: alike("clip+distil", "clip-ping", R1)
+     and mean("clip-ping+shuffled", "clip", R1) < 1 and mean("clip-ping+oracle", "clip-ping", NDCG) > 2),
+    ("docs/teaching.md", "(the last two: one seed)", lambda: one_seed("clip-ping+shuffled", "clip-ping+oracle")),
     ("notebooks/04_soft_labels.ipynb", "Plain label smoothing helps at least as much as softened labels here.",
      lambda: all(sign("clip+soft", "clip+smoothing", metric) <= 0 and mean("clip+smoothing", "clip", metric) > 0
                  for metric in (R1, NDCG, ZERO))),
@@ -102,48 +121,58 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      lambda: mean("clip+match", "clip", R1) > 2),
     ("notebooks/05_bipartite_matching.ipynb", "That it matches one to one makes no significant difference here.",
      lambda: all(sign("clip+match", "clip+max", metric) == 0 for metric in (R1, NDCG, ZERO, ALIGN))),
-    ("notebooks/05_bipartite_matching.ipynb", "Both raise retrieval and zero-shot",
+    ("notebooks/05_bipartite_matching.ipynb", "On average, both are above plain `clip` in retrieval and zero-shot accuracy.",
      lambda: all(mean(arm, "clip", metric) > 0 for arm in ("clip+match", "clip+max") for metric in (R1, NDCG, ZERO))),
     ("notebooks/06_fused_mlm.ipynb", "For retrieval, the image makes no significant difference.",
-     lambda: sign("clip+mlm", "clip+mlm-blind", R1) == 0),
-    ("notebooks/07_lightclip.ipynb", "gain over plain `clip` at equal steps, but not in retrieval at equal time.",
-     lambda: clearly("lightclip", "clip", R1)
+     lambda: alike("clip+mlm", "clip+mlm-blind", R1)),
+    ("notebooks/07_lightclip.ipynb", "gain over plain `clip` at equal steps. At equal time, our runs show no gain in retrieval.",
+     lambda: sign("lightclip", "clip", R1) == 1
      and all(sign("lightclip", "clip, 12 epochs", metric) <= 0 for metric in (R1, NDCG))),
     ("notebooks/07_lightclip.ipynb", "`lightclip` gains in recall@1, nDCG and zero-shot accuracy, and most in alignment.",
      lambda: 0 < max(mean("lightclip", "clip", metric) for metric in (R1, NDCG, ZERO)) < mean("lightclip", "clip", ALIGN)
      and min(mean("lightclip", "clip", metric) for metric in (R1, NDCG, ZERO)) > 0),
-    ("notebooks/07_lightclip.ipynb", "Over `clip+match`, the clear gain is in alignment.",
+    ("notebooks/07_lightclip.ipynb", "Over `clip+match`, the largest gain is in alignment.",
      lambda: mean("lightclip", "clip+match", ALIGN) > 5
      and all(mean("lightclip", "clip+match", metric) < 5 for metric in (R1, NDCG, ZERO))),
-    ("notebooks/07_lightclip.ipynb", "Its recall@1 is no lower than that of `lightclip`, and its zero-shot accuracy is higher. "
-     "It stays far below `lightclip` in alignment.", lambda: no_less("clip, 12 epochs", "lightclip", R1)
+    ("notebooks/07_lightclip.ipynb", "None of the three levels beat its control significantly",
+     lambda: all(sign(*pair) < 1 for pair in CONTROLS)),
+    ("notebooks/07_lightclip.ipynb", "In recall@1 it does not differ significantly from `lightclip`, and on average "
+     "its zero-shot "
+     "accuracy is higher. In alignment it stays far below.", lambda: alike("clip, 12 epochs", "lightclip", R1)
      and mean("clip, 12 epochs", "lightclip", ZERO) > 1 and mean("lightclip", "clip, 12 epochs", ALIGN) > 10),
     ("notebooks/07_lightclip.ipynb", "At equal steps, deeper text towers do not retrieve better.",
      lambda: all(mean(f"clip, depth {depth}", "clip, depth 2", R1) < 1 for depth in (8, 12))),
     ("notebooks/09_clip_ping.ipynb", "`clip-ping` gains in recall@1, nDCG, zero-shot accuracy and probes.",
      lambda: all(sign("clip-ping", "clip", metric) == 1 for metric in (R1, NDCG, ZERO, PROBE))),
-    ("notebooks/09_clip_ping.ipynb", "Each of them alone gains, too.",
-     lambda: all(mean(arm, "clip", metric) > 1 for arm in ("clip+nn", "clip+xnn") for metric in (R1, NDCG, ZERO))),
-    ("notebooks/09_clip_ping.ipynb", "Distillation without neighbours has no less recall@1 than `clip-ping`. "
-     "Neighbours add a little nDCG.",
-     lambda: no_less("clip+distil", "clip-ping", R1) and clearly("clip-ping", "clip+distil", NDCG)),
-    ("notebooks/09_clip_ping.ipynb", "active teachers double the time of a step, and retrieve worse than `clip-ping`.",
-     lambda: all(mean("a-clip-ping", "clip-ping", way) < -1 for way in RECALL)),
+    ("notebooks/09_clip_ping.ipynb", "Each of them alone is above `clip`, too (one seed so far, so there is no interval).",
+     lambda: one_seed("clip+nn", "clip+xnn")
+     and all(mean(arm, "clip", metric) > 1 for arm in ("clip+nn", "clip+xnn") for metric in (R1, NDCG, ZERO))),
+    ("notebooks/09_clip_ping.ipynb", "In recall@1, distillation without neighbours does not differ significantly from "
+     "`clip-ping`. Neighbours add a little nDCG.",
+     lambda: alike("clip+distil", "clip-ping", R1) and clearly("clip-ping", "clip+distil", NDCG)),
+    ("notebooks/09_clip_ping.ipynb", "active teachers double the time of a step. In the one saved run so far, they "
+     "retrieve worse than `clip-ping`.",
+     lambda: one_seed("a-clip-ping") and all(mean("a-clip-ping", "clip-ping", way) < -1 for way in RECALL)),
     ("notebooks/10_what_neighbours_buy.ipynb", "Distillation alone has the whole gain in recall@1.",
      lambda: mean("clip-ping", "clip", R1) > 10 and mean("clip+distil", "clip", R1) >= 0.95 * mean("clip-ping", "clip", R1)),
-    ("notebooks/10_what_neighbours_buy.ipynb", "and zero-shot accuracy about as much",
-     lambda: abs(mean("clip-ping", "clip+distil", ZERO)) < 3),
+    ("notebooks/10_what_neighbours_buy.ipynb", "In recall@1 they do not differ significantly from `clip-ping` (last table), "
+     "and zero-shot accuracy rises nearly as much.",
+     lambda: alike("clip-ping", "clip+distil", R1) and 0 < mean("clip-ping", "clip+distil", ZERO) < 3),
+    ("notebooks/10_what_neighbours_buy.ipynb", "about half a point for `clip-ping` over `clip+distil` in nDCG@10",
+     lambda: 0.35 < (found := gain("clip-ping", "clip+distil", NDCG)).mean - found.low < 0.65),
+    ("notebooks/10_what_neighbours_buy.ipynb", "**Constant weight** (one seed so far).",
+     lambda: one_seed("clip-ping+shuffled", "clip-ping+oracle", "clip-ping+constant")),
     ("notebooks/10_what_neighbours_buy.ipynb", "They are a little ahead of distillation",
      lambda: all(sign("clip-ping", "clip+distil", metric) == 1 and mean("clip-ping", "clip+distil", metric) < 4
                  for metric in (NDCG, PROBE))),
     ("notebooks/10_what_neighbours_buy.ipynb", "The recall of distillation, with the nDCG of neighbours.",
-     lambda: no_less("clip-ping+distil", "clip+distil", R1) and no_less("clip-ping+distil", "clip-ping", NDCG, 0.5)
-     and clearly("clip-ping+distil", "clip+distil", NDCG)),
+     lambda: alike("clip-ping+distil", "clip+distil", R1) and alike("clip-ping+distil", "clip-ping", NDCG)
+     and abs(mean("clip-ping+distil", "clip-ping", NDCG)) < 0.5 and clearly("clip-ping+distil", "clip+distil", NDCG)),
     ("notebooks/10_what_neighbours_buy.ipynb", "Nothing rises by more than about a point, and recall falls a little.",
      lambda: all(mean("clip-ping+shuffled", "clip", metric) < 1.5 for metric in (R1, NDCG, ZERO, PROBE))
      and -5 < mean("clip-ping+shuffled", "clip", R1) < 0),
     ("notebooks/10_what_neighbours_buy.ipynb", "have clearly the highest nDCG, zero-shot accuracy and probe, "
-     "with the recall of `clip-ping`",
+     "and about the recall of `clip-ping`",
      lambda: all(mean("clip-ping+oracle", arm, metric) > 2 for arm in ("clip-ping", "clip+distil", "clip-ping+distil")
                  for metric in (NDCG, ZERO, PROBE)) and abs(mean("clip-ping+oracle", "clip-ping", R1)) < 3),
     ("notebooks/10_what_neighbours_buy.ipynb", "Most of the recall gain is lost; zero-shot and probe keep most of theirs.",
@@ -155,8 +184,8 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/14_capstone.ipynb", "Recipes that use the frozen teachers gain most over `clip`.",
      lambda: min(mean(arm, "clip", R1) for arm in ("clip+distil", "clip-ping", "clip-ping+distil"))
      > max(mean(arm, "clip", R1) for arm in ("clip+soft", "clip+match", "clip+mlm", "lightclip"))),
-    ("notebooks/14_capstone.ipynb", "`clip` has no less recall@1 than `lightclip`.",
-     lambda: no_less("clip, 12 epochs", "lightclip", R1)),
+    ("notebooks/14_capstone.ipynb", "`clip` does not differ significantly from `lightclip` in recall@1.",
+     lambda: alike("clip, 12 epochs", "lightclip", R1)),
 ]  # fmt: skip
 
 
@@ -185,6 +214,8 @@ def test_other_results_would_contradict_every_sentence(monkeypatch):
         run = made_run("clip", 0, 0.5, foil=0.5 + points / 100)
         monkeypatch.setitem(globals(), "saved_runs", lambda arm, run=run: [run])
         monkeypatch.setitem(globals(), "clearly", lambda *_, points=points: points > 0)
+        for counted in ("so_far", "one_seed"):  # other runs than those that are there
+            monkeypatch.setitem(globals(), counted, lambda *_: False)
         borne = [so_far and holds() for so_far, (*_, holds) in zip(borne, SAID, strict=True)]
     assert [words for (_, words, _), holds in zip(SAID, borne, strict=True) if holds] == []
 
@@ -203,6 +234,12 @@ def test_gains_that_are_said_are_those_of_the_runs(path, words, meant):
     assert found, f"the words are gone: {words}"
     for said, pair in zip(found.groups(), meant, strict=True):
         assert mean(*pair) == pytest.approx(float(said), abs=0.06 if "." in said else 0.6)
+
+
+def test_readme_says_what_neighbours_add_with_its_interval():
+    found = gain("clip-ping", "clip+distil", NDCG)
+    interval = f"95 % CI {found.low:.1f} to {found.high:.1f}, {found.seeds} seeds"
+    assert f"Neighbours add a little nDCG@10: {found.mean:.1f} points ({interval})." in words_of("README.md")
 
 
 NUMBERS = [  # where, the words, and for every number in them: arm, split, metric
@@ -237,11 +274,6 @@ def test_chapter_14_hands_over_what_the_seeds_of_the_study_reached():
 
 
 def test_the_model_card_has_the_levels_of_the_study():
-    """Its table and its sentences, to the digit."""
     card = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
-    arms = ("clip", "lightclip", "clip-ping", "lightclip-ping")
-    for metric, title in ((I2T, "image→text R@1"), (T2I, "text→image R@1"), (ZERO, "zero-shot top-1"), (ALIGN, "alignment")):
-        cells = " | ".join(str(level(saved_runs(arm), metric)) for arm in arms)
-        assert f"| {title} | {cells} |" in card
     for split in ("unseen_drawings", "unseen_concepts"):
         assert f"{level(saved_runs('clip'), I2T, split)} %" in card
