@@ -76,8 +76,8 @@ def overhead(evidence: Evidence) -> str:
     later = step.middle - 1
     return (
         f"a step takes {step} times one of `clip`; both banks of 16,384 pairs take {banks:.1f} minutes once, reckoned from "
-        f"{bench.races['banks'].amount} pairs, compared with {minutes:.1f} minutes of `clip`'s steps. So the first run on these pairs "
-        f"takes {100 * (later + banks / minutes):.0f} % longer than `clip`, a later one {100 * later:.0f} %; "
+        f"{bench.races['banks'].amount} pairs, compared with {minutes:.1f} minutes of `clip`'s steps. So the first run on these "
+        f"pairs takes {100 * (later + banks / minutes):.0f} % longer than `clip`, a later one {100 * later:.0f} %; "
         "nothing at inference"
     )
 
