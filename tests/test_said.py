@@ -155,7 +155,7 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      lambda: one_seed("a-clip-ping") and all(mean("a-clip-ping", "clip-ping", way) < -1 for way in RECALL)),
     ("notebooks/10_what_neighbours_buy.ipynb", "Distillation alone has the whole gain in recall@1.",
      lambda: mean("clip-ping", "clip", R1) > 10 and mean("clip+distil", "clip", R1) >= 0.95 * mean("clip-ping", "clip", R1)),
-    ("notebooks/10_what_neighbours_buy.ipynb", "In recall@1 they do not differ significantly from `clip-ping` (last table), "
+    ("notebooks/10_what_neighbours_buy.ipynb", "In recall@1 they do not differ significantly from `clip-ping`, "
      "and zero-shot accuracy rises nearly as much.",
      lambda: alike("clip-ping", "clip+distil", R1) and 0 < mean("clip-ping", "clip+distil", ZERO) < 3),
     ("notebooks/10_what_neighbours_buy.ipynb", "about half a point for `clip-ping` over `clip+distil` in nDCG@10",
