@@ -60,7 +60,7 @@ notebooks-test: setup
 browser-test: setup
 	$(BIN)/pytest -p no:nbmake -n 2 --dist worksteal -rs tests/browser
 
-# Train what is missing of the study (a whole one takes some thirteen hours on two cores), then make the pages and figures of its results.
+# Train what is missing of the study (a whole one takes more than a day on two cores), then make the pages and figures of its results.
 # Trainings side by side, a core each; another number: make results WORKERS=4
 WORKERS ?= 2
 results: setup
