@@ -156,7 +156,7 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/09_clip_ping.ipynb", "In recall@1, distillation without neighbours does not differ significantly from "
      "`clip-ping`. Neighbours add a little nDCG.",
      lambda: alike("clip+distil", "clip-ping", R1) and clearly("clip-ping", "clip+distil", NDCG)),
-    ("notebooks/09_clip_ping.ipynb", "active teachers double the time of a step. In the one saved run so far, they "
+    ("notebooks/09_clip_ping.ipynb", "In the one saved run so far, they "
      "retrieve worse than `clip-ping`.",
      lambda: one_seed("a-clip-ping") and all(mean("a-clip-ping", "clip-ping", way) < -1 for way in RECALL)),
     ("notebooks/10_what_neighbours_buy.ipynb", "Distillation alone has the whole gain in recall@1.",
