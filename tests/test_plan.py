@@ -25,7 +25,7 @@ def test_the_page_is_that_of_the_plan_and_says_its_hours():
     assert text == planning.page(PLAN), "run `python tools/plan.py`"
     rows = re.findall(r"^\| `.*\| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
     said = float(re.search(r"([\d.]+) core hours", text)[1])
-    later = float(re.search(r"their ([\d.]+) core hours come on top", text)[1])
+    later = float(re.search(r"their ([\d.]+) core hours come on\s+top", text)[1])
     assert len(rows) == len(ARMS) and sum(float(total) for _, total in rows) == pytest.approx(said + later, abs=0.2)
     first = {name: arm for name, arm in ARMS.items() if name not in LATER}
     assert said == pytest.approx(sum(arm["hours"] * len(arm["seeds"]) for arm in first.values()), abs=0.05)

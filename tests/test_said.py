@@ -84,10 +84,11 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      "On average its zero-shot accuracy is higher, and its alignment far lower.",
      lambda: alike("clip, 12 epochs", "lightclip", R1)
      and mean("clip, 12 epochs", "lightclip", ZERO) > 1 and mean("lightclip", "clip, 12 epochs", ALIGN) > 10),
-    ("README.md", "No level of LightCLIP is significantly above its simpler control** (3 of 5 seeds so far)",
+    ("README.md", "No level of LightCLIP is significantly above its simpler control** in the metric that the plan names "
+     "(3 of 5 seeds so far).",
      lambda: all(sign(*pair) < 1 for pair in CONTROLS) and so_far(*CONTROLS[0][:2], 3)),
     ("README.md", "Label smoothing is even above softened labels.", lambda: sign("clip+smoothing", "clip+soft", R1) == 1),
-    ("docs/results.md", "In recall@1 they do not: ", lambda: not clearly("clip-ping", "clip+distil", R1)),
+    ("docs/results.md", "In recall@1 these seeds show no gain: ", lambda: not clearly("clip-ping", "clip+distil", R1)),
     ("docs/results.md", "In nDCG@10 they add a little: ",
      lambda: clearly("clip-ping", "clip+distil", NDCG) and mean("clip-ping", "clip+distil", NDCG) < 4),
     ("docs/results.md", "To mix both adds as little: ",
@@ -105,7 +106,8 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("docs/dead-ends.md", "| 3 of 5 seeds so far |", lambda: so_far("clip+soft", "clip+smoothing", 3)),
     ("docs/dead-ends.md", "Eight and twelve layers retrieve far worse than two",
      lambda: all(mean(arm, "clip, depth 2", R1) < -10 for arm in DEEP) and one_seed(*DEEP)),
-    ("docs/paper.md", "so far no level of LightCLIP is significantly above its simpler control",
+    ("docs/paper.md", "so far no level of LightCLIP is significantly above its simpler control in the metric that the plan "
+     "names",
      lambda: all(sign(*pair) < 1 for pair in CONTROLS) and so_far(*CONTROLS[0][:2], 3)),
     ("docs/teaching.md", "no gain over label smoothing", lambda: sign("clip+soft", "clip+smoothing", R1) < 1),
     ("docs/teaching.md", "on average `clip+match` retrieves better than `clip`, and does not differ significantly "
@@ -122,7 +124,8 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/04_soft_labels.ipynb", "Plain label smoothing helps at least as much as softened labels here.",
      lambda: all(sign("clip+soft", "clip+smoothing", metric) <= 0 and mean("clip+smoothing", "clip", metric) > 0
                  for metric in (R1, NDCG, ZERO))),
-    ("notebooks/05_bipartite_matching.ipynb", "In the saved runs, `clip+match` reaches higher recall@1 than plain `clip`.",
+    ("notebooks/05_bipartite_matching.ipynb", "In the saved runs, `clip+match` has higher recall@1 than plain `clip` on "
+     "average.",
      lambda: mean("clip+match", "clip", R1) > 2),
     ("notebooks/05_bipartite_matching.ipynb", "Matching one to one makes no significant difference here.",
      lambda: all(sign("clip+match", "clip+max", metric) == 0 for metric in (R1, NDCG, ZERO, ALIGN))),
@@ -174,7 +177,8 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/10_what_neighbours_buy.ipynb", "The recall of distillation, with the nDCG of neighbours.",
      lambda: alike("clip-ping+distil", "clip+distil", R1) and alike("clip-ping+distil", "clip-ping", NDCG)
      and abs(mean("clip-ping+distil", "clip-ping", NDCG)) < 0.5 and clearly("clip-ping+distil", "clip+distil", NDCG)),
-    ("notebooks/10_what_neighbours_buy.ipynb", "Nothing rises by more than about a point, and recall falls a little.",
+    ("notebooks/10_what_neighbours_buy.ipynb", "No column of the board rises by more than about a point, and recall "
+     "falls a little.",
      lambda: all(mean("clip-ping+shuffled", "clip", metric) < 1.5 for metric in (R1, NDCG, ZERO, PROBE))
      and -5 < mean("clip-ping+shuffled", "clip", R1) < 0),
     ("notebooks/10_what_neighbours_buy.ipynb", "have clearly the highest nDCG, zero-shot accuracy and probe, "
@@ -184,9 +188,10 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/10_what_neighbours_buy.ipynb", "Most of the recall gain is lost; zero-shot and probe keep most of theirs.",
      lambda: mean("clip-ping+constant", "clip", R1) < mean("clip-ping", "clip", R1) / 2
      and all(mean("clip-ping+constant", "clip", metric) > mean("clip-ping", "clip", metric) / 2 for metric in (ZERO, PROBE))),
-    ("notebooks/10_what_neighbours_buy.ipynb", "*left of* against *right of* stays within a few points of chance.",
-     lambda: all(abs(level(saved_runs(arm), "foil_relation").mean - 50) < 6
-                 for arm in ("clip", "clip-ping", "clip+distil", "clip-ping+distil", "clip-ping+oracle"))),
+    ("notebooks/10_what_neighbours_buy.ipynb", "*left of* against *right of* stays within seven points of chance.",
+     lambda: all(abs(level(saved_runs(arm), "foil_relation").mean - 50) < 7
+                 for arm in ("clip", "siglip", "clip-ping", "clip+distil", "clip-ping+distil", "clip-ping+shuffled",
+                             "clip-ping+oracle", "clip-ping+constant"))),
     ("notebooks/14_capstone.ipynb", "Recipes that use the frozen teachers gain most over `clip`.",
      lambda: min(mean(arm, "clip", R1) for arm in ("clip+distil", "clip-ping", "clip-ping+distil"))
      > max(mean(arm, "clip", R1) for arm in ("clip+soft", "clip+match", "clip+mlm", "lightclip"))),
@@ -201,6 +206,7 @@ def test_what_is_said_in_words_is_so(path, words, holds):
         held = holds()
     except LclError as error:
         assert re.match("No run of|.* fewer than two seeds|.* no seed in common", str(error)), error
+        assert words not in words_of(path) or re.search("so far|one seed", words), "runs are missing, and the sentence hides it"
         pytest.skip(str(error))
     assert words in words_of(path), "the sentence is gone: change its row here, too"
     assert held
@@ -253,6 +259,7 @@ NUMBERS = [  # where, the words, and for every number in them: arm, split, metri
     ("docs/teaching.md", r"`unseen_drawings`: (\d+) %", [("clip", "unseen_drawings", I2T)]),
     ("docs/teaching.md", r"near (\d+) % in the table", [("clip", "new_scenes", I2T)]),
     ("docs/teaching.md", r"about (\d+) % with none or a wrong one", [("clip+mlm", "new_scenes", "masked_word_no_image")]),
+    ("docs/teaching.md", r"about (\d+) % with none or a wrong one", [("clip+mlm", "new_scenes", "masked_word_wrong_image")]),
 ]
 
 
@@ -261,15 +268,21 @@ def test_levels_that_are_said_are_those_of_the_runs(path, words, meant):
     found = re.search(words, words_of(path))
     assert found, f"the words are gone: {words}"
     for said, (arm, split, metric) in zip(found.groups(), meant, strict=True):
-        assert level(saved_runs(arm), metric, split).mean == pytest.approx(float(said), abs=2)
+        right = level(saved_runs(arm), metric, split).mean
+        assert right == pytest.approx(float(said), abs=min(2, max(0.6, right / 10)))
 
 
-def test_what_the_teachers_sheet_says_of_neighbours_is_what_chapter_8_printed():
-    said = re.search(r"captions find (\d+) % of a scene's objects, pictures (\d+) %", words_of("docs/teaching.md"))
+PURITY = ("docs/teaching.md", r"captions find (\d+) % of a scene's objects, pictures (\d+) %"), (
+    "data/README.md", r"by caption shows (\d+) %, by image (\d+) %")
+
+
+@pytest.mark.parametrize(("path", "words"), PURITY, ids=lambda value: value)
+def test_what_is_said_of_neighbours_is_what_chapter_8_drew(path, words):
+    said = re.search(words, words_of(path))
     cells = nbformat.read(ROOT / "notebooks" / "08_neighbour_mining.ipynb", as_version=4).cells
-    shown = json.dumps([cell.get("outputs", []) for cell in cells])
-    printed = {round(float(number)) for number in re.findall(r"\b\d\d\.\d\b", shown)}
-    assert said and {int(number) for number in said.groups()} <= printed
+    outputs = json.dumps([cell.get("outputs", []) for cell in cells])
+    drawn = re.search(r"1 nearest: by image ([\d.]+), by caption ([\d.]+)", outputs)
+    assert [int(number) for number in said.groups()] == [round(float(number)) for number in reversed(drawn.groups())]
 
 
 def test_chapter_14_hands_over_what_the_seeds_of_the_study_reached():

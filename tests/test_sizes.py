@@ -30,6 +30,12 @@ def test_arms_are_found_by_their_options_and_those_of_other_lengths_left_out():
     assert found.keys() == {"clip", "clip-ping"}  # siglip has one size
 
 
+def test_an_entry_with_an_option_without_a_value_is_left_out_like_other_entries():
+    flag = {"mine": {"recipe": "clip", "options": ["--activation-checkpointing"], "seeds": [0], "hours": 0.1}}
+    plan = SMALL | {"arms": SMALL["arms"] | flag, "entries": {"mine": "mine.json"}}
+    assert sizes.arms_by_size(plan) == sizes.arms_by_size(SMALL)
+
+
 def test_the_plan_has_every_size_of_the_question_for_three_recipes():
     found = sizes.arms_by_size(storage.read_json(FOLDER / "plan.json"))
     for recipe in ("clip", "clip+distil", "clip-ping+distil"):

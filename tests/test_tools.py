@@ -4,7 +4,10 @@ the study trains what it says, once, and a run made again is the kept one, bitwi
 import dataclasses
 import html
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import made_plan
@@ -129,6 +132,21 @@ def test_a_run_is_kept_if_it_was_made_in_this_circumstance_and_fits_what_it_was_
     made_plan.keep(tmp_path / "planned", "clip", made)
     path.with_suffix(".safetensors").unlink()
     assert study.kept(NAME, options, HERE) is None and "its file of ranks does not exist" in caplog.text
+
+
+def test_an_option_without_a_value_is_no_stumbling_block():
+    words = told(made_plan.PLAN, "clip", 0)
+    assert study.circumstance([*words, "--activation-checkpointing"]) == study.circumstance(words)
+    assert study.circumstance(["--activation-checkpointing", *words]).data == study.circumstance(words).data
+
+
+def test_an_entry_has_no_primary_comparisons_and_an_unknown_arm_gets_one_sentence(tmp_path):
+    entry = {key: made_plan.PLAN[key] for key in ("profile", "options")} | {"arms": {"mine": made_plan.PLAN["arms"]["siglip"]}}
+    assert list(study.runs_of(entry)) == [f"mine-laptop-seed{seed}.json" for seed in range(5)]
+    write_json(tmp_path / "mine.json", entry)
+    command = [sys.executable, "tools/study.py", "--plan", str(tmp_path / "mine.json"), "--only", "mien"]
+    made = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert made.returncode == 1 and "no arm 'mien'; did you mean mine" in made.stderr and "Traceback" not in made.stderr
 
 
 @pytest.mark.parametrize("damage", ['{"seed": 0, "met', "{}", "[]"])

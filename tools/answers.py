@@ -19,6 +19,7 @@ from tables import as_markdown
 
 SUPPORTED, NOT, MIXED, UNTESTED, EXPLORATORY = "supported", "not supported", "mixed", "untested", "exploratory"
 LEVEL = 0.05
+SLACK = 0.03  # of the time of a run
 FIGURE = ("recall@1", "ndcg@10", "zero_shot_top1")
 
 
@@ -166,12 +167,16 @@ class Answers:
         return as_markdown(rows, words=True)
 
     def equal_time(self, cost: prices.Price) -> str | None:
-        """The shortest `clip` whose steps take at least as long as those of an arm with this price; None if there is none."""
+        """The shortest `clip` whose steps take as long as those of an arm with this price, or longer; None if there is none.
+
+        SLACK of the time may be missing: repeats of the bench differ by as much.
+        """
         minutes = {
             name: prices.price(self.bench, each).added.middle for name, each in self.plan["arms"].items()
             if each["recipe"] == "clip" and {*each["options"][::2]} <= {"--epochs"}
         }  # fmt: skip
-        enough = [name for name in minutes if minutes[name] >= cost.added.middle]
+        clip = prices.clip_minutes(self.bench)
+        enough = [name for name in minutes if clip + minutes[name] >= (1 - SLACK) * (clip + cost.added.middle)]
         return min(enough, key=minutes.__getitem__, default=None)
 
     def _alike(self) -> list[str]:

@@ -8,7 +8,7 @@ from statistics import mean
 
 import arms
 from lcl.course.metrics import score, seeds_in_words
-from lcl.course.planned import TRAIN, Standing
+from lcl.course.planned import PLAN, TRAIN, Standing
 from tables import as_markdown
 
 STEPS, BATCH, THREADS, SEEDS = 1024, 128, 2, 5
@@ -99,9 +99,9 @@ class Board:
     def command(self, row: Row) -> str:
         """The command that trains the runs of a row."""
         seeds = list(map(str, row.runs))
-        command = TRAIN.format(arm=row.arm, seed="$seed" if len(seeds) > 1 else seeds[0])
-        if row.arm in self.plan["entries"]:
-            command += f" --plan results/entries/{self.plan['entries'][row.arm]}"
+        entries = self.plan["entries"]
+        plan = f"results/entries/{entries[row.arm]}" if row.arm in entries else PLAN
+        command = TRAIN.format(plan=plan, arm=row.arm, seed="$seed" if len(seeds) > 1 else seeds[0])
         return f"for seed in {' '.join(seeds)}; do {command}; done" if len(seeds) > 1 else command
 
     def reproduce(self) -> str:

@@ -23,22 +23,23 @@ HEAD = """# The plan of the study
 
 <!-- made by tools/plan.py from results/plan.json -->
 
-This page was written before the runs. It names the questions, the arms that answer them, and the comparisons that count. An
-*arm* is a recipe with its options and seeds. Every arm uses the profile `{profile}` with `{options}`.
+This page was written before the runs, except what *Added* names below. It names the questions, the arms that answer them, and the
+comparisons that count. An *arm* is a recipe with its options and seeds. Every arm uses the profile `{profile}` with `{options}`.
 
 - **Primary.** {comparisons} comparisons are named below. Their p values are corrected together (Holm), and each is reported with
   its gain and 95 % interval, on the split `new_scenes`. Their arms have five seeds. All other comparisons are exploratory: they
-  are reported with an interval, without a claim. Their arms have three seeds.
+  are reported without a claim. Their arms have three seeds, and from 262,144 pairs on one.
 - **Before.** Earlier runs of `clip`, `clip+distil`, `clip-ping` and `clip-ping+distil` with seeds 1 and 2, on version 1 of the
   scenes, suggested comparisons 2 to 4. They are not among the runs of this plan.
 - **Choices.** A learning rate or another setting is chosen on validation scenes, never on test scenes. Arms that only serve a
   choice have a seed of their own, which no reported number uses. The rate of `clip, depth 8` and `clip, depth 12` is the
   profile's until the choice is made.
 - **Equal time.** A run has whole epochs, and 8 is the profile's number. So `clip` with 10, 12 and 14 epochs takes 1.25, 1.5 and
-  1.75 times the steps: at least as long as a method whose step takes 1.25, 1.44 or 1.7 times as long.
+  1.75 times the steps, for methods whose step takes up to so many times as long.
 - **Cost.** {hours:.1f} core hours for {runs} runs, of at most {most:.0f}. An arm takes as long as the quickest saved run of its
   recipe, or of the nearest one, on one thread. The hours of the towers that timm makes come from single steps.
-- **Added.** Some arms were added later. They are exploratory, and their {more:.1f} core hours come on top.
+- **Added.** Questions 12 and 13 and some arms were added later. They are exploratory, and their {more:.1f} core hours come on
+  top.
 {added}
 - **One run.** `python tools/study.py --only ARM --seed 0` trains one run of an arm.
 

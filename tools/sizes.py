@@ -22,9 +22,11 @@ def arms_by_size(plan: Mapping) -> dict[str, dict[str, dict[int, str]]]:
     usual = get_profile(plan["profile"]).training
     found: dict[str, dict[str, dict[int, str]]] = {}
     for name, arm in plan["arms"].items():
+        if name in plan.get("entries", ()):
+            continue
         told = dict(zip(arm["options"][::2], arm["options"][1::2], strict=True))
         pairs, epochs = int(told.get("--pairs", usual.pairs)), int(told.get("--epochs", usual.epochs))
-        if told.keys() <= KEYS and name not in plan.get("entries", ()):
+        if told.keys() <= KEYS:
             budgets = {EQUAL: pairs * epochs == usual.pairs * usual.epochs, EPOCH: epochs == 1}
             for budget in filter(budgets.get, budgets):
                 found.setdefault(arm["recipe"], {}).setdefault(budget, {})[pairs] = name

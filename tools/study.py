@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -59,7 +60,7 @@ class Circumstance:
 
 def circumstance(options: Sequence[str]) -> Circumstance:
     """That of a run with these options of `lcl train`, made now."""
-    named = dict(zip(options[::2], options[1::2], strict=True))
+    named = {name: value for name, value in pairwise(options) if name in ("--profile", "--scenes-version")}
     scenes = int(named["--scenes-version"]) if "--scenes-version" in named else None
     data = open_scenes(profile_of(named["--profile"], scenes).scenes).fingerprint
     return Circumstance(code_key(), data, (version("torch") or "none").split("+")[0])
@@ -74,7 +75,7 @@ def differences(run: dict, here: Circumstance) -> list[str]:
 
 def runs_of(plan: dict) -> dict[str, list[str]]:
     """Every run of a plan: the name of its file, and what `lcl train` is told. What matters most comes first."""
-    primary = {each[side] for each in plan["primary"] for side in ("arm", "over")}
+    primary = {each[side] for each in plan.get("primary", ()) for side in ("arm", "over")}  # an entry has none
     order = sorted(
         (arm not in primary, seed, place, arm)
         for place, (arm, each) in enumerate(plan["arms"].items()) for seed in each["seeds"]
@@ -232,4 +233,7 @@ def train_all(options: Mapping[str, list[str]], here: Circumstance, workers: int
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LclError as error:
+        sys.exit(str(error))

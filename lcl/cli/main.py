@@ -122,7 +122,7 @@ def neighbours(
     from lcl.data.scenes import SceneView
     from lcl.eval.metrics import neighbour_purity
     from lcl.teachers.approximate import approximate_neighbours, keep_approximate, recall_of_neighbours
-    from lcl.teachers.search import find_neighbours, save_neighbours
+    from lcl.teachers.search import find_neighbours, kept_neighbours, save_neighbours
 
     of_scenes = isinstance(rows, SceneView) and len(rows) <= MANY  # what other pairs show is unknown
     scenes = [rows.world.scene("train", index) for index in range(len(rows))] if of_scenes else []
@@ -131,7 +131,13 @@ def neighbours(
         if approximate:
             found = approximate_neighbours(bank, k)
             found = dataclasses.replace(found, recall=recall_of_neighbours(bank, found))
-            kept = "is kept for `lcl train`" if keep_approximate(bank, found) else "is not kept: `lcl train` has exact ones"
+            if (found.indices[:, 0] < 0).any():
+                kept = "is not kept: some rows found none, so train with the exact ones of `lcl neighbours`"
+            elif keep_approximate(bank, found):
+                kept = "is kept for `lcl train`"
+            else:
+                exact = (other := kept_neighbours(bank)) and other.recall is None
+                kept = "is not kept: " + ("`lcl train` has exact ones" if exact else f"{bank.folder} cannot be written")
             recall = f"; has {found.recall:.1%} of the exact ones, and {kept}"
         else:
             with bar(f"neighbours of {kind}", "row", len(bank)) as progress:

@@ -16,7 +16,8 @@ from lcl.course.metrics import RECALL, WAYS
 from lcl.eval.queries import QueryRanks, read_ranks
 from lcl.train.recipes import get_recipe
 
-TRAIN = 'python tools/study.py --only "{arm}" --seed {seed}'
+TRAIN = 'python tools/study.py --plan {plan} --only "{arm}" --seed {seed}'
+PLAN = "results/plan.json"
 
 
 def stem_of(arm: str) -> str:

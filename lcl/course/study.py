@@ -17,7 +17,7 @@ import numpy as np
 from lcl import storage
 from lcl.config import CHECKOUT, choose, in_checkout, require
 from lcl.course.metrics import NAMES, WAYS, level, score, seeds_in_words
-from lcl.course.planned import TRAIN, Standing, file_of, ranks_of_run, standing, with_entries
+from lcl.course.planned import PLAN, TRAIN, Standing, file_of, ranks_of_run, standing, with_entries
 from lcl.course.statistics import Gain, crossed_gain, gain_of
 from lcl.eval.queries import QueryRanks
 
@@ -52,7 +52,7 @@ def missing(arms: Sequence[str]) -> str:
     if not lacking:
         return ""
     names = " and ".join(filter(None, [", ".join(lacking[:-1]), lacking[-1]]))
-    first = TRAIN.format(arm=lacking[0], seed=found.plan["arms"][lacking[0]]["seeds"][0])
+    first = TRAIN.format(plan=PLAN, arm=lacking[0], seed=found.plan["arms"][lacking[0]]["seeds"][0])
     return f"No run of {names} is saved in results/planned/ yet; `{first}` trains the first."
 
 

@@ -1135,6 +1135,23 @@ def test_an_approximate_search_says_what_it_misses(needs_teacher, tmp_path):
         assert said == pytest.approx(sum(len({*a} & {*b}) for a, b in pairs) / 2048, abs=0.05)
 
 
+def test_approximate_neighbours_with_a_row_that_found_none_are_not_kept(needs_teacher, monkeypatch):
+    from lcl.teachers import approximate
+
+    whole = approximate.approximate_neighbours
+
+    def holed(bank, k):
+        found = whole(bank, k)
+        found.indices[0] = -1
+        return found
+
+    monkeypatch.setattr(approximate, "approximate_neighbours", holed)
+    result = lcl("neighbours", "--profile", "smoke", "--approximate")
+    assert result.code == 0 and result.out.count("is not kept: some rows found none") == 2
+    kept = [approximate.kept_neighbours(bank) for bank in needs_teacher.banks]
+    assert all(each is None or each.recall is None for each in kept)
+
+
 @pytest.mark.slow
 def test_a_training_takes_approximate_neighbours_that_were_found_before_it_and_says_so(needs_teacher, tmp_path):
     few = ("--profile", "smoke", "--pairs", 256)

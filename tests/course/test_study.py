@@ -99,7 +99,8 @@ def test_arms_without_a_run_are_named_and_left_out(folder, caplog):
     asked = ["clip, 12 epochs", "clip", "siglip"]
     sentence = missing(asked)
     assert sentence.startswith("No run of clip, 12 epochs and siglip is saved in results/planned/ yet; ")
-    assert '`python tools/study.py --only "clip, 12 epochs" --seed 0`' in sentence and missing(["clip"]) == ""
+    assert '`python tools/study.py --plan results/plan.json --only "clip, 12 epochs" --seed 0`' in sentence
+    assert missing(["clip"]) == ""
     assert '--seed 7`' in missing(["clip, rate 1e-3"])  # its only seed
     with caplog.at_level(logging.WARNING):
         assert comparison(asked, [I2T])[0] == ["new_scenes, seeds 0 to 2", "clip", "chance"]
