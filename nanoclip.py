@@ -51,7 +51,7 @@ PAD, UNKNOWN = 0, 1  # PAD fills captions up to equal length; UNKNOWN stands for
 
 
 class Tokenizer:
-    """One token a word. The captions of our scenes have about 650 words; a tokenizer for the web must split rare words."""
+    """One token a word. The captions of our scenes have about 580 words; a tokenizer for the web must split rare words."""
 
     def __init__(self, captions):
         counts = Counter(word for caption in captions for word in self.words(caption))

@@ -77,6 +77,9 @@ def test_minutes_and_memory_are_those_that_were_measured():
         assert re.search(rf"/{name}\.ipynb\) \| {minutes} \| {memory} \| \d+ \|$", sheet, flags=re.M), name
     total, capstone = sum(row["minutes"] for row in MEASURED.values()), MEASURED["14_capstone"]["minutes"]
     assert f"| {total:.1f} |" in readme and total - capstone <= 55 and capstone <= 15
+    paper = " ".join((ROOT / "docs/paper.md").read_text(encoding="utf-8").split())
+    assert f"running all cells {total:.1f} minutes on two cores of an Intel Xeon" in paper
+    assert all("Intel" in row["provenance"]["machine"]["processor"] for row in MEASURED.values())
 
 
 def test_the_sheet_counts_the_exercises():
