@@ -170,7 +170,7 @@ def test_an_entry_is_a_row_with_its_own_file_in_the_command_and_a_refused_one_is
     fill(tmp_path, "mine", [0.9] * 5, merged)
     board = read(tmp_path)
     assert rows(board.ranked())[0][1] == "`mine`"
-    assert '--only "mine" --seed $seed --plan results/entries/ours.json; done' in board.reproduce()
+    assert '--plan results/entries/ours.json --only "mine" --seed $seed; done' in board.reproduce()
     assert board.left_out == ["`bad.json`: its options must be ['--scenes-version', '2'], as in the plan, not []"]
 
 

@@ -183,8 +183,7 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/10_what_neighbours_buy.ipynb", "The recall of distillation, with the nDCG of neighbours.",
      lambda: alike("clip-ping+distil", "clip+distil", R1) and alike("clip-ping+distil", "clip-ping", NDCG)
      and abs(mean("clip-ping+distil", "clip-ping", NDCG)) < 0.5 and clearly("clip-ping+distil", "clip+distil", NDCG)),
-    ("notebooks/10_what_neighbours_buy.ipynb", "No column of the board rises by more than about a point, and recall "
-     "falls a little.",
+    ("notebooks/10_what_neighbours_buy.ipynb", "No column rises by more than about a point, and recall falls a little.",
      lambda: all(mean("clip-ping+shuffled", "clip", metric) < 1.5 for metric in (R1, NDCG, ZERO, PROBE))
      and -5 < mean("clip-ping+shuffled", "clip", R1) < 0),
     ("notebooks/10_what_neighbours_buy.ipynb", "have clearly the highest nDCG, zero-shot accuracy and probe, "
