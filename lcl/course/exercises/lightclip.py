@@ -139,8 +139,8 @@ def interval(function: Any) -> str:
     }, tolerance=1e-3)  # fmt: skip
 
 
-def deepest(answer: Any, means: Mapping[int, float], points: float = 5.0) -> str:
-    """Which is the largest depth whose mean lies within five points of the best? means: by depth, in percent."""
+def deepest(answer: Any, means: Mapping[int, float], points: float = 25.0) -> str:
+    """Which is the largest depth whose mean lies within `points` of the best? means: by depth, in percent."""
     return check(answer, max(depth for depth in means if means[depth] >= max(means.values()) - points), {
         "that is the best; how much deeper may it be?": max(means, key=means.__getitem__),
         "that is the deepest; how many points has it lost?": max(means),
