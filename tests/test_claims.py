@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from made_plan import made_run
 
 import verdicts
 from answers import MIXED, NOT, SUPPORTED, UNTESTED, Answers
@@ -83,6 +84,14 @@ def test_every_primary_comparison_is_behind_one_claim():
         for pair in asked[before:]:
             assert set(pair) <= set(claim.arms), claim.title
     assert sorted(asked) == sorted({(each["arm"], each["over"]) for each in PLAN["primary"]})
+
+
+def test_a_claim_of_a_single_seed_shows_it_without_an_interval(monkeypatch):
+    one = {"clip": [made_run("clip", 0, 0.5)], "clip-ping": [made_run("clip-ping", 0, 0.75), made_run("clip-ping", 1, 0.9)]}
+    monkeypatch.setattr(verdicts, "saved_runs", one.__getitem__)
+    assert verdicts.above("clip-ping", "recall@1") == "recall@1 +25.0 (one seed: no interval)"
+    one["clip"].append(made_run("clip", 1, 0.6))
+    assert re.fullmatch(r"recall@1 \+27.5 \(-4.3 to \+59.3\)", verdicts.above("clip-ping", "recall@1"))
 
 
 def test_a_verdict_is_of_all_its_comparisons():

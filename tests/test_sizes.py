@@ -1,4 +1,4 @@
-"""The study by the number of pairs: equal steps and one epoch are told apart, and like is compared with like."""
+"""The study by the number of pairs: equal steps and one epoch are kept apart, and equal lengths are compared."""
 
 import pytest
 from made_plan import PLAN, keep, made_run

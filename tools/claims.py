@@ -252,7 +252,7 @@ CLAIMS = (
         ("07_lightclip", "Appendix: or simply a deeper text tower?", "depths = ["),
         ("clip, depth 2", "clip, depth 8", "clip, depth 12"),
         verdicts.depths, untested,
-        differs="ours all had the same few steps",
+        differs="ours all had the same few steps and the same learning rate",
     ),
     Claim(
         "Nothing is added at inference", LIGHTCLIP, "abstract",

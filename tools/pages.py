@@ -3,8 +3,8 @@
 python tools/pages.py               from results/ and the templates alone, the same each time
 python tools/pages.py results.md    only these pages and their figures
 
-Numbers of the study and of the bench are worked out here and in the modules beside it. Templates hold the words, and single
-numbers of works that were done once and are said to be (100,000 scenes written and verified).
+Numbers of the study and of the bench are worked out here and in the other modules of this folder. Templates hold the words,
+and single numbers of works that were done once and are said to be (100,000 scenes written and verified).
 """
 
 from __future__ import annotations

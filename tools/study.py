@@ -74,7 +74,7 @@ def differences(run: dict, here: Circumstance) -> list[str]:
 
 
 def runs_of(plan: dict) -> dict[str, list[str]]:
-    """Every run of a plan: the name of its file, and what `lcl train` is told. What matters most comes first."""
+    """Every run of a plan: the name of its file, and the options of `lcl train`. What matters most comes first."""
     primary = {each[side] for each in plan.get("primary", ()) for side in ("arm", "over")}  # an entry has none
     order = sorted(
         (arm not in primary, seed, place, arm)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import arms
 import prices
 from answers import MIXED, SUPPORTED, UNTESTED, Answers
 from benchmarks.run import Bench
 from lcl.course.metrics import NAMES, RECALL, level
-from lcl.course.study import gain, saved_runs
+from lcl.course.study import saved_runs
 
 (I2T, T2I), ZERO = RECALL, "zero_shot_top1"
 PROBES = ("probe_concept", "probe_category")
@@ -41,8 +42,12 @@ def untested(evidence: Evidence) -> str:
 
 
 def above(arm: str, *metrics: str, over: str = "clip", split: str = "new_scenes") -> str:
-    """ "image→text R@1 +9.4 (+5.0 to +13.9), …": points above another arm, with 95 % intervals."""
-    return ", ".join(f"{NAMES[metric]} {gain(arm, over, metric, split)}" for metric in metrics)
+    """ "image→text R@1 +9.4 (+5.0 to +13.9), …": points above another arm, with 95 % intervals from two seeds on.
+
+    Raises LclError if one of the arms has no run.
+    """
+    ours, theirs = ({run["seed"]: run for run in saved_runs(name)} for name in (arm, over))
+    return ", ".join(f"{NAMES[metric]} {arms.gain(ours, theirs, metric, split=split)}" for metric in metrics)
 
 
 def gains(arm: str, *metrics: str, over: str = "clip") -> Words:

@@ -26,7 +26,7 @@ def stem_of(arm: str) -> str:
 
 
 def file_of(plan: dict, arm: str, seed: int) -> str:
-    """The name of the file that holds the metrics of a run; its ranks of queries lie beside it."""
+    """The name of the file that holds the metrics of a run; its ranks of queries have the same name with another ending."""
     return f"{stem_of(arm)}-{plan['profile']}-seed{seed}.json"
 
 
