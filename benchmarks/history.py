@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.timing import Benchmark, benchmark
 from lcl.config import LclError
@@ -33,13 +34,15 @@ ROWS: dict[str, tuple[int, str, str, int, str]] = {  # name: size, what, unit, t
 
 
 class Worker:
-    """A process that does works with the library in `root`. version: "new" or "old". folder: for what it writes.
+    """A process that does works with the library in `root`.
+
+    version: "new" or "old". folder: for what it writes. changed: variables of its environment, beside our own.
 
     Calling it with a name and a size does that work once. Raises LclError, with the end of its messages, if it fails.
     """
 
-    def __init__(self, version: str, root: Path, folder: Path):
-        environment = os.environ | {"PYTHONPATH": str(root)}
+    def __init__(self, version: str, root: Path, folder: Path, changed: Mapping[str, str] = MappingProxyType({})):
+        environment = os.environ | {"PYTHONPATH": str(root)} | changed
         if version == "old":
             environment["LCL_DATA"] = str(folder / "data")  # its caches are not for the new code
         self._messages = (folder / f"{version}.log").open("w+")

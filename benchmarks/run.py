@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import baselines
 from benchmarks.history import history
+from benchmarks.huge_pages import huge_pages
 from benchmarks.scaling import Scaling, growths
 from benchmarks.timing import Benchmark
 from lcl import storage
@@ -64,6 +65,7 @@ def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
         baselines.recipe_steps(world, repeats),
         baselines.bank_building(world, repeats),
         baselines.neighbour_search(repeats, facts),
+        huge_pages(repeats, tell),
         history(repeats, tell),
     )
     for benchmark in itertools.chain(*parts):

@@ -113,6 +113,17 @@ def read(new: bool, folder: Path, size: int) -> Work:
     return lambda: [rows.take(order[start : start + 128]) for start in range(0, size, 128)]
 
 
+def stepped(new: bool, folder: Path, size: int) -> Work:
+    """`size` steps of `clip`, as the laptop trains it. Only the new code does it."""
+    from lcl.config import get_profile
+    from lcl.data.scenes import open_scenes
+    from lcl.train.loop import Step, Training
+
+    profile = get_profile("laptop")
+    steps = (event for event in Training(profile, open_scenes(profile.scenes), seed=0) if isinstance(event, Step))
+    return lambda: [next(steps) for _ in range(size)]
+
+
 def scenes(new: bool) -> object:
     """The scenes of the laptop profile, in version 1: the old code has no other."""
     from lcl.config import SceneConfig
@@ -126,6 +137,7 @@ def scenes(new: bool) -> object:
 
 WORKS = {
     "planned": planned, "drawn": drawn, "narrow": narrow, "wide": wide, "looked-up": looked_up, "matched": matched, "read": read,
+    "stepped": stepped,
 }  # fmt: skip
 
 

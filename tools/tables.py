@@ -8,7 +8,8 @@ from statistics import median
 from benchmarks import baselines
 from benchmarks.run import Bench
 
-PLAINER = ("render", "reading", "bank-images", "bank-captions", "banks", "neighbours-product")  # compared with no library
+# Compared with no library.
+PLAINER = ("render", "reading", "bank-images", "bank-captions", "banks", "neighbours-product", "huge-pages")
 
 
 def as_markdown(rows: Sequence[Sequence[str]], words: bool = False) -> str:

@@ -270,13 +270,14 @@ def test_everything_is_run_and_told(monkeypatch):
         monkeypatch.setattr(
             baselines, name, lambda repeats, facts, name=name: facts.update(share=[0.5]) or [dataclasses.replace(THREE, key=name)]
         )
-    monkeypatch.setattr(run, "history", lambda repeats, tell: [dataclasses.replace(THREE, key="history-planned")])
+    for name in ("huge_pages", "history"):
+        monkeypatch.setattr(run, name, lambda repeats, tell, name=name: [dataclasses.replace(THREE, key=name)])
     monkeypatch.setattr(run, "growths", lambda repeats: [Scaling("g", "w", "v", (1, 2, 4), ((1.0,), (2.0,), (4.0,)), 1, "so")])
     monkeypatch.setattr(run, "open_scenes", lambda scenes: None)
     monkeypatch.setattr(baselines, "plain_product", lambda repeats, facts: facts.update({baselines.LIMIT: [3e11]}))
     found = run.run(1, told.append)
-    assert len(found.races) == 9 and [*found.growths] == ["g"] and found.facts == {baselines.LIMIT: [3e11], "share": [0.5]}
-    assert len(told) == 1 + 9 + 1 + 2 and told[-1] == "share: 0.5" and found.provenance["code"]
+    assert len(found.races) == 10 and [*found.growths] == ["g"] and found.facts == {baselines.LIMIT: [3e11], "share": [0.5]}
+    assert len(told) == 1 + 10 + 1 + 2 and told[-1] == "share: 0.5" and found.provenance["code"]
     assert found.provenance["packages"].keys() >= {"torch", *baselines.PACKAGES} and found.provenance["packages"]["scipy"]
 
 

@@ -27,7 +27,7 @@ def old(tmp_path) -> Path:
 
 
 def test_every_row_has_a_work():
-    assert history.ROWS.keys() == works.WORKS.keys() == SMALL.keys()
+    assert history.ROWS.keys() | {"stepped"} == works.WORKS.keys() == SMALL.keys() | {"stepped"}  # the old code does not train so
 
 
 def test_without_the_commit_the_rows_are_left_out_with_a_sentence(tmp_path, monkeypatch):
