@@ -16,7 +16,7 @@ from benchmarks.timing import Benchmark, Spread, benchmark
 from lcl.config import LanguageConfig, LclError, ModelConfig, VisionConfig, get_profile
 from lcl.losses.matching import SOLVERS, sinkhorn
 from lcl.models.tokenizer import Tokens
-from lcl.train.recipes import RECIPES
+from lcl.train.recipes import RECIPES, get_recipe
 
 THREE = Benchmark("a", "ours", "theirs", "things/s", 10, (1.0, 2.0, 4.0), (2.0, 3.0, 16.0), "so much")
 
@@ -136,6 +136,14 @@ def test_pot_finds_the_entropic_matching_that_ours_finds():
     ours = sinkhorn(cost, torch.ones(8, 5, dtype=torch.bool), 0.15).plan
     assert (theirs.sum(2) < 0.5).any() and (theirs.sum(2) > 0.5).any()  # some words stay unmatched
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05)
+
+
+def test_ours_stops_before_the_rounds_of_its_note():
+    settings = get_recipe("lightclip").match
+    few = baselines.drawn_costs(baselines.BATCH * (1 + 2 * settings.negatives))[: baselines.EASY]
+    words = torch.ones(few.shape[:2], dtype=torch.bool)
+    early, late = (sinkhorn(few, words, settings.unmatched_cost, rounds=rounds).plan for rounds in (1000, 3000))
+    assert torch.equal(early, late)
 
 
 def test_every_solver_has_its_race(small, monkeypatch):
