@@ -246,7 +246,7 @@ def both_directions(e: Evidence) -> Finding | None:
     loss, rows, columns = e.info_nce
     one_way = abs(rows - columns) > 1e-3 and min(abs(loss - rows), abs(loss - columns)) < 1e-4
     fix = "the softmax runs along one axis only: let images choose captions, and captions images" if one_way else ""
-    return Finding("both quizzes", f"loss {loss:.3f}; along the rows {rows:.3f}, along the columns {columns:.3f}", fix)
+    return Finding("both directions", f"loss {loss:.3f}; along the rows {rows:.3f}, along the columns {columns:.3f}", fix)
 
 
 def temperature_moves(e: Evidence) -> Finding | None:

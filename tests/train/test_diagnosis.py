@@ -26,7 +26,7 @@ HEALTHY = Evidence(
 )  # fmt: skip
 ILL = {
     "embeddings of length one": {"lengths": (5.0, 11.0)},
-    "both quizzes": {"info_nce": (0.09, 0.09, 0.13)},
+    "both directions": {"info_nce": (0.09, 0.09, 0.13)},
     "temperature": {"scales": (3.0,) * 30},
     "negatives": {"losses": (math.log(16), *[1.0] * 20)},
     "no peeking": {"info_nce": (0.01, 4.3, 4.4)},
@@ -91,7 +91,7 @@ def test_words_that_are_padding_are_named():
 
 
 def test_columns_alone_are_named_as_rows_alone_are():
-    assert judge(dataclasses.replace(HEALTHY, info_nce=(0.13, 0.09, 0.13))).failed == ["both quizzes"]
+    assert judge(dataclasses.replace(HEALTHY, info_nce=(0.13, 0.09, 0.13))).failed == ["both directions"]
 
 
 def test_what_was_not_measured_is_not_judged():
@@ -137,7 +137,7 @@ def test_a_run_is_diagnosed_by_its_folder_and_on_the_command_line(tmp_path, smal
     done = lcl("diagnose", tmp_path / "mine")
     assert done.code == 0 and done.out.count("✓") >= 9
     training = Training(PROFILE, small_world, device="cpu", recipe=OneAxis("clip", {"info_nce": 1.0}, "broken"))
-    assert diagnose(training, list(training)).failed == ["both quizzes"]
+    assert diagnose(training, list(training)).failed == ["both directions"]
 
 
 def test_cut_captions_are_counted_and_the_check_that_needs_the_extra_teachers_says_so(small_world, tokenizer, monkeypatch):

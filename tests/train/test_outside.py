@@ -83,14 +83,14 @@ def test_healthy_encoders_pass_every_check(oracle, pairs, held_out):
     found = diagnose(oracle, pairs, losses=losses_of(oracle, pairs), logit_scale=20.0, validation=held_out)
     assert found.failed == [], found
     assert [each.check for each in found] == [
-        "embeddings of length one", "spread", "independence", "own captions", "both quizzes", "no peeking", "negatives",
+        "embeddings of length one", "spread", "independence", "own captions", "both directions", "no peeking", "negatives",
         "equal captions", "equal pictures", "held-out pictures", "held-out captions",
     ]  # fmt: skip
 
 
 def test_what_was_not_handed_over_is_not_judged(oracle, pairs):
     checks = {each.check for each in diagnose(oracle, pairs)}
-    assert checks.isdisjoint({"both quizzes", "no peeking", "negatives", "pairing", "held-out pictures", "held-out captions"})
+    assert checks.isdisjoint({"both directions", "no peeking", "negatives", "pairing", "held-out pictures", "held-out captions"})
     assert "no peeking" not in {each.check for each in diagnose(oracle, pairs, losses=losses_of(oracle, pairs))}
 
 
@@ -134,7 +134,7 @@ def test_a_first_loss_below_chance_level_and_a_leak_are_named(oracle, pairs):
 def test_a_loss_of_one_direction_is_named(oracle, pairs):
     s = 20 * oracle.images(pairs.images) @ oracle.texts(pairs.captions).T
     rows = F.cross_entropy(s, torch.arange(N)).item()
-    assert diagnose(oracle, pairs, losses=[rows] * 10, logit_scale=20.0).failed == ["both quizzes", "negatives"]
+    assert diagnose(oracle, pairs, losses=[rows] * 10, logit_scale=20.0).failed == ["both directions", "negatives"]
 
 
 @pytest.mark.parametrize(("equal", "ill"), [(2, False), (4, True)])
