@@ -48,20 +48,20 @@ def scene() -> Diagram:
         (402, 138, 34, 34, "shared"),
     ):
         sheet.cell(x, y, width, height, fill, "image", 1.4)
-    sheet.text(368, 166, "apple", "sheet", 11, weight="bold")
-    sheet.text(419, 155, "dog", "sheet", 11, weight="bold")
+    sheet.text(368, 166, "car", "sheet", 11, weight="bold")
+    sheet.text(419, 155, "key", "sheet", 11, weight="bold")
     sheet.arrow(plan.right, (328, 160))
     sheet.arrow(plan.right, (328, 60))
     sheet.text(352, 204, "picture", "image", 11)
     x = 332
-    for word, width, fill in (("a", 18, "empty"), ("red", 34, "loss fill"), ("apple", 48, "loss fill"), ("beside", 54, "empty"),
-                              ("a", 18, "empty"), ("dog", 36, "shared fill")):  # fmt: skip
+    for word, width, fill in (("a", 18, "empty"), ("red", 34, "empty"), ("car", 34, "loss fill"), ("next", 40, "empty"),
+                              ("to", 24, "empty"), ("a", 18, "empty"), ("key", 36, "shared fill")):  # fmt: skip
         sheet.cell(x, 46, width, 28, fill, "muted")
         sheet.text(x + width / 2, 60, word, size=12)
         x += width + 4
     sheet.text(444, 32, "caption", "text", 11)
-    sheet.arrow((392, 78), (368, 144), role="loss", both=True)
-    sheet.arrow((546, 78), (438, 140), role="shared", both=True)
+    sheet.arrow((409, 78), (368, 144), role="loss", both=True)
+    sheet.arrow((542, 78), (438, 140), role="shared", both=True)
     sheet.text(562, 148, "ground truth:\nwhich words name\nwhich box", "muted", 11)
     return sheet
 
