@@ -32,7 +32,8 @@ class Gain:
 
     def __str__(self) -> str:
         nearest = min((abs(end) for end in (self.low, self.high) if end), default=1.0)
-        digits = next((digits for digits in range(1, 9) if round(nearest, digits)), 9)  # enough to show that end's sign
+        wide = self.high - self.low or 1.0
+        digits = next((n for n in range(1, 9) if round(nearest, n) and 10**n * wide >= 1), 9)  # show its sign, and the ends apart
         mean, low, high = (f"{value:+z.{digits}f}" for value in (self.mean, self.low, self.high))
         return f"{mean} ({low} to {high})" if self.low < self.high else f"{mean} (no interval: equal differences)"
 

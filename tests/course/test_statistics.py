@@ -84,6 +84,7 @@ def test_on_which_side_of_zero_an_interval_ends_can_be_seen():
     assert str(Gain(-1.6, -3.2, -0.04, 3)) == "-1.60 (-3.20 to -0.04)"
     assert str(Gain(4.7, -0.001, 9.3, 3)) == "+4.700 (-0.001 to +9.300)"
     assert str(Gain(4.7, 0.004, 9.3, 3)) == "+4.700 (+0.004 to +9.300)"
+    assert str(Gain(3.9, 3.859, 3.94, 2)) == "+3.90 (+3.86 to +3.94)"  # not "+3.9 to +3.9"
     assert str(Gain(4.7, 0.0, 9.3, 3)) == "+4.7 (+0.0 to +9.3)"
     assert str(Gain(4.7, -0.1, 9.3, 3)) == "+4.7 (-0.1 to +9.3)"
 
