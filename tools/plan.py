@@ -23,8 +23,9 @@ HEAD = """# The plan of the study
 
 <!-- made by tools/plan.py from results/plan.json -->
 
-This page was written before the runs, except what *Added* names below. It names the questions, the arms that answer them, and the
-comparisons that count. An *arm* is a recipe with its options and seeds. Every arm uses the profile `{profile}` with `{options}`.
+This page was written before the runs, except what *Added* and *Changed* name below. It names the questions, the arms that answer
+them, and the comparisons that count. An *arm* is a recipe with its options and seeds. Every arm uses the
+profile `{profile}` with `{options}`.
 
 - **Primary.** {comparisons} comparisons are named below. Their p values are corrected together (Holm), and each is reported with
   its gain and 95 % interval, on the split `new_scenes`. Their arms have five seeds. All other comparisons are exploratory: they
@@ -36,11 +37,15 @@ comparisons that count. An *arm* is a recipe with its options and seeds. Every a
   profile's until the choice is made.
 - **Equal time.** A run has whole epochs, and 8 is the profile's number. So `clip` with 10, 12 and 14 epochs takes 1.25, 1.5 and
   1.75 times the steps, for methods whose step takes up to so many times as long.
-- **Cost.** {hours:.1f} core hours for {runs} runs, of at most {most:.0f}. An arm takes as long as the quickest saved run of its
-  recipe, or of the nearest one, on one thread. The hours of the towers that timm makes come from single steps.
+- **Cost.** {hours:.1f} core hours for {runs} runs, of at most {most:.0f}. An arm takes as long as the quickest run of its
+  recipe on version 1 of the scenes, or of the nearest one, on one thread. The hours of timm's towers come from single steps.
+  The saved runs took longer, because other work ran beside them.
 - **Added.** Questions 12 and 13 and some arms were added later. They are exploratory, and their {more:.1f} core hours come on
   top.
 {added}
+- **Changed.** On 2026-11-30, when all runs of comparisons 1 to 4 had been seen, we said which question each comparison answers.
+  Before, comparison 1 counted for question 1; its verdict would be *mixed* either way. A question now waits only for the runs of
+  its primary comparisons. The comparisons themselves, with their arms, metrics and order, are as they were.
 - **One run.** `python tools/study.py --only ARM --seed 0` trains one run of an arm.
 
 """
