@@ -89,8 +89,8 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      lambda: alike("clip, 12 epochs", "lightclip", R1)
      and mean("clip, 12 epochs", "lightclip", ZERO) > 1 and mean("lightclip", "clip, 12 epochs", ALIGN) > 10),
     ("README.md", "No level of LightCLIP is significantly above its simpler control** in the metric that [the "
-     "plan](docs/plan.md) names (3 of 5 seeds so far).",
-     lambda: all(sign(*pair) < 1 for pair in CONTROLS) and so_far(*CONTROLS[0][:2], 3)),
+     "plan](docs/plan.md) names.", lambda: all(sign(*pair) < 1 for pair in CONTROLS)),
+    ("README.md", "masked words without the image (so far with 3 of 5 seeds).", lambda: so_far(*CONTROLS[2][:2], 3)),
     ("README.md", "Label smoothing is even above softened labels in recall@1.",
      lambda: sign("clip+smoothing", "clip+soft", R1) == 1),
     ("docs/results.md", "In recall@1 these seeds show no gain: ", lambda: not clearly("clip-ping", "clip+distil", R1)),
@@ -109,13 +109,15 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("docs/results.md", "At equal time these seeds show no gain: ", lambda: not clearly("lightclip", "clip, 12 epochs", R1)),
     ("docs/results.md", "The deep arms have the learning rate of two layers",
      lambda: one_rate(*DEEP, "clip, depth 2") and one_seed(*DEEP)),
-    ("docs/dead-ends.md", "Lower recall@1 than with label smoothing", lambda: sign("clip+soft", "clip+smoothing", R1) == -1),
-    ("docs/dead-ends.md", "| 3 of 5 seeds so far |", lambda: so_far("clip+soft", "clip+smoothing", 3)),
+    ("docs/dead-ends.md", "Lower recall@1 than with label smoothing; see [the results](results.md#primary-comparisons). | "
+     "5 seeds |",
+     lambda: sign("clip+soft", "clip+smoothing", R1) == -1
+     and len(ANSWERS.runs["clip+soft"]) == len(ANSWERS.runs["clip+smoothing"]) == 5),
     ("docs/dead-ends.md", "Eight and twelve layers retrieve far worse than two",
      lambda: all(mean(arm, "clip, depth 2", R1) < -10 for arm in DEEP) and one_seed(*DEEP)),
     ("docs/paper.md", "so far no level of LightCLIP is significantly above its simpler control in the metric that the plan "
      "names",
-     lambda: all(sign(*pair) < 1 for pair in CONTROLS) and so_far(*CONTROLS[0][:2], 3)),
+     lambda: all(sign(*pair) < 1 for pair in CONTROLS) and so_far(*CONTROLS[2][:2], 3)),
     ("docs/teaching.md", "no gain over label smoothing", lambda: sign("clip+soft", "clip+smoothing", R1) < 1),
     ("docs/teaching.md", "on average `clip+match` retrieves better than `clip`, and does not differ significantly "
      "from `clip+max`",
@@ -128,9 +130,9 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      "gain nothing; neighbours by true objects lead in nDCG", lambda: alike("clip+distil", "clip-ping", R1)
      and mean("clip-ping+shuffled", "clip", R1) < 1 and mean("clip-ping+oracle", "clip-ping", NDCG) > 2),
     ("docs/teaching.md", "(the last two: one seed)", lambda: one_seed("clip-ping+shuffled", "clip-ping+oracle")),
-    ("notebooks/04_soft_labels.ipynb", "Plain label smoothing does at least as well as softened labels here.",
-     lambda: all(sign("clip+soft", "clip+smoothing", metric) <= 0 and mean("clip+smoothing", "clip", metric) > 0
-                 for metric in (R1, NDCG, ZERO))),
+    ("notebooks/04_soft_labels.ipynb", "Plain label smoothing retrieves better than softened labels here.",
+     lambda: all(sign("clip+soft", "clip+smoothing", metric) == -1 and mean("clip+smoothing", "clip", metric) > 0
+                 for metric in (R1, NDCG))),
     ("notebooks/05_bipartite_matching.ipynb", "In the saved runs, `clip+match` has higher recall@1 than plain `clip` on "
      "average.",
      lambda: mean("clip+match", "clip", R1) > 2),
