@@ -11,7 +11,7 @@ BIN := .venv/bin
 CPU ?= $(wildcard .venv/cpu)
 CUDA = ^(nvidia-|cuda-|triton)
 export JUPYTER_PLATFORM_DIRS := 1
-# On Linux, glibc then asks for huge pages of memory. A step of training was 1.1 times as fast (`make bench` measures it).
+# On Linux, glibc then asks for huge pages of memory, with which training can be faster. `make bench` measures by how much.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: lab run test unit slow notebooks-test browser-test results pages bench setup tools notebooks diagrams slides site scripts requirements lint

@@ -240,6 +240,19 @@ def test_a_step_of_lightclip_takes_one_and_a_half_times_as_long_as_is_said():
     assert load_bench(study.FOLDER / "bench.json").races["recipe-lightclip"].longer.middle == pytest.approx(1.5, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("measured", "commit", "words"),
+    [
+        ("bench", "a292f962", {"docs/results.md": "on version 1 of the scenes", "docs/peers.md": "Scenes are of version 1"}),
+        ("scale", "89f4183b", {"docs/scale.md": "Scenes and steps are of version 1"}),
+    ],
+)
+def test_old_measurements_are_said_to_be_of_version_1(measured, commit, words):
+    """Who measures anew takes the words out of the templates, and this row away."""
+    assert json.loads((study.FOLDER / f"{measured}.json").read_text())["provenance"]["commit"].startswith(commit)
+    assert all(each in words_of(path) for path, each in words.items())
+
+
 def test_other_results_would_contradict_every_sentence(monkeypatch):
     """If every arm were equal, far above or far below the one that it is compared with; so the test above can fail."""
     borne = [True] * len(SAID)
