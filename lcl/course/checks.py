@@ -2,20 +2,38 @@
 
 import copy
 import dis
+import functools
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 RIGHT, WRONG = "Right.", "Not yet: "
+WIDTH = 90  # characters a line: notebooks break longer lines within words
 OPEN = (
-    "Not answered yet: replace the ... in the cell above, run that cell, and then this one. "
+    "Not answered yet: replace the ... in the cell above, run that cell, and then this one.\n"
     "(If that cell stopped with an error, read the error first.)"
 )
-STOPPED = "The cell that ran last stopped with an error, so this check would judge an old value. Fix that cell, then run both."
+STOPPED = (
+    "The cell that ran last stopped with an error, so this check would judge an old value.\n"
+    "Fix that cell, then run both."
+)
 
 
+def in_short_lines(judge: Callable[..., str]) -> Callable[..., str]:
+    """The same function, with the lines of what it says broken between words."""
+
+    @functools.wraps(judge)
+    def judged(*arguments: Any, **options: Any) -> str:
+        lines = judge(*arguments, **options).split("\n")
+        return "\n".join(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines)
+
+    return judged
+
+
+@in_short_lines
 def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-4) -> str:
     """Compare an answer (a number, a tensor, a tuple of tensors, a string, …; `...` if there is none) with the right one.
 
@@ -38,6 +56,7 @@ def check(answer: Any, right: Any, mistakes: Mapping[str, Any] | None = None, to
     return WRONG + _difference(answer, right, tolerance)
 
 
+@in_short_lines
 def check_function(
     function: Callable,
     cases: Sequence[tuple],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from lcl.train.loop import VALIDATION_PAIRS, Event, Step, Training, Validation
 from lcl.train.recipes import Recipe, StepContext
 from lcl.train.runs import Run, load_run
 
+WIDTH = 92  # characters a line of a report
 PAIRS = 256  # training pairs that are measured
 MANY_CUT = 0.05  # share of the captions that are cut, from which the context is too short (our choice)
 COLLAPSED = 0.9  # mean cosine of two images, or two captions; in healthy training runs 0.01 to 0.16, in a collapsed one 1.00
@@ -90,7 +92,7 @@ class Finding:
 
 
 class Diagnosis(tuple):
-    """Findings, one a check; printed as one line each."""
+    """Findings, one a check; printed as one line each, and below it what to do if there is a problem."""
 
     @property
     def failed(self) -> list[str]:
@@ -106,9 +108,14 @@ class Diagnosis(tuple):
         if not self:
             return "✓ no problem was found"
         wide = max(len(finding.check) for finding in self)
-        marks = ("–" if finding.left_out else "✓" if finding.ok else "✗" for finding in self)
-        ends = (f" → {finding.fix}" if finding.fix else "" for finding in self)
-        return "\n".join(f"{mark} {f.check:{wide}s}  {f.measured}{end}" for mark, f, end in zip(marks, self, ends, strict=True))
+        lines = []
+        for finding in self:
+            mark = "–" if finding.left_out else "✓" if finding.ok else "✗"
+            lines.append(f"{mark} {finding.check:{wide}s}  {finding.measured}")
+            if finding.fix:  # notebooks break long lines within words
+                margin = " " * (wide + 4)
+                lines.append(textwrap.fill(f"→ {finding.fix}", WIDTH, initial_indent=margin, subsequent_indent=f"{margin}  "))
+        return "\n".join(lines)
 
 
 def diagnose(run: Path | str | Run | Training, curve: Sequence[Event] = (), source: PairDataset | None = None) -> Diagnosis:
@@ -256,7 +263,7 @@ def temperature_moves(e: Evidence) -> Finding | None:
     low, high = min(e.scales), max(e.scales)
     frozen = high - low < 1e-4 * high and high < 99
     fix = "add the temperature to the optimiser, without weight decay" if frozen else ""
-    return Finding("temperature", f"logit_scale from {low:.2f} to {high:.2f}", fix)
+    return Finding("temperature", f"logit_scale between {low:.2f} and {high:.2f}", fix)
 
 
 def enough_negatives(e: Evidence) -> Finding | None:
@@ -280,7 +287,7 @@ def no_leakage(e: Evidence) -> Finding | None:
     expected, chance = (rows + columns) / 2, math.log(max(e.batch_size, 2))
     leaks = loss < expected - 0.25 * chance and max(map(abs, e.losses)) > 1e-6
     fix = "the objective leaks its answer: a caption's embedding must not depend on its image" if leaks else ""
-    return Finding("no peeking", f"loss {loss:.3f}, but {expected:.3f} from the embeddings alone", fix)
+    return Finding("no peeking", f"loss {loss:.3f}, and {expected:.3f} from the embeddings alone", fix)
 
 
 def not_collapsed(e: Evidence) -> Finding:
@@ -293,7 +300,7 @@ def not_collapsed(e: Evidence) -> Finding:
 def padding_is_masked(e: Evidence) -> Finding:
     """Padding that is neither attended to nor counted as a word."""
     counted, there = e.words
-    said = f"a caption alone and in a batch: cosine {e.padding_cosine:.4f}; {counted} words counted of {there}"
+    said = f"a caption alone and in a batch: cosine {e.padding_cosine:.4f}; {counted} words counted, {there} are there"
     if counted != there:
         return Finding("padding", said, "padding counts as words: mask it")
     fix = "a caption depends on the batch it is in: mask the padding" if e.padding_cosine < 0.999 else ""
@@ -336,7 +343,7 @@ def learns(e: Evidence) -> Finding | None:
     queries = 2 / e.chance  # both directions
     by_chance = poisson.sf(e.recall * queries - 1, e.chance * queries)  # probability of so many hits without learning
     last = sum(e.losses[-10:]) / len(e.losses[-10:])
-    losses = f"loss {last:.2f} in training, {e.validation_loss:.2f} on new pairs"
+    losses = f"loss {last:.2f} in the last {len(e.losses[-10:])} steps, {e.validation_loss:.2f} on new pairs"
     said = f"{losses}; recall@1 there {e.recall:.1%} (chance {e.chance:.1%})"
     nothing = by_chance > 0.1 and e.validation_loss > 0.97 * math.log(max(e.batch_size, 2))
     fix = "nothing is learned that holds for new pairs: see the other lines, the learning rate, the number of steps"

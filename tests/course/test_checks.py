@@ -8,7 +8,20 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
-from lcl.course.checks import OPEN, RIGHT, STOPPED, WRONG, check, check_function
+from lcl.course.checks import OPEN, RIGHT, STOPPED, WIDTH, WRONG, check, check_function
+
+
+def said(*arguments, **options) -> str:
+    """What `check_function` says, in one line."""
+    return " ".join(check_function(*arguments, **options).split())
+
+
+def test_lines_are_short_enough_for_a_notebook_and_break_between_words():
+    hint = " ".join(f"word{number}" for number in range(60))
+    for answer in (check(2, 1, {hint: 2}), check_function(lambda x: x, [(2,)], lambda x: 1, {hint: lambda x: x}), OPEN, STOPPED):
+        assert max(map(len, answer.splitlines())) <= WIDTH and len(answer.splitlines()) > 1
+    assert check(2, 1, {hint: 2}).split() == [*WRONG.split(), *hint.split()]
+    assert check(2, 1, {f"one\n{'x' * 200}": 2}).splitlines() == [f"{WRONG}one", "x" * 200]  # no word is broken
 
 
 def test_an_open_exercise_says_so():
@@ -28,7 +41,7 @@ def test_a_build_without_a_body_is_open_but_one_that_forgets_its_result_is_not()
 
     assert check_function(stub, [(1.0,)], abs) == OPEN
     for function in (forgot, nothing):
-        assert "is there a `return`" in check_function(function, [(1.0,)], abs)
+        assert "is there a `return`" in said(function, [(1.0,)], abs)
 
 
 def test_answers_of_several_tensors_are_compared_one_by_one():
@@ -38,9 +51,9 @@ def test_answers_of_several_tensors_are_compared_one_by_one():
     cases = [(torch.ones(2),)]
     assert check_function(lambda x: [x, x + x], cases, right) == RIGHT
     assert check_function(lambda x: (x, x), cases, right, {"doubled?": lambda x: (x, x)}) == f"{WRONG}doubled?"
-    assert "in value 2 of 2: the shape is right" in check_function(lambda x: (x, 3 * x), cases, right)
-    assert "2 values, separated by commas, not a tensor" in check_function(lambda x: x, cases, right)
-    assert "not a tuple of 3" in check_function(lambda x: (x, x, x), cases, right)
+    assert "in value 2 of 2: the shape is right" in said(lambda x: (x, 3 * x), cases, right)
+    assert "2 values, separated by commas, not a tensor" in said(lambda x: x, cases, right)
+    assert "not a tuple of 3" in said(lambda x: (x, x, x), cases, right)
 
 
 def test_what_is_seen_of_an_answer_is_compared_and_the_answer_itself_is_described():
@@ -51,9 +64,9 @@ def test_what_is_seen_of_an_answer_is_compared_and_the_answer_itself_is_describe
 
     assert check_function(lambda x: x.detach() + 0, cases, right, seen=seen) == RIGHT
     assert check_function(lambda x: x, cases, right, {"detach it": lambda x: 1 * x}, 1e-4, seen) == f"{WRONG}detach it"
-    assert "in value 2 of 2: 1 is not" in check_function(lambda x: x, cases, right, seen=seen)
-    assert "the shape is right, but the values" in check_function(lambda x: 2 * x, cases, right, seen=seen)
-    assert "should be a tensor" in check_function(lambda x: "text", cases, right, seen=seen)
+    assert "in value 2 of 2: 1 is not" in said(lambda x: x, cases, right, seen=seen)
+    assert "the shape is right, but the values" in said(lambda x: 2 * x, cases, right, seen=seen)
+    assert "should be a tensor" in said(lambda x: "text", cases, right, seen=seen)
     assert check_function(lambda x: ..., cases, right, seen=seen) == OPEN
 
 
@@ -89,7 +102,7 @@ def test_after_a_cell_that_raised_nothing_is_judged():
 
 def test_none_is_no_open_exercise_but_a_forgotten_result():
     assert check(None, 1.0).startswith(WRONG) and "printed" in check(None, 1.0)
-    assert "is there a `return`" in check_function(lambda x: None, [(1.0,)], abs)
+    assert "is there a `return`" in said(lambda x: None, [(1.0,)], abs)
 
 
 def double(x):
@@ -104,7 +117,7 @@ def test_a_function_is_right_or_hears_its_mistake():
     cases = [(torch.ones(2),), (torch.tensor([3.0, -1.0]),)]
     assert check_function(lambda x: x + x, cases, double) == RIGHT
     assert check_function(lambda x: x, cases, double, {"doubled?": lambda x: x}) == f"{WRONG}doubled?"
-    assert "differ by up to" in check_function(lambda x: 3 * x, cases, double)
+    assert "differ by up to" in said(lambda x: 3 * x, cases, double)
 
 
 def test_what_a_function_does_to_its_arguments_stays_its_own():
@@ -119,14 +132,14 @@ def test_what_a_function_does_to_its_arguments_stays_its_own():
 
 
 def test_an_exception_of_the_learner_becomes_a_sentence():
-    told = check_function(lambda x: x.nothing, [(torch.ones(2, 3),)], double)
+    told = said(lambda x: x.nothing, [(torch.ones(2, 3),)], double)
     assert told.startswith(f"{WRONG}your function raised AttributeError") and "a tensor of shape (2, 3)" in told
-    assert "a function is expected, not an int" in check_function(7, [(1,)], double)
+    assert "a function is expected, not an int" in said(7, [(1,)], double)
 
 
 def test_modules_functions_and_tuples_of_tensors_are_shown_by_their_kind():
     case = torch.nn.Linear(2, 2), double, Projected(torch.ones(2)), 4
-    told = check_function(lambda *case: 1.0, [case], lambda *case: 2.0)
+    told = said(lambda *case: 1.0, [case], lambda *case: 2.0)
     assert told == f"{WRONG}called with a Linear, a function, a Projected, 4, 1 is not the right number."
 
 
@@ -138,7 +151,7 @@ def test_not_a_number_is_a_wrong_answer_that_can_be_a_known_mistake():
 @pytest.mark.parametrize("answer", [torch.ones(2).to_sparse(), 10**400, torch.ones(2, requires_grad=True), type, NotImplemented])
 def test_strange_answers_get_a_sentence(answer):
     for right in (torch.zeros(2), 1.0, "text"):
-        assert check(answer, right).startswith(WRONG)
+        assert check(answer, right).startswith(WRONG.strip())
 
 
 @pytest.mark.parametrize("right", [3, 0.25, "cat", torch.eye(3), [1, 2]])

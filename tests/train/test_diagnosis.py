@@ -102,10 +102,19 @@ def test_what_was_not_measured_is_not_judged():
     }
 
 
-def test_a_line_for_every_check_and_a_mend_for_what_is_ill():
+def test_a_line_for_every_check_and_below_it_what_to_do():
     found = judge(dataclasses.replace(HEALTHY, **ILL["temperature"]))
-    assert len(repr(found).splitlines()) == len(CHECKS) and repr(found.failures).startswith("✗ temperature")
+    lines = repr(found).splitlines()
+    assert len(lines) == len(CHECKS) + 1 and repr(found.failures).startswith("✗ temperature")
+    assert lines[[line[0] for line in lines].index("✗") + 1].strip() == f"→ {found.failures[0].fix}"
     assert repr(judge(HEALTHY).failures) == "✓ no problem was found"
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_what_to_do_is_broken_between_words(name):
+    found = judge(dataclasses.replace(HEALTHY, **ILL[name])).failures
+    assert max(map(len, repr(found).splitlines())) <= 110
+    assert repr(found).split() == [w for f in found for w in f"✗ {f.check} {f.measured} → {f.fix}".split()]
 
 
 PROFILE = get_profile("smoke")

@@ -4,11 +4,26 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
-from lcl.course.plots.base import BLUE, CYCLE, GREY, MARKERS, ORANGE, SKY, SMALLEST, Chart, legend_below, legend_label
+from lcl.course.plots.base import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    MARKERS,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SMALLEST,
+    Chart,
+    legend_below,
+    legend_label,
+)  # fmt: skip
 from lcl.train.loop import Event, Step, Validation, in_one_line
 
-SMOOTH = 49  # steps
+SMOOTH = 49  # steps of a running mean; fewer in short runs
+CROWD = 32  # marks on a curve that still let others show through
 
 
 def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Chart:
@@ -21,6 +36,7 @@ def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Ch
     steps, validations = ([event for event in curve if isinstance(event, kind)] for kind in (Step, Validation))
     names = list(steps[-1].losses) if steps else ["info_nce"]
     home = "info_nce" if "info_nce" in names else names[0]  # where the loss of validation, InfoNCE, is shown
+    validated = "validation" if home == "info_nce" else "validation (InfoNCE)"
     rows = 1 if len(names) < 3 else 2  # four in a row are too narrow to read
     alt = f"Loss by step ({', '.join(names)}; dashed: chance level) and recall@1 on validation pairs: {in_one_line(curve)}."
     figure = Chart(9, 0.3 + 2.9 * rows, alt)
@@ -28,18 +44,20 @@ def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Ch
     for axes, name in zip(panels, names, strict=True):
         values = np.array([event.losses[name] for event in steps])
         axes.plot([event.step for event in steps], values, color=SKY, lw=0.5, label="training")
-        if len(values) > SMOOTH:
-            smooth, half = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid"), SMOOTH // 2
-            axes.plot([event.step for event in steps[half:-half]], smooth, color=BLUE, label=f"mean of {SMOOTH} steps")
+        half = min(SMOOTH, len(values) // 4) // 2
+        if half:
+            window = 2 * half + 1
+            smooth = np.convolve(values, np.ones(window) / window, "valid")
+            axes.plot([event.step for event in steps[half:-half]], smooth, color=BLUE, label=f"mean of {window} steps")
         if name == home and validations:
             losses = [event.loss for event in validations]
-            axes.plot([event.step for event in validations], losses, color=ORANGE, marker="o", ms=3, lw=1, label="validation")
+            axes.plot([event.step for event in validations], losses, color=GREEN, marker="D", ms=3, lw=1, label=validated)
         if name in chance_losses:
             axes.axhline(chance_losses[name], color=GREY, ls="--", lw=1, label="chance level")
         chance = f" (chance: {chance_losses[name]:.2f})" if name in chance_losses else ""
         axes.set(title=name + chance, xlabel="step", ylabel="nats", ylim=(0, None))
         axes.title.set_fontsize(SMALLEST)
-    for name, colour, marker in (("image_to_text", BLUE, "o"), ("text_to_image", ORANGE, "s")):
+    for name, colour, marker in (("image_to_text", PURPLE, "o"), ("text_to_image", ORANGE, "s")):
         values = [100 * getattr(event, name) for event in validations]
         last.plot([e.step for e in validations], values, color=colour, marker=marker, ms=3, label=name.replace("_", " "))
     last.set(title="recall@1, validation pairs", xlabel="step", ylabel="percent", ylim=(0, 100))
@@ -49,19 +67,38 @@ def loss_curve(curve: Sequence[Event], chance_losses: Mapping[str, float]) -> Ch
     return figure
 
 
-def runs_together(curves: Mapping[str, Mapping[int, float]], ylabel: str) -> Chart:
-    """Several runs over the same steps, {run: {step: value}}: the first as a line, the others as marks on it or off it."""
+def runs_together(
+    curves: Mapping[str, Mapping[int, float]], ylabel: str, reference: tuple[str, float] | None = None
+) -> Chart:
+    """Several runs over the same steps: the first as a broad line, the others as thin ones with marks on it or off it.
+
+    Args:
+        curves: {run: {step: value}}.
+        ylabel: name of the y axis.
+        reference: the name and the y of a dashed line.
+    """
     ends = ", ".join(f"{name} {list(values.values())[-1]:.3g} at step {list(values)[-1]}" for name, values in curves.items())
-    figure = Chart(9, 3.2, f"{ylabel} by step: {ends}.")
+    figure = Chart(9, 3.2, f"{ylabel} by step: {ends}{_said(reference)}.")
     axes = figure.add_subplot()
     for number, (name, values) in enumerate(curves.items()):
         style = {"color": GREY, "lw": 3, "alpha": 0.5} if number == 0 else {
-            "color": CYCLE[number % len(CYCLE)], "marker": "osD^v"[number % 5], "ms": 4, "ls": "none"
+            "color": CYCLE[number % len(CYCLE)], "marker": "osD^v"[number % 5], "ms": 4, "lw": 0.8,
+            "markevery": -(-len(values) // CROWD),
         }  # fmt: skip
         axes.plot(list(values), list(values.values()), label=legend_label(name), **style)
+    _dashed(axes, reference)
     axes.set(xlabel="step", ylabel=ylabel, ylim=(0, None))
     legend_below(figure, axes)
     return figure
+
+
+def _said(reference: tuple[str, float] | None) -> str:
+    return f"; {reference[0]}: {reference[1]:.2f}" if reference else ""
+
+
+def _dashed(axes: Axes, reference: tuple[str, float] | None) -> None:
+    if reference:
+        axes.axhline(reference[1], color=GREY, ls="--", lw=1, label=legend_label(f"{reference[0]}: {reference[1]:.2f}"))
 
 
 def lines(
@@ -81,14 +118,13 @@ def lines(
     """
     means = {name: {x: float(np.mean(seeds)) for x, seeds in row.items()} for name, row in curves.items()}
     ends = ", ".join(f"{name} from {list(row.values())[0]:.3g} to {list(row.values())[-1]:.3g}" for name, row in means.items())
-    figure = Chart(6, 3.2, f"{ylabel} by {xlabel}: {ends}{f'; {reference[0]}: {reference[1]:.2f}' if reference else ''}.")
+    figure = Chart(6, 3.2, f"{ylabel} by {xlabel}: {ends}{_said(reference)}.")
     axes = figure.add_subplot()
     for colour, marker, (name, row) in zip(CYCLE, MARKERS, curves.items(), strict=False):
         axes.plot(list(row), list(means[name].values()), color=colour, marker=marker, ms=4, label=legend_label(name))
         low, high = ([float(end(seeds)) for seeds in row.values()] for end in (np.min, np.max))
         axes.fill_between(list(row), low, high, color=colour, alpha=0.2, lw=0)
-    if reference:
-        axes.axhline(reference[1], color=GREY, ls="--", lw=1, label=legend_label(f"{reference[0]}: {reference[1]:.2f}"))
+    _dashed(axes, reference)
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
     if log:
         axes.set_xticks(list(row), [f"{x:g}" for x in row])
