@@ -291,7 +291,7 @@ def export(
         else:
             save_model(made, saved.model, Tokenizer.from_dict(saved.tokenizer.to_dict()))  # without its training words
     used, dropped = (sum(p.numel() for p in module.parameters()) for module in (saved.model, saved.extra))
-    print(f"wrote {folder}: {used:,} parameters; {dropped:,} that only the training needed were dropped")
+    print(f"wrote {folder}: {used:,} parameters; {dropped:,} more, which only training needs, were left out")
     print("the list of the words of the training captions was left out, so that you can share the folder without it")
 
 

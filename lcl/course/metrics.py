@@ -83,12 +83,12 @@ def seeds_in_words(seeds: set[int]) -> str:
 
 def table(metrics: dict[str, dict[str, dict]]) -> list[list[str]]:
     """One run's metrics: a row per metric, a column per split, "value (chance)" in percent; the first row is a header."""
-    rows = [["split", *metrics]]
+    rows = [["metric", *metrics]]
     for metric, title in ((RECALL[0], ""), (f"{RECALL[0]}_gallery", ", gallery")):
         ranked = [each.get(metric, {}) for each in metrics.values()]
         if any("queries" in each for each in ranked):
-            counts = [f"{each['queries']:,}, {each['candidates']:,}" if "queries" in each else "" for each in ranked]
-            rows.append([f"distinct pictures, captions{title}", *counts])
+            counts = [f"{each['queries']:,} / {each['candidates']:,}" if "queries" in each else "" for each in ranked]
+            rows.append([f"distinct pictures / captions{title}", *counts])
     for name, title in COLUMNS.items():
         found = [each.get(name) for each in metrics.values()]
         if any(found):

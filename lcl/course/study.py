@@ -151,7 +151,7 @@ def comparison(
 def gains(arms: Sequence[str], over: str, metrics: Sequence[str], split: str = "new_scenes") -> list[list[str]]:
     """A table of gains over one arm: a row per arm, its seeds and a column per metric; the first row is a header.
 
-    A dash stands for a metric that was not measured, or for a single seed. Arms without runs are reported and left out.
+    A dash stands for a metric that was not measured. A single seed has no interval. Arms without runs are reported and left out.
 
     Raises:
         LclError: for an unknown split or metric, or if `over` has no run.
@@ -164,9 +164,14 @@ def gains(arms: Sequence[str], over: str, metrics: Sequence[str], split: str = "
     for arm in filter(runs.__contains__, arms):
         pair = shared({name: runs[name] for name in (arm, over)})
         found = ([[score(run, metric, split) for run in pair[name]] for name in (arm, over)] for metric in metrics)
-        cells = ("–" if None in (*ours, *theirs) or len(ours) < 2 else str(gain_of(ours, theirs)) for ours, theirs in found)
-        rows.append([arm, str(len(pair[arm])), *cells])
+        rows.append([arm, str(len(pair[arm])), *(_gain_in_words(*both) for both in found)])
     return rows
+
+
+def _gain_in_words(ours: list[float | None], theirs: list[float | None]) -> str:
+    if None in (*ours, *theirs):
+        return "–"
+    return str(gain_of(ours, theirs)) if len(ours) > 1 else f"{ours[0] - theirs[0]:+.1f}"
 
 
 def query_gain(arm: str, over: str, way: str = "image_to_text", k: int = 1) -> Gain:

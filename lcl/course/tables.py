@@ -60,7 +60,7 @@ class Table:
 
     def _cell(self, row: int, column: int, text: str) -> str:
         words = column and any(cells[column][:1].isalpha() for cells in self.rows[1:])
-        style = f"{CELL};text-align:{'right' if column and not words else 'left'}"
+        style = f"{CELL};text-align:left" if words or not column else f"{CELL};text-align:right;white-space:nowrap"
         shown = html.escape(text)
         if row and column:
             shown = f"<strong>{shown}</strong>" if (row, column) in self.best else shown
@@ -87,19 +87,24 @@ def comparison_table(arms: Sequence[str], metrics: Sequence[str], split: str = "
     A higher mean is not yet a significant difference: see `study.gains`. Arguments and errors as of `study.comparison`.
     """
     rows = study.comparison(arms, metrics, split)
-    caption = f"Percent on {split}; mean ± standard deviation over the seeds, chance in the last column."
+    caption = f"Percent on {split}{_spread(rows)}, chance in the last column."
     return Table(rows, caption, highest(rows, range(1, len(rows[0]) - 1)))
 
 
 def arms_table(arms: Sequence[str], metrics: Sequence[str], split: str = "new_scenes") -> Table:
     """The same for many arms: a row per arm, a column per metric, chance in the last row."""
     rows = list(zip(*study.comparison(arms, metrics, split), strict=True))
-    return Table(rows, f"Percent on {split}; mean ± standard deviation over the seeds, chance in the last row.")
+    return Table(rows, f"Percent on {split}{_spread(rows)}, chance in the last row.")
+
+
+def _spread(rows: Sequence[Sequence[str]]) -> str:
+    return "; mean ± standard deviation over the seeds" if any("±" in cell for row in rows for cell in row) else "; one seed"
 
 
 def gains_table(arms: Sequence[str], over: str, metrics: Sequence[str], split: str = "new_scenes") -> Table:
     """Gains of arms of the study over one other, with 95 % intervals. Arguments and errors as of `study.gains`."""
-    return Table(study.gains(arms, over, metrics, split), f"Points above {over} on {split}: mean, and 95 % interval in brackets.")
+    caption = f"Points above {over} on {split}: mean, and 95 % interval in brackets; a single seed has none."
+    return Table(study.gains(arms, over, metrics, split), caption)
 
 
 def highest(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> frozenset[tuple[int, int]]:

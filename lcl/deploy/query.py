@@ -38,7 +38,7 @@ class QueryCheck:
 
     def __str__(self) -> str:
         texts = f"{RANDOM_TEXTS} texts of {self.words} random word{'s' * (self.words != 1)}"
-        return f"the best cosine is higher than {self.above:.0%} of the best ones of {texts} in this folder (z = {self.z:+.1f})"
+        return f"the best cosine is higher than that of {self.above:.0%} of {texts} (z = {self.z:+.1f})"
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,11 @@ from lcl.models.tokenizer import Tokenizer
 from lcl.teachers.encoders import ImageEncoder, TextEncoder
 from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import BankTeacher, Teacher
+from lcl.train.findings import Diagnosis, Finding
 from lcl.train.loop import VALIDATION_PAIRS, Event, Step, Training, Validation
 from lcl.train.recipes import Recipe, StepContext
 from lcl.train.runs import Run, load_run
 
-WIDTH = 92  # characters a line of a report
 PAIRS = 256  # training pairs that are measured
 MANY_CUT = 0.05  # share of the captions that are cut, from which the context is too short (our choice)
 COLLAPSED = 0.9  # mean cosine of two images, or two captions; in healthy training runs 0.01 to 0.16, in a collapsed one 1.00
@@ -68,54 +67,6 @@ class Evidence:
     cut: tuple[int, int]
     context_length: int
     softmax: bool = True
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A check and its verdict.
-
-    Attributes:
-        check: its name.
-        measured: the value in words, or why the check was left out.
-        fix: what to do, "" if nothing is wrong.
-        left_out: whether it was left out.
-    """
-
-    check: str
-    measured: str
-    fix: str = ""
-    left_out: bool = False
-
-    @property
-    def ok(self) -> bool:
-        return not self.fix
-
-
-class Diagnosis(tuple):
-    """Findings, one a check; printed as one line each, and below it what to do if there is a problem."""
-
-    @property
-    def failed(self) -> list[str]:
-        """The names of the checks that found a problem."""
-        return [finding.check for finding in self if not finding.ok]
-
-    @property
-    def failures(self) -> Diagnosis:
-        """The findings with a problem."""
-        return Diagnosis(finding for finding in self if not finding.ok)
-
-    def __repr__(self) -> str:
-        if not self:
-            return "✓ no problem was found"
-        wide = max(len(finding.check) for finding in self)
-        lines = []
-        for finding in self:
-            mark = "–" if finding.left_out else "✓" if finding.ok else "✗"
-            lines.append(f"{mark} {finding.check:{wide}s}  {finding.measured}")
-            if finding.fix:  # notebooks break long lines within words
-                margin = " " * (wide + 4)
-                lines.append(textwrap.fill(f"→ {finding.fix}", WIDTH, initial_indent=margin, subsequent_indent=f"{margin}  "))
-        return "\n".join(lines)
 
 
 def diagnose(run: Path | str | Run | Training, curve: Sequence[Event] = (), source: PairDataset | None = None) -> Diagnosis:

@@ -13,7 +13,8 @@ from lcl.data.base import Samples
 from lcl.data.duplicates import caption_key, group_rows, near_duplicates, perceptual_hash, pixel_hash
 from lcl.losses.contrastive import both_ways, own_column
 from lcl.train import diagnosis
-from lcl.train.diagnosis import Diagnosis, Evidence, Finding, mean_cosine, pairing_z
+from lcl.train.diagnosis import Evidence, mean_cosine, pairing_z
+from lcl.train.findings import Diagnosis, Finding
 
 MANY_EQUAL = 0.05  # share of a batch that has an equal, from which false negatives matter (our choice)
 FEW = 8  # pairs that are embedded again, one at a time
@@ -30,7 +31,7 @@ def diagnose_encoders(
     Args:
         encode_images: a batch of `images`, (n, 3, H, W), to embeddings, (n, d). Put your network into evaluation mode first.
         encode_texts: a list of n captions to embeddings, (n, d).
-        images: (N, 3, H, W) uint8 or float, as the encoder takes them; some hundred training pairs, in the order of training.
+        images: (N, 3, H, W) uint8 or float, as the encoder takes them; a few hundred training pairs, in the order of training.
         captions: N captions.
         batch_size: pairs that the loss contrasts, B (default: N).
         losses: InfoNCE by step, from the first step on, of the pairs as they are given here.

@@ -1206,7 +1206,7 @@ def test_the_exported_towers_of_clip_ping_give_the_same_bits_and_hold_no_project
     exported, tokenizer = load_model(folder)
     assert list(kept.extra) == ["projections"]
     assert exported.state_dict().keys() == Clip(exported.config).state_dict().keys()
-    assert f"{(1280 + 384) * exported.config.embed_dim:,} that only the training needed" in needs_teacher.results["export"].out
+    assert f"{(1280 + 384) * exported.config.embed_dim:,} more, which only training needs" in needs_teacher.results["export"].out
     pairs = small_world.pairs("new_scenes", range(8))
     for ours, theirs in zip(embed(exported, tokenizer, pairs), embed(kept.model, kept.tokenizer, pairs), strict=True):
         assert torch.equal(ours, theirs)

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import inspect
 import io
+import re
 
 import matplotlib.pyplot
 import numpy as np
@@ -197,11 +198,21 @@ def test_no_text_of_data_is_a_formula(name):
 
 
 def test_the_powers_of_a_logarithmic_axis_are_formulas_as_before():
-    figure = plots.bars({"$5 and $": {"ours": 1.0}, "b": {"ours": 300.0}}, "s", log=True)
+    figure = plots.Chart(4, 3, "two points")
+    axes = figure.add_subplot(yscale="log")
+    axes.plot(["$5 and $", "b"], [1.0, 300.0])
     plots.to_png(figure, dpi=30)
-    names, powers = (axis.get_ticklabels() for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis))
+    names, powers = (axis.get_ticklabels() for axis in (axes.xaxis, axes.yaxis))
     assert not any(label.get_parse_math() for label in names) and all(label.get_parse_math() for label in powers)
     assert any("mathdefault" in label.get_text() for label in powers)
+
+
+def test_logarithmic_bars_have_plain_numbers():
+    figure = plots.bars({"a": {"ours": 0.286}, "b": {"ours": 4.74}}, "minutes", log=True)
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    shown = [label.get_text() for which in (False, True) for label in axis.get_ticklabels(minor=which) if label.get_text()]
+    assert "1" in shown and all(re.fullmatch(r"[\d.]+", text) for text in shown)
 
 
 def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
@@ -242,13 +253,13 @@ def test_the_title_of_softmax_rows_gives_the_loss_of_the_batch():
 
 def test_where_there_are_fewer_images_than_are_asked_for_all_are_shown(pairs):
     figure = plots.retrieved_images(["a query"], [1], torch.tensor([[0.1, 0.9]]), pairs.images[:2], k=5)
-    assert [cell.get_title() for cell in figure.axes[1:]] == ["right: 0.90", "0.10"]
+    assert [cell.get_title() for cell in figure.axes[1:]] == ["✓ 0.90", "0.10"]
 
 
 def test_retrieved_images_are_the_nearest_and_the_right_one_is_marked(pairs):
     similarity = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2, -0.5, 0.0, 0.4]])
     cells = plots.retrieved_images(["a query"], [3], similarity, pairs.images, k=3).axes[1:]
-    assert [cell.get_title() for cell in cells] == ["0.90", "right: 0.80", "0.40"]
+    assert [cell.get_title() for cell in cells] == ["0.90", "✓ 0.80", "0.40"]
     for cell, number in zip(cells, (1, 3, 7), strict=True):
         assert np.array_equal(cell.images[0].get_array(), plots.as_pixels(pairs.images[number]))
 

@@ -85,11 +85,11 @@ def test_a_comparison_uses_the_seeds_that_all_share_or_all_seeds_of_each(folder)
     ]
 
 
-def test_a_table_of_gains_has_a_dash_for_a_single_seed_and_for_what_was_not_measured(folder):
+def test_a_table_of_gains_has_no_interval_for_a_single_seed_and_a_dash_for_what_was_not_measured(folder):
     keep(folder / "planned", "siglip", made_run("siglip", 1, 0.7))
     assert gains(["clip-ping", "siglip"], "clip", [I2T, "alignment"]) == [
         ["new_scenes, above clip", "seeds", "image→text R@1", "alignment"],
-        ["clip-ping", "3", "+8.0 (+1.4 to +14.6)", "–"], ["siglip", "1", "–", "–"],
+        ["clip-ping", "3", "+8.0 (+1.4 to +14.6)", "–"], ["siglip", "1", "+0.0", "–"],
     ]  # fmt: skip
     with pytest.raises(LclError, match="siglip and clip have fewer than two seeds in common"):
         gain("siglip", "clip", I2T)

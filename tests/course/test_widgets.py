@@ -24,6 +24,7 @@ from lcl.config import LclError, get_profile
 from lcl.course import plots, views, widgets
 from lcl.course.widgets import Explorer, dropdown, slider, stops
 from lcl.course.widgets.base import atlas, script
+from lcl.course.widgets.guesser import masked
 from lcl.losses.contrastive import soft_targets
 from lcl.losses.masked_lm import FusedMlm
 from lcl.teachers.search import nearest_neighbours
@@ -320,6 +321,13 @@ def test_captions_flow_between_their_words(tmp_path):
     code = 'const found = [gaps("a cat, a cat!", ["a", "cat", "a", "cat"]), gaps("x", ["x"]), gaps("!", [])]'
     found = in_node(tmp_path, "alignment", code)
     assert found == [["", " ", ", ", " ", "!"], ["", ""], ["!"]]
+
+
+def test_a_caption_keeps_its_marks_when_a_word_is_hidden():
+    words = ["A", "cat", "a", "cat", "and", "a", "cat"]
+    assert masked("A cat, a cat and a cat.", words, 3) == "A cat, a [MASK] and a cat."
+    assert masked("A cat, a cat and a cat.", words, 0) == "[MASK] cat, a cat and a cat."
+    assert masked("A cat, a cat and a cat.", words, 6) == "A cat, a cat and a [MASK]."
 
 
 @needs_node

@@ -1,7 +1,7 @@
 """Figures with alt text: pure functions from numbers to a `Chart`. They keep no state.
 
-`base` holds what all figures share, `pictures` shows images and matrices of similarities, `curves` shows training runs, `results`
-compares recipes.
+`base` holds what all figures share, `pictures` shows images, matrices of similarities and maps, `words` shows tokens and their
+patches, `curves` shows training runs, `results` compares recipes.
 """
 
 from lcl.config import need
@@ -12,3 +12,4 @@ from lcl.course.plots.base import *  # noqa: E402, F403
 from lcl.course.plots.curves import *  # noqa: E402, F403
 from lcl.course.plots.pictures import *  # noqa: E402, F403
 from lcl.course.plots.results import *  # noqa: E402, F403
+from lcl.course.plots.words import *  # noqa: E402, F403

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
@@ -75,6 +76,11 @@ def to_data_url(figure: Figure) -> str:
 def as_pixels(image: torch.Tensor) -> np.ndarray:
     """(3, H, W) uint8 → (H, W, 3) for matplotlib."""
     return image.permute(1, 2, 0).cpu().numpy()
+
+
+def dark(colour: str) -> tuple[float, float, float]:
+    """A darker shade of a colour, for text on white."""
+    return tuple(0.62 * part for part in to_rgb(colour))
 
 
 def show_image(axes: Axes, image: torch.Tensor, title: str = "", frame: str | None = None) -> None:

@@ -1,5 +1,6 @@
-"""Figures of images, and of matrices that compare images with captions, words or patches."""
+"""Figures of images, of matrices that compare images with captions, and of maps of embeddings."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -8,23 +9,22 @@ import torch
 from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from lcl.course.plots.base import (
     BLUE,
     CYCLE,
     GREEN,
-    GREY,
-    RED,
     SMALLEST,
     WIDEST,
     Chart,
-    as_pixels,
     group_colours,
     legend_label,
     show_image,
 )
-from lcl.data.drawn.captions import Box
 from lcl.data.scenes import Pairs
+
+FEW = 10  # rows of a matrix whose values can be printed
 
 
 def grid(
@@ -69,10 +69,14 @@ def annotated_scenes(pairs: Pairs, name_of: Callable[[int], str], columns: int =
         spans = list(dict.fromkeys(obj.span for obj in scene.objects))
         for obj in scene.objects:
             colour, (left, top, right, bottom) = CYCLE[spans.index(obj.span) % len(CYCLE)], obj.box
-            axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, lw=2, ec=colour))
-            side, x = ("left", left) if left + right < image.shape[-1] else ("right", right)  # names stay on their picture
-            axes.text(x, bottom, name_of(obj.concept), color="white", fontsize=SMALLEST, ha=side, va="top",
-                      bbox={"facecolor": colour, "pad": 1, "lw": 0})  # fmt: skip
+            outlined = withStroke(linewidth=3.5, foreground="black", alpha=0.5)  # or a box would vanish on a like ground
+            axes.add_patch(Rectangle(
+                (left - 0.5, top - 0.5), right - left, bottom - top, fill=False, lw=2, ec=colour, path_effects=[outlined]
+            ))  # fmt: skip
+            side, name = image.shape[-1], name_of(obj.concept)
+            x = max(0, min(left, side * (1 - 0.036 * len(name))))  # names stay on their picture
+            axes.text(x, bottom, name, color="white" if colour == BLUE else "black", fontsize=SMALLEST,
+                      va="top" if bottom < 0.92 * side else "bottom", bbox={"facecolor": colour, "pad": 1, "lw": 0})  # fmt: skip
     return figure
 
 
@@ -93,10 +97,10 @@ def retrieved_images(
     axes = figure.subplots(len(queries), k + 1, squeeze=False, width_ratios=[2.2] + [1] * k)
     for row, query in enumerate(queries):
         axes[row, 0].axis("off")
-        axes[row, 0].text(0, 0.5, textwrap.fill(query, 30), va="center", fontsize=SMALLEST)
+        axes[row, 0].text(0, 0.5, textwrap.fill(query, 28), va="center", fontsize=SMALLEST + 1)
         for cell, best in zip(axes[row, 1:], similarity[row].topk(k).indices.tolist(), strict=True):
             right = best == own[row]
-            show_image(cell, images[best], f"{'right: ' if right else ''}{similarity[row, best]:.2f}", GREEN if right else None)
+            show_image(cell, images[best], f"{'✓ ' if right else ''}{similarity[row, best]:.2f}", GREEN if right else None)
     return figure
 
 
@@ -112,12 +116,13 @@ def similarity_matrix(
     """A matrix (N, N) of cosines, or of other values up to 1, with matching pairs on the diagonal.
 
     Args:
-        labels: of the rows.
+        labels: of the rows; if there are ten or fewer, of the columns, too, and every value is printed, the highest of a row
+            in bold.
         down, across: what the rows and the columns are.
         low: the value of the darkest colour.
         what: what the values are.
     """
-    alt = f"{title}, {len(similarity)} {down}s down, {across}s across: {_diagonal(similarity)}."
+    alt = f"{title}, {len(similarity)} by {len(similarity)}, down: {down}, across: {across}; {_diagonal(similarity)}."
     figure = Chart(WIDEST if labels else 4.8, 5 if labels else 4, alt)
     axes = figure.add_subplot()
     shown = axes.imshow(similarity.cpu().numpy(), cmap="viridis", vmin=low, vmax=1)
@@ -126,6 +131,14 @@ def similarity_matrix(
         axes.set_yticks(range(len(labels)), [textwrap.shorten(label, 45) for label in labels], fontsize=SMALLEST)
         axes.yaxis.tick_right()
         axes.yaxis.set_label_position("right")
+    if labels and len(labels) <= FEW:
+        names = [textwrap.shorten(label, 20) for label in labels]
+        axes.set_xticks(range(len(names)), names, fontsize=SMALLEST, rotation=40, ha="right", rotation_mode="anchor")
+        for row, column in itertools.product(range(len(similarity)), repeat=2):
+            value, best = similarity[row, column].item(), similarity[row].argmax() == column
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=SMALLEST,
+                      weight="bold" if best else "normal",
+                      bbox={"facecolor": "white", "alpha": 0.75, "pad": 1, "lw": 0})  # fmt: skip
     figure.colorbar(shown, ax=axes, label=what, location="left" if labels else "right")
     return figure
 
@@ -164,144 +177,12 @@ def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Chart
     left, right = figure.subplots(1, 2)
     shown = left.imshow(labels.clamp(min=1e-4).numpy(), cmap="viridis", norm=LogNorm(1e-3, 1, clip=True))
     left.set(xlabel="caption", ylabel="image", title=title)
+    figure.suptitle(alt.rsplit("; ", 1)[1], fontsize=10)
     figure.colorbar(shown, ax=left, label="label (0.001 and less: dark)")
     most = max(int(shared.max()), 1)
     truth = right.imshow(shared.numpy(), cmap=colormaps["viridis"].resampled(most + 1), vmin=-0.5, vmax=most + 0.5)
     right.set(xlabel="caption", ylabel="image", title="ground truth")
     figure.colorbar(truth, ax=right, label="objects in both scenes", ticks=range(most + 1))
-    return figure
-
-
-def cost_matrix(
-    cost: torch.Tensor, plan: torch.Tensor, rows: Sequence[str], title: str = "", prices: torch.Tensor | None = None
-) -> Chart:
-    """The costs of matching words with patches, and the plan: dots as large as a patch's share of the word.
-
-    Args:
-        cost, plan: (m, n); what a row of the plan lacks to 1 is unmatched, the last column.
-        rows: the words.
-        prices: (n,), the dual prices of the patches, as bars below.
-    """
-    words, patches = cost.shape
-    best = [int(row.argmax()) if row.sum() > 0.5 else -1 for row in plan]
-    alt = f"Costs of {words} words and {patches} patches; matched: {_matched(rows, best)}."
-    if prices is None:
-        figure = Chart(9, 1.2 + 0.3 * words, alt)
-        axes = lowest = figure.add_subplot()
-    else:
-        told = ", ".join(f"patch {number} {price:.2f}" for number, price in enumerate(prices.tolist()))
-        figure = Chart(9, 2.6 + 0.3 * words, f"{alt} Dual prices: {told}.")
-        axes, lowest = figure.subplots(2, sharex=True, height_ratios=(0.3 * words, 1))
-        axes.tick_params(labelbottom=False)
-        lowest.bar_label(lowest.bar(range(patches), prices.tolist(), color=BLUE), fmt="%.2f", fontsize=SMALLEST)
-        lowest.set(ylabel="dual price", ylim=(0, 1.3 * max(prices.max().item(), 0.1)))
-    full = torch.cat([cost, torch.full((words, 1), math.nan)], dim=1)
-    shown = axes.imshow(full.numpy(), cmap="viridis_r", aspect="auto")
-    shares = torch.cat([plan, (1 - plan.sum(1, keepdim=True)).clamp(min=0)], dim=1)
-    row, column = (shares > 0.02).nonzero().T
-    axes.scatter(column, row, s=70 * shares[row, column], facecolor="white", edgecolor=RED, lw=1.5)
-    axes.set_yticks(range(words), rows, fontsize=SMALLEST)
-    ticks = [*range(0, patches, max(1, patches // 16)), patches]
-    lowest.set_xticks(ticks, [*map(str, ticks[:-1]), "bin"], fontsize=SMALLEST)
-    axes.set_title(title)
-    lowest.set_xlabel("patch")
-    figure.colorbar(shown, ax=axes, label="cost, 1 − cosine")
-    return figure
-
-
-def token_chips(captions: Sequence[Sequence[tuple[str, int]]]) -> Chart:
-    """The tokens of captions as chips. Tokens of a word share a colour, and its number stands below each of them.
-
-    captions: the tokens of each, and the number of each token's word; -1 if it belongs to none.
-    """
-    wide, line, places = 88, 0, []  # characters of a line; the line; (line, column, token, word)
-    for tokens in captions:
-        column = 0
-        for token, word in tokens:
-            token = textwrap.shorten(token, 40) or " "
-            if column and column + len(token) + 2 > wide:
-                line, column = line + 1, 0
-            places.append((line, column, token, word))
-            column += len(token) + 3
-        line += 1
-    words = [len({word for _, word in tokens if word >= 0}) for tokens in captions]
-    told = "; ".join(f"{len(tokens)} tokens, {number} words" for tokens, number in zip(captions, words, strict=True))
-    figure = Chart(9, 0.1 + 0.55 * line, f"Tokens of {len(captions)} captions as chips, with the numbers of their words: {told}.")
-    axes = figure.add_subplot(xlim=(0, wide + 2), ylim=(line - 0.3, -0.5))
-    axes.axis("off")
-    for row, column, token, word in places:
-        colour = CYCLE[word % len(CYCLE)] if word >= 0 else GREY
-        box = {"boxstyle": "round,pad=0.25", "facecolor": colour + "30", "edgecolor": colour}
-        at = column + 1 + len(token) / 2
-        axes.text(at, row, token, bbox=box, ha="center", va="center", family="monospace", fontsize=SMALLEST)
-        if word >= 0:
-            axes.text(at, row + 0.45, str(word), ha="center", va="center", color=GREY, fontsize=SMALLEST)
-    return figure
-
-
-def _matched(words: Sequence[str], patch: Sequence[int]) -> str:
-    pairs = zip(words, patch, strict=True)
-    return ", ".join(f"{word} → {f'patch {place}' if place >= 0 else 'unmatched'}" for word, place in pairs)
-
-
-def word_lines(
-    image: torch.Tensor, words: Sequence[str], patch: Sequence[int], patches: int, boxes: Sequence[Sequence[Box]], title: str = ""
-) -> Chart:
-    """A scene beside its words: a line from every word that names an object to its patch, and the object's dashed box.
-
-    Args:
-        image: (3, H, W) uint8.
-        patch: the patch of every word; -1 if it is unmatched.
-        patches: n, a square number.
-        boxes: for every word the boxes of what it names, in pixels; empty for a word that names nothing, which is drawn grey.
-    """
-    side, rows = image.shape[-1], math.isqrt(patches)
-    step = side / rows
-    alt = f"A scene and its words; lines join words that name objects with their patches: {_matched(words, patch)}."
-    figure = Chart(7, 4.2, alt)
-    axes = figure.add_subplot()
-    axes.imshow(as_pixels(image), extent=(0, side, side, 0), interpolation="nearest")
-    for line in range(1, rows):
-        axes.axhline(line * step, xmax=0.5, color="white", lw=0.4, alpha=0.6)
-        axes.plot([line * step] * 2, [0, side], color="white", lw=0.4, alpha=0.6)
-    objects = list(dict.fromkeys(tuple(own) for own in boxes if own))  # words of one object share its colour
-    for number, (word, place, own) in enumerate(zip(words, patch, boxes, strict=True)):
-        y = side * (number + 0.5) / len(words)
-        colour = CYCLE[objects.index(tuple(own)) % len(CYCLE)] if own else GREY
-        axes.text(side * 1.3, y, word if place >= 0 else f"{word}  (unmatched)", va="center", fontsize=10, color=colour)
-        for left, top, right, bottom in own:
-            axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour, lw=1.2, ls="--"))
-        if place >= 0 and own:
-            x0, y0 = place % rows * step, place // rows * step
-            axes.add_patch(Rectangle((x0, y0), step, step, fill=False, ec=colour, lw=2))
-            axes.plot([x0 + step, side * 1.28], [y0 + step / 2, y], color=colour, lw=1.3)
-    axes.set(xlim=(0, 2 * side), ylim=(side, 0), title=title)
-    axes.axis("off")
-    return figure
-
-
-def word_guesses(
-    images: Sequence[torch.Tensor | None], titles: Sequence[str], guesses: Sequence[tuple[Sequence[str], torch.Tensor]], text: str
-) -> Chart:
-    """Predictions of a masked word, a panel per image.
-
-    Args:
-        images: (3, H, W) uint8 each; None for no image.
-        guesses: for every panel the most probable words and their probabilities.
-        text: the caption with its mask.
-    """
-    best = "; ".join(f"{title}: {words[0]} {shares[0]:.0%}" for title, (words, shares) in zip(titles, guesses, strict=True))
-    figure = Chart(9, 3.4, f"Predictions of the masked word of {text!r}. {best}.")
-    figure.suptitle(textwrap.fill(text, 100), fontsize=10)
-    rows = figure.subplots(2, len(images), squeeze=False, height_ratios=[1.2, 1])
-    for picture, axes, image, title, (words, shares) in zip(*rows, images, titles, guesses, strict=True):
-        if image is not None:
-            show_image(picture, image)
-        picture.axis("off")
-        picture.set_title(title, fontsize=SMALLEST)
-        axes.barh(range(len(words)), shares.tolist(), color=BLUE)
-        axes.set_yticks(range(len(words)), words, fontsize=SMALLEST)
-        axes.set(xlim=(0, 1), ylim=(len(words) - 0.5, -0.5), xlabel="probability")
     return figure
 
 

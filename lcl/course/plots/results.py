@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lcl.course.plots.base import (
     BLUE,
@@ -27,13 +28,18 @@ def bars(values: Mapping[str, Mapping[str, float]], ylabel: str, log: bool = Fal
     figure = Chart(9, 3.2, f"Bars, {ylabel}. {in_words(values, '.3g')}.")
     axes = figure.add_subplot()
     width = 0.8 / len(names)
+    form = "%.1f" if not log and max(max(group.values()) for group in values.values()) >= 10 else "%.3g"
     for number, name in enumerate(names):
         places = [position + (number - (len(names) - 1) / 2) * width for position in range(len(values))]
         heights = [group[name] for group in values.values()]
         drawn = axes.bar(places, heights, width, label=legend_label(name), color=CYCLE[number % len(CYCLE)])
-        axes.bar_label(drawn, fmt="%.3g", fontsize=SMALLEST)
+        axes.bar_label(drawn, fmt=form, fontsize=SMALLEST)
     axes.set_xticks(range(len(values)), list(values), fontsize=SMALLEST)
     axes.set(ylabel=ylabel, yscale="log" if log else "linear")
+    if log:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, place: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(y=0.12)  # room for the numbers above the bars
     if len(names) > 1:
         figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
@@ -52,11 +58,11 @@ def dots(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], 
     alt = f"A dot a seed, a bar at the mean, {xlabel}. {in_words(means, '.1f')}."
     figure, panels = _panels(list(groups), names, xlabel, 0.9 + 0.32 * len(names), alt)
     for axes, rows in zip(panels, groups.values(), strict=True):
+        axes.margins(x=0.08)
         for row, values in enumerate(rows):
-            colour = CYCLE[row % len(CYCLE)]
             if values:
-                axes.scatter(values, [row] * len(values), color=colour, s=18, zorder=3)
-                axes.plot([sum(values) / len(values)] * 2, [row - 0.35, row + 0.35], color=colour, lw=2)
+                axes.scatter(values, [row] * len(values), color=BLUE, s=18, zorder=3)
+                axes.plot([sum(values) / len(values)] * 2, [row - 0.35, row + 0.35], color=BLUE, lw=2)
     return figure
 
 
@@ -111,7 +117,7 @@ def gain_by_cost(points: Mapping[str, tuple[float, Gain]], xlabel: str, ylabel: 
     figure = Chart(9, 4.2, f"{ylabel}, mean and 95 percent interval, by {xlabel}: {told}.")
     axes = figure.add_subplot()
     for number, (name, (cost, gain)) in enumerate(points.items()):
-        colour = CYCLE[number % len(CYCLE)]
+        colour = (*CYCLE, GREY)[number % (len(CYCLE) + 1)]
         axes.plot([cost, cost], [gain.low, gain.high], color=colour, lw=1.2, alpha=0.6)
         style = {"marker": MARKERS[number % len(MARKERS)], "s": 34, "zorder": 3, "label": legend_label(name)}
         axes.scatter(cost, gain.mean, color=colour, **style)
@@ -138,11 +144,11 @@ def two_runs(curves: Mapping[str, Sequence[Event]], metrics: Mapping[str, Mappin
     alt = f"{' and '.join(curves)} on {split}, percent. {in_words(first, '.1f')}."
     figure = Chart(9, 1.5 + 0.2 * max(len(titles), 8), alt)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    for colour, style, (name, curve) in zip((BLUE, ORANGE), ("-", "--"), curves.items(), strict=False):
+    for colour, style, marker, (name, curve) in zip((BLUE, ORANGE), ("-", "--"), MARKERS, curves.items(), strict=False):
         validations = [event for event in curve if isinstance(event, Validation)]
         recall = [50 * (event.image_to_text + event.text_to_image) for event in validations]
         done = [100 * event.step / planned_steps(curve) for event in validations]
-        left.plot(done, recall, color=colour, ls=style, label=legend_label(name))
+        left.plot(done, recall, color=colour, ls=style, marker=marker, ms=4, label=legend_label(name))
     left.set(xlabel="percent of the training", ylabel="recall@1, mean of both ways (%)", xlim=(0, 102), ylim=(0, 100))
     left.set_title("during training, validation pairs", fontsize=SMALLEST)
     legend_below(figure, left)
@@ -153,7 +159,7 @@ def two_runs(curves: Mapping[str, Sequence[Event]], metrics: Mapping[str, Mappin
             if title in each:
                 right.scatter(each[title], row, color=colour, marker=marker, s=22, zorder=2)
     right.set_yticks(range(len(titles)), titles, fontsize=SMALLEST)
-    right.set(xlabel="percent", ylim=(len(titles) - 0.4, -0.6), xlim=(0, 100))
+    right.set(xlabel="percent", ylim=(len(titles) - 0.4, -0.6), xlim=(-3, 103))
     right.set_title(f"after training, {split}", fontsize=SMALLEST)
     right.grid(axis="x", alpha=0.3)
     return figure

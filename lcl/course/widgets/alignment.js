@@ -1,11 +1,5 @@
 // The alignment inspector: a caption above its scene; a word shows the patches that it is matched with, or its cosine with each.
 
-function gaps(caption, words) { // what stands before each word, and after the last one
-  let from = 0;
-  const before = words.map((word) => { const at = caption.indexOf(word, from), text = caption.slice(from, at); from = at + word.length; return text; });
-  return [...before, caption.slice(from)];
-}
-
 export default exhibit("alignment", ({ data, body, say, guard }) => {
   const LARGE = 400, SHOW = ["matched patches", "cosine of every patch"], state = { scene: 0, checkpoint: 0, solver: 0, show: 0, word: 0 };
   const svg = h("svg", { viewBox: `0 0 ${LARGE} ${LARGE}`, width: LARGE, height: LARGE, role: "img" });

@@ -89,3 +89,9 @@ function exhibit(kind, draw) {
     },
   };
 }
+
+function gaps(caption, words) { // what stands before each word, and after the last one
+  let from = 0;
+  const before = words.map((word) => { const at = caption.indexOf(word, from), text = caption.slice(from, at); from = at + word.length; return text; });
+  return [...before, caption.slice(from)];
+}

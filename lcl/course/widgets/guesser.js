@@ -9,7 +9,8 @@ export default exhibit("guesser", ({ data, body, say, guard }) => {
 
   const draw = guard(() => {
     const scene = data.scenes[state.scene], hidden = scene.words[state.word];
-    sentence.replaceChildren(...scene.words.map((word, number) => h("button", { "aria-pressed": number === state.word, onclick: () => { hide(state.scene, number); sentence.children[number].focus(); } }, number === state.word ? "[MASK]" : word.text)));
+    const between = gaps(scene.caption, scene.words.map((word) => word.text)), buttons = scene.words.map((word, number) => h("button", { "aria-pressed": number === state.word, onclick: () => { hide(state.scene, number); sentence.children[number].focus(); } }, number === state.word ? "[MASK]" : word.text));
+    sentence.replaceChildren(...buttons.flatMap((button, number) => [between[number].trim(), button]), between[buttons.length].trim());
     panels.replaceChildren(...data.conditions.map((condition, number) => {
       const shown = number === 0 ? thumbnail(data.atlas, scene.image, 128, scene.caption) : number === 2 ? thumbnail(data.atlas, hidden.wrong, 128, "another scene") : h("span", { class: "lcl-thumbnail", style: "width:128px;height:128px;border:1px dashed #888", role: "img", "aria-label": "no image" });
       const bars = !state.open ? h("div", {}, "?") : hidden.guesses[number].map(([text, share]) => h("div", { class: `lcl-bar${text === hidden.token ? " right" : ""}` }, text, h("i", { style: `width:${Math.max(1, 100 * share)}%`, role: "img", "aria-label": percent(share) }), `${percent(share)}${text === hidden.token ? " ✓" : ""}`));

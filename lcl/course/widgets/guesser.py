@@ -9,6 +9,15 @@ from lcl.course import plots
 from lcl.course.views import CONDITIONS, Blank
 from lcl.course.widgets.base import Exhibit, atlas, script
 from lcl.data.scenes import Pairs
+from lcl.words import printable
+
+
+def masked(caption: str, words: Sequence[str], hidden: int) -> str:
+    """A caption whose words are these, in this order, with [MASK] in the place of one."""
+    start = 0
+    for word in words[:hidden]:
+        start = caption.index(word, start) + len(word)
+    return caption[:start] + caption[start:].replace(words[hidden], "[MASK]", 1)
 
 
 class WordGuesser(Exhibit):
@@ -33,6 +42,6 @@ class WordGuesser(Exhibit):
         at = scenes[0]["start"]
         blank = found[0][at]
         guesses = [([word for word, _ in best], torch.tensor([share for _, share in best])) for best in blank.guesses]
-        text = " ".join("[MASK]" if number == at else one.text for number, one in enumerate(found[0]))
+        text = printable(masked(pairs.captions[0], [word.text for word in found[0]], at))
         still = plots.word_guesses([pairs.images[0], None, pairs.images[blank.wrong]], CONDITIONS, guesses, text)
         super().__init__("Masked-word guesser: hide a word and see what is predicted, by which image.", data, still)
