@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from diagrams.canvas import WIDTH, Diagram
 
 PARTS = (
@@ -18,16 +20,16 @@ def course_map(current: int) -> Diagram:
     part = next(name for name, _, chapters in PARTS if current in dict(chapters))
     sheet = Diagram(184, f"Map of the course: four parts (basics, LightCLIP, CLIP-PING, in practice) with 15 chapters. "
                          f"You are in chapter {current}, {TITLES[current]}, of the part {part}.")  # fmt: skip
-    side = (WIDTH - 30) / 8
     for low, parts in ((98, PARTS[:2]), (10, PARTS[2:])):
-        left = 11.0
+        left, side = 11.0, (WIDTH - 30) / sum(len(chapters) for *_, chapters in parts)
         for name, kind, chapters in parts:
             width = side * len(chapters)
             sheet.area(left, low, width, 78)
             sheet.text(left + 8, low + 65, name, kind, 12, weight="bold", ha="left")
+            step = (width - 10) / len(chapters)
             for place, (number, title) in enumerate(chapters):
-                here, x = number == current, left + side * (place + 0.5)
-                sheet.box(x, low + 30, f"{number}\n{title}", kind if here else "frozen", side - 3, 44, 11, bold=here)
+                here, x = number == current, left + 5 + step * (place + 0.5)
+                sheet.box(x, low + 30, f"{number}\n{title}", kind if here else "frozen", step - 3, 44, 11, bold=here)
             left += width + 8
     return sheet
 
@@ -54,15 +56,15 @@ def scene() -> Diagram:
     sheet.arrow(plan.right, (328, 60))
     sheet.text(352, 204, "picture", "image", 11)
     x = 332
-    for word, width, fill in (("a", 18, "empty"), ("red", 34, "empty"), ("car", 34, "loss fill"), ("next", 40, "empty"),
-                              ("to", 24, "empty"), ("a", 18, "empty"), ("key", 36, "shared fill")):  # fmt: skip
+    for word, width, fill in (("a", 18, "empty"), ("car", 34, "loss fill"), ("next", 40, "empty"), ("to", 24, "empty"),
+                              ("a", 18, "empty"), ("key", 36, "shared fill")):  # fmt: skip
         sheet.cell(x, 46, width, 28, fill, "muted")
         sheet.text(x + width / 2, 60, word, size=12)
         x += width + 4
-    sheet.text(444, 32, "caption", "text", 11)
-    sheet.arrow((409, 78), (368, 144), role="loss", both=True)
-    sheet.arrow((542, 78), (438, 140), role="shared", both=True)
-    sheet.text(562, 148, "ground truth:\nwhich words name\nwhich box", "muted", 11)
+    sheet.text(427, 32, "caption", "text", 11)
+    sheet.arrow((371, 78), (368, 144), role="loss", both=True)
+    sheet.arrow((504, 78), (430, 136), role="shared", both=True)
+    sheet.text(562, 128, "ground truth:\nwhich words name\nwhich box", "muted", 11)
     return sheet
 
 
@@ -70,39 +72,38 @@ def block() -> Diagram:
     """Chapter 2: from a picture to patch tokens and one embedding, with shapes."""
     sheet = Diagram(
         286,
-        "The image tower: the picture is cut into patches, each becomes a vector, transformer blocks mix them, and "
-        "the mean is projected to the embedding. Inside a block: norm, attention, add; norm, MLP, add.",
+        "The image tower: the picture is cut into patches, each becomes a vector, transformer blocks mix them, "
+        "a norm and the mean follow, and a projection gives the embedding. Inside a block: norm, attention, add; norm, MLP, add.",
     )
     tones = ("image fill", "shared fill", "text fill", "loss fill")
     cells = [[tones[(row + 2 * column) % 4] for column in range(4)] for row in range(4)]
     picture = sheet.grid(20, 164, cells, 22)
     sheet.text(picture.x, 150, "picture\n(3, 64, 64)", "image", 11, va="top")
-    patches = sheet.box(178, 208, "patches\n(16, 768)", "image", 84, 52)
-    vectors = sheet.box(290, 208, "linear\n+ position", "image", 92, 52)
-    blocks = sheet.box(412, 208, "transformer\nblocks", "image", 104, 52, bold=True)
-    pool = sheet.box(518, 208, "mean", "image", 60, 52)
-    out = sheet.box(602, 208, "project\nlength 1", "shared", 74, 52)
-    for start, end, words in ((picture, patches, ""), (patches, vectors, ""), (vectors, blocks, ""), (blocks, pool, ""),
-                              (pool, out, "")):  # fmt: skip
-        sheet.arrow(start.right, end.left, words)
-    sheet.text(290, 250, "(16, d)", "muted", 11)
-    sheet.text(412, 250, "(16, d): patch_tokens", "muted", 11)
-    sheet.text(518, 168, "(d,)", "muted", 11)
-    sheet.text(602, 168, "embedding", "muted", 11)
+    patches = sheet.box(166, 208, "patches\n(16, 768)", "image", 76, 52)
+    vectors = sheet.box(264, 208, "linear\n+ position", "image", 82, 52)
+    blocks = sheet.box(370, 208, "transformer\nblocks", "image", 94, 52, bold=True)
+    norm = sheet.box(458, 208, "norm", "image", 46, 52)
+    pool = sheet.box(528, 208, "mean", "image", 46, 52)
+    out = sheet.box(605, 208, "project\nlength 1", "shared", 66, 52)
+    for start, end in pairwise((picture, patches, vectors, blocks, norm, pool, out)):
+        sheet.arrow(start.right, end.left)
+    sheet.text(264, 250, "(16, d)", "muted", 11)
+    sheet.text(370, 250, "(16, d)", "muted", 11)
+    sheet.text(470, 250, "(16, d): patch_tokens", "muted", 11)
+    sheet.text(528, 168, "(d,)", "muted", 11)
+    sheet.text(605, 168, "embedding", "muted", 11)
     sheet.area(150, 16, 482, 96, "one block")
-    places = [("norm", 60), ("attention", 84), ("+", 30), ("norm", 60), ("MLP", 60), ("+", 30)]
-    x, last, before = 172, None, None
-    for words, width in places:
-        box = sheet.box(x + width / 2, 44, words, "shared" if words == "+" else "image", width, 32)
-        if last:
-            sheet.arrow(last.right, box.left)
-        if words == "+":
-            sheet.arrow((before - 6, 44), box.top, bend=-0.3, role="shared")
-            before = x + width + 10
-        before = x if before is None else before
-        last, x = box, x + width + 22
-    sheet.arrow(last.right, (last.x + 40, 44))
-    sheet.arrow(blocks.bottom, (412, 114), dashed=True)
+    start = (156.0, 44.0)
+    for first, second in (("attention", 78), ("MLP", 54)):
+        branch, x = start[0] + 12, start[0] + 28  # what is added leaves the line at `branch`
+        for words, width in (("norm", 50), (first, second), ("+", 28)):
+            box = sheet.box(x + width / 2, 44, words, "shared" if words == "+" else "image", width, 32)
+            sheet.arrow(start, box.left)
+            start, x = box.right, x + width + 18
+        sheet.line([(branch, 44), (branch, 80), (box.x, 80)], "shared")
+        sheet.arrow((box.x, 82), box.top, role="shared")
+    sheet.arrow(start, (start[0] + 30, 44))
+    sheet.arrow(blocks.bottom, (blocks.x, 114), dashed=True)
     return sheet
 
 

@@ -61,11 +61,11 @@ def matching() -> Diagram:
     out = sheet.box(372, 28, "unmatched", "frozen", 92, 32, dashed=True)
     sheet.line([words[2].right, out.left], "frozen", 2.4, dashed=True)
     sheet.text(232, 30, f"cost {UNMATCHED}", "frozen", 12)
-    sheet.text(112, 240, "words", "text", 12, weight="bold")
-    sheet.text(372, 244, "patches", "image", 12, weight="bold")
+    sheet.text(112, 246, "words", "text", 12, weight="bold")
+    sheet.text(372, 246, "patches", "image", 12, weight="bold")
     sheet.text(536, 184, "One to one:\na patch that one word\ntook is taken.", "ink", 12)
     sheet.text(536, 116, "“Red” and “apple” both\nprefer patch 0. The sum\n0.2 + 0.3 is smaller\nthan 0.1 + 0.6.", "ink", 12)
-    sheet.text(536, 48, "Relaxed: a word whose\nbest patch costs more\nthan 0.6 takes none.", "ink", 12)
+    sheet.text(536, 48, "Relaxed: a word whose\nbest patch costs 0.6\nor more takes none.", "ink", 12)
     return sheet
 
 
@@ -74,11 +74,11 @@ def fusion() -> Diagram:
     sheet = Diagram(
         300,
         "The caption passes the text tower twice. The plain pass gives the embedding for CLIP's loss. In the second "
-        "pass words are masked, and gated cross-attention lets the image's features into every layer; a head predicts"
-        " the masked words. The second pass, shaded, exists in training only.",
+        "pass words are masked, and after every layer gated cross-attention adds what the image's features tell; a head"
+        " predicts the masked words. The second pass, in a dashed frame, exists in training only.",
     )
-    sheet.area(8, 8, 632, 186, "", dashed=True)
-    sheet.text(628, 182, "in training only", "muted", 11, ha="right")
+    sheet.area(8, 8, 632, 180, "", dashed=True)
+    sheet.text(628, 176, "in training only", "muted", 11, ha="right")
     picture = sheet.box(70, 262, "picture", "image", 92, 36)
     tower = sheet.box(206, 262, "image tower", "image", 108, 40, bold=True)
     caption = sheet.box(70, 214, "caption", "text", 92, 32)
@@ -90,23 +90,23 @@ def fusion() -> Diagram:
     sheet.arrow(plain.right, (502, 234), "$t$", "text", at=(0, -10))
     masked = sheet.box(76, 60, "a [MASK]\nbeside a dog", "text", 108, 46)
     sheet.arrow(caption.bottom, masked.top, "mask 15 %\nof the words", at=(42, 0))
-    layers = []
-    for x, name in ((214, "layer 1"), (330, "layer 2")):
-        gate = sheet.box(x, 124, "cross-attention\n× tanh(gate)", "extra", 104, 42, 11)
-        layer = sheet.box(x, 60, name, "text", 84, 36)
-        sheet.arrow(gate.bottom, layer.top, "+", at=(10, 0))
-        layers.append((gate, layer))
-    sheet.arrow(masked.right, layers[0][1].left)
-    sheet.arrow(layers[0][1].right, layers[1][1].left)
-    sheet.arrow((206, 240), layers[0][0].top, role="image")
-    sheet.arrow((232, 240), layers[1][0].top, role="image", bend=-0.1)
-    sheet.text(262, 168, "patch\nfeatures", "image", 11, ha="left")
-    head = sheet.box(450, 60, "head", "extra", 70, 36)
+    last = masked
+    for x, name, out in ((188, "layer 1", 206), (322, "layer 2", 232)):
+        layer = sheet.box(x, 60, name, "text", 66, 36)
+        added = sheet.box(x + 62, 60, "+", "extra", 24, 24)
+        gate = sheet.box(x + 62, 124, "cross-attention\n× tanh(gate)", "extra", 104, 42, 11)
+        sheet.arrow(last.right, layer.left)
+        sheet.arrow(layer.right, added.left)
+        sheet.arrow(gate.bottom, added.top)
+        sheet.arrow((out, 240), gate.top, role="image")
+        last = added
+    sheet.text(268, 170, "patch\nfeatures", "image", 11, ha="left")
+    head = sheet.box(450, 60, "head", "extra", 60, 36)
     end = sheet.box(566, 60, "cross-entropy of\nthe masked words", "loss", 128, 46, 11)
-    sheet.arrow(layers[1][1].right, head.left)
+    sheet.arrow(last.right, head.left)
     sheet.arrow(head.right, end.left)
-    sheet.text(214, 26, "the same weights as above", "text", 11, ha="left")
-    sheet.text(510, 130, "The gates begin at 0:\nthe tower starts as if there\nwere no picture.", "muted", 11)
+    sheet.text(155, 26, "the same weights as above", "text", 11, ha="left")
+    sheet.text(546, 130, "The gates begin at 0:\nthe tower starts as if there\nwere no picture.", "muted", 11)
     return sheet
 
 
@@ -129,10 +129,12 @@ def lightclip() -> Diagram:
     for words, y, name, weight, how in curves:
         box = sheet.box(322, y, words, "text" if y == 46 else "shared", 138, 48)
         sheet.arrow(towers.right, box.left)
+        sheet.cell(415, y - 20, 80, 42, "sheet", "muted")
+        sheet.arrow(box.right, (413, y))
         sheet.line([(424 + 60 * p, y - 16 + 32 * weight(p)) for p in (0, 0.25, 0.5, 0.75, 1)], "loss", 2.2)
         sheet.line([(424, y + 18), (424, y - 16), (486, y - 16)], "muted", 1)
-        sheet.text(455, y - 27, how, "muted", 11)
-        sheet.arrow((492, y), (total.x - 36, 130 + (y - 130) * 0.16), name, at={214: (24, 8), 130: (0, 10), 46: (24, -8)}[y])
+        sheet.text(455, y - 28, how, "muted", 11)
+        sheet.arrow((497, y), (total.x - 36, 130 + (y - 130) * 0.16), name, at={214: (24, 8), 130: (0, 10), 46: (24, -8)}[y])
     sheet.text(178, 74, "kept after\nthe training", "image", 11)
-    sheet.text(406, 250, "weight during the training", "muted", 11)
+    sheet.text(455, 248, "weight during the training", "muted", 11)
     return sheet

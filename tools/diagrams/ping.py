@@ -88,7 +88,7 @@ def controls() -> Diagram:
     row = [["shared fill"] * 4, *[["empty"] * 4 for _ in range(3)]]
     sheet.grid(436, 46, row, 18, {(0, 0): "1"})
     each = [["shared fill" if r == c else "loss fill" for c in range(4)] for r in range(4)]
-    sheet.grid(546, 46, each, 18, {(r, c): "1" if r == c else "0" for r in range(4) for c in range(4)})
+    sheet.grid(546, 46, each, 18, {(r, c): "+" if r == c else "−" for r in range(4) for c in range(4)})
     sheet.text(472, 32, "softmax: a row", "ink", 11)
     sheet.text(582, 32, "sigmoid: a cell", "ink", 11)
     return sheet
@@ -148,7 +148,7 @@ def failures() -> Diagram:
             sheet.arrow(last.right, box.left)
             sheet.text((last.x + box.x) / 2, 202, "yes", "muted", 11)
         last = box
-    sheet.text(324, 24, "lcl.diagnose asks all of these, and names the first cause before its consequences.", "ink", 12)
+    sheet.text(324, 24, "lcl.diagnose asks all of these, and says what to do where the answer is no.", "ink", 12)
     return sheet
 
 
