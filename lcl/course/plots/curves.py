@@ -93,12 +93,12 @@ def runs_together(
 
 
 def _said(reference: tuple[str, float] | None) -> str:
-    return f"; {reference[0]}: {reference[1]:.2f}" if reference else ""
+    return f"; {reference[0]}: {reference[1]:.3g}" if reference else ""
 
 
 def _dashed(axes: Axes, reference: tuple[str, float] | None) -> None:
     if reference:
-        axes.axhline(reference[1], color=GREY, ls="--", lw=1, label=legend_label(f"{reference[0]}: {reference[1]:.2f}"))
+        axes.axhline(reference[1], color=GREY, ls="--", lw=1, label=legend_label(f"{reference[0]}: {reference[1]:.3g}"))
 
 
 def lines(
@@ -126,6 +126,8 @@ def lines(
         axes.fill_between(list(row), low, high, color=colour, alpha=0.2, lw=0)
     _dashed(axes, reference)
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+    if min(float(np.min(seeds)) for row in curves.values() for seeds in row.values()) >= 0:
+        axes.set_ylim(bottom=0)
     if log:
         axes.set_xticks(list(row), [f"{x:g}" for x in row])
         axes.xaxis.minorticks_off()

@@ -60,7 +60,7 @@ def token_chips(captions: Sequence[Sequence[tuple[str, int]]]) -> Chart:
     """
     wide, line, places = 88, 0, []  # characters of a line; the line; (line, column, token, word)
     for tokens in captions:
-        column = 0
+        line, column = line + 0.5 * bool(places), 0  # a gap between captions
         for token, word in tokens:
             token = textwrap.shorten(token, 40) or " "
             if column and column + len(token) + 2 > wide:
