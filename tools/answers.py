@@ -145,7 +145,7 @@ class Answers:
                 why = f"{good} of {len(own)} primary comparisons supported" if own else "no primary comparison"
                 why = "a primary comparison lacks its metric" if found == UNTESTED else why
             rows.append([str(number), question["question"], f"**{found}**", why, self.sentence(question, said or {})])
-        return as_markdown(rows, words=True)
+        return as_markdown(rows)
 
     def deciding(self, question: dict) -> list[str]:
         """The arms that a question waits for: those of its primary comparisons, or all of them if it has none."""
@@ -164,7 +164,7 @@ class Answers:
             p = arms.NONE if each.p is None else in_words(each.p)
             named = [f"`{each.arm}`", f"`{each.over}`", short(each.metric)]
             rows.append([str(number), str(each.question or arms.NONE), *named, each.seeds, each.gain, p, each.verdict])
-        return as_markdown(rows, words=True)
+        return as_markdown(rows)
 
     def equal_time(self, cost: prices.Price) -> str | None:
         """The shortest `clip` whose steps take as long as those of an arm with this price, or longer; None if there is none.

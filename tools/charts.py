@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import NullFormatter
 
-from lcl.course.plots import CYCLE, MARKERS, SMALLEST, Chart
+from lcl.course.plots import CYCLE, GREY, MARKERS, SMALLEST, Chart, plain_numbers
 from lcl.course.statistics import Gain
 
 Lines = Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]]
@@ -93,6 +93,11 @@ def scaling(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[fl
     found = figure.subplots(rows, 3, squeeze=False).flatten()
     for axes in found[len(panels) :]:
         axes.set_axis_off()
+    if len(panels) < len(found):
+        style = {"color": GREY, "lw": 1.2}
+        lines = [*found[-1].plot([], marker=MARKERS[0], ms=3.5, **style), *found[-1].plot([], ls="--", **style)]
+        words = ["measured, with its slope", "theory's slope, through the last point"]
+        found[-1].legend(lines, words, frameon=False, fontsize=SMALLEST, loc="center")
     for axes, (variable, lines) in zip(found, panels.items(), strict=False):
         for colour, marker, (what, (sizes, laps, fitted, theory)) in zip(CYCLE, MARKERS, lines.items(), strict=False):
             axes.plot(sizes, laps, color=colour, marker=marker, ms=3.5, lw=1.2, label=f"{what}: {fitted:.2f}, theory {theory:g}")
@@ -103,7 +108,8 @@ def scaling(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[fl
         shown = sizes if len(sizes) < 6 else sizes[:: math.ceil(len(sizes) / 5)]
         axes.set_xticks(shown, [f"{size:,}" for size in shown], fontsize=SMALLEST)
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        few = max(max(laps) for _, laps, _, _ in lines.values()) < 100 * min(min(laps) for _, laps, _, _ in lines.values())
+        plain_numbers(axes.yaxis, (1, 3) if few else (1,))
         axes.legend(frameon=False, fontsize=SMALLEST, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         axes.grid(alpha=0.3)
     for axes in found[::3]:

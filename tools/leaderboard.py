@@ -84,7 +84,7 @@ class Board:
             table.append([first, f"`{row.arm}`", *levels, str(len(row.runs)), gain, arms.minutes(row.runs)])
         runs = [run for row in rows for run in row.runs.values()]
         table.append(["", "chance", *(arms.chance(runs, name) for name in (RANKED_BY, FOILS)), "", "", ""])
-        return as_markdown(table, words=True)
+        return as_markdown(table)
 
     def ranked(self) -> str:
         """Rows with all seeds, best first; or a sentence."""
@@ -111,4 +111,4 @@ class Board:
             commits = sorted({str(run["provenance"].get("commit") or "unknown") for run in row.runs.values()})
             named = [f"`{name[:8]}`" + (" with changes" if "+" in name else "") for name in commits]
             table.append([f"`{row.arm}`", ", ".join(named), arms.processors(row.runs.values()), f"`{self.command(row)}`"])
-        return as_markdown(table, words=True) if self.rows else "There is no run yet."
+        return as_markdown(table) if self.rows else "There is no run yet."

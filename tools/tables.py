@@ -12,10 +12,17 @@ from benchmarks.run import Bench
 PLAINER = ("render", "reading", "bank-images", "bank-captions", "banks", "neighbours-product", "huge-pages")
 
 
-def as_markdown(rows: Sequence[Sequence[str]], words: bool = False) -> str:
-    """A table for a page: the first column to the left, the others to the right, or to the left if they hold words."""
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table for a page: the first column and columns of words to the left, columns of numbers to the right."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" + ("|---" if words else "|---:") * (len(rows[0]) - 1) + "|", *lines[1:]])
+    columns = list(zip(*rows[1:], strict=True))[1:] or [()] * (len(rows[0]) - 1)
+    return "\n".join([lines[0], "|---" + "".join("|---" if _of_words(cells) else "|---:" for cells in columns) + "|", *lines[1:]])
+
+
+def _of_words(cells: Sequence[str]) -> bool:
+    """Do most cells that say something begin with a letter, perhaps in a name of code or in bold?"""
+    said = [cell.lstrip("*`[") for cell in cells if cell.strip(" –")]
+    return 2 * sum(cell[:1].isalpha() for cell in said) > len(said)
 
 
 def races(bench: Bench) -> str:

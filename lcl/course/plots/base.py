@@ -14,7 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, NullFormatter
 
 from lcl.words import printable
 
@@ -59,6 +59,13 @@ def legend_below(figure: Chart, axes: Axes, columns: int = 3) -> None:
     """Name what the axes show below them, where no curve can run through the names."""
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)), frameon=False, fontsize=SMALLEST)
+
+
+def plain_numbers(axis: Axis, multiples: Sequence[float] = (1, 3)) -> None:
+    """Label a logarithmic axis with plain numbers, at these multiples of the powers of ten."""
+    axis.set_major_locator(LogLocator(subs=multiples))
+    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def to_png(figure: Figure, dpi: int = 100) -> bytes:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lcl.course.plots.base import (
     BLUE,
@@ -17,6 +16,7 @@ from lcl.course.plots.base import (
     in_words,
     legend_below,
     legend_label,
+    plain_numbers,
 )
 from lcl.course.statistics import Gain
 from lcl.train.loop import Event, Step, Validation
@@ -37,9 +37,7 @@ def bars(values: Mapping[str, Mapping[str, float]], ylabel: str, log: bool = Fal
     axes.set_xticks(range(len(values)), list(values), fontsize=SMALLEST)
     axes.set(ylabel=ylabel, yscale="log" if log else "linear")
     if log:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, place: f"{y:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        plain_numbers(axes.yaxis)
     axes.margins(y=0.12)  # room for the numbers above the bars
     if len(names) > 1:
         figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
