@@ -116,6 +116,15 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      "5 seeds |",
      lambda: sign("clip+soft", "clip+smoothing", R1) == -1
      and len(ANSWERS.runs["clip+soft"]) == len(ANSWERS.runs["clip+smoothing"]) == 5),
+    ("docs/dead-ends.md", "No significant difference in retrieval, zero-shot accuracy or alignment; see [the results]"
+     "(results.md#primary-comparisons). | 5 seeds |",
+     lambda: alike("clip+match", "clip+max", R1, NDCG, ZERO, ALIGN)
+     and len(ANSWERS.runs["clip+match"]) == len(ANSWERS.runs["clip+max"]) == 5),
+    ("docs/dead-ends.md", "The model predicts the words. Its recall@1 does not differ significantly from that with masked words "
+     "alone; see [the results](results.md#primary-comparisons). | 5 seeds |",
+     lambda: alike("clip+mlm", "clip+mlm-blind", R1)
+     and mean("clip+mlm", "clip+mlm-blind", "masked_word_true_image") > 20
+     and len(ANSWERS.runs["clip+mlm"]) == len(ANSWERS.runs["clip+mlm-blind"]) == 5),
     ("docs/dead-ends.md", "Eight and twelve layers retrieve far worse than two",
      lambda: all(mean(arm, "clip, depth 2", R1) < -10 for arm in DEEP) and one_seed(*DEEP)),
     ("docs/paper.md", "no level of LightCLIP is significantly above its simpler control in the metric that the plan names",
