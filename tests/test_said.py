@@ -66,6 +66,7 @@ def one_rate(*arms: str) -> bool:
 
 
 FOILED = ("clip+match", "clip+mlm", "lightclip", "clip-ping", "clip+distil")
+TAUGHT = ("clip-ping", "clip+distil")
 DEEP = ("clip, depth 8", "clip, depth 12")
 CONTROLS = (("clip+soft", "clip+smoothing", R1), ("clip+match", "clip+max", ALIGN), ("clip+mlm", "clip+mlm-blind", R1))
 
@@ -101,14 +102,12 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      and mean("clip+mlm", "clip+mlm-blind", "masked_word_true_image") > 20),
     ("docs/results.md", "At equal steps it does, in recall@1: ", lambda: clearly("lightclip", "clip", R1)),
     ("docs/results.md", "At equal time these seeds show no gain: ", lambda: not clearly("lightclip", "clip, 12 epochs", R1)),
-    ("docs/results.md", "Colours move with every recipe here, most with `clip+distil`: ",
-     lambda: all(sign(arm, "clip", "foil_colour") == 1 for arm in FOILED)
-     and max(FOILED, key=lambda arm: mean(arm, "clip", "foil_colour")) == "clip+distil"),
-    ("docs/results.md", "Counts move with the frozen teachers: ",
-     lambda: all(sign(arm, "clip", "foil_count") == 1 and mean(arm, "clip", "foil_count") > 5
-                 for arm in ("clip+distil", "clip-ping"))
-     and all(mean(arm, "clip", "foil_count") < 5 for arm in ("clip+match", "clip+mlm", "lightclip"))),
-    ("docs/results.md", "Relations stay at chance.",
+    ("docs/results.md", "Colours move with every recipe here: ",
+     lambda: all(sign(arm, "clip", "foil_colour") == 1 for arm in FOILED)),
+    ("docs/results.md", "Counts move most with the frozen teachers: ",
+     lambda: all(sign(arm, "clip", "foil_count") == 1 for arm in TAUGHT)
+     and all(sign(arm, other, "foil_count") == 1 for arm in TAUGHT for other in FOILED if other not in TAUGHT)),
+    ("docs/results.md", "In relations no recipe is far from chance.",
      lambda: all(abs(level(saved_runs(arm), "foil_relation").mean - 50) < 2.5 for arm in ("clip", *FOILED))),
     ("docs/results.md", "The deep arms have the learning rate of two layers",
      lambda: one_rate(*DEEP, "clip, depth 2") and one_seed(*DEEP)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from lcl.course.plots import CYCLE, GREY, MARKERS, SMALLEST, Chart, plain_numbers
@@ -73,6 +74,7 @@ def by_pairs_seen(lines: Mapping[str, tuple[Sequence[int], Sequence[float]]], yl
     for place, (recipe, (seen, values)) in enumerate(lines.items()):
         axes.plot(seen, values, color=CYCLE[place % len(CYCLE)], lw=1.2, label=f"{recipe}, {seen[-1]:,} pairs")
     axes.set(xscale="log", xlabel="pairs seen", ylabel=ylabel, ylim=(0, 100))
+    plain_numbers(axes.xaxis, (1,))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=SMALLEST)
     return figure
@@ -93,11 +95,9 @@ def scaling(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[fl
     found = figure.subplots(rows, 3, squeeze=False).flatten()
     for axes in found[len(panels) :]:
         axes.set_axis_off()
-    if len(panels) < len(found):
-        style = {"color": GREY, "lw": 1.2}
-        lines = [*found[-1].plot([], marker=MARKERS[0], ms=3.5, **style), *found[-1].plot([], ls="--", **style)]
-        words = ["measured, with its slope", "theory's slope, through the last point"]
-        found[-1].legend(lines, words, frameon=False, fontsize=SMALLEST, loc="center")
+    style, said = {"color": GREY, "lw": 1.2}, ["measured, with its slope", "theory's slope, through the last point"]
+    looks = [Line2D([], [], marker=MARKERS[0], ms=3.5, **style), Line2D([], [], ls="--", **style)]
+    figure.legend(looks, said, loc="outside lower center", ncols=2, frameon=False, fontsize=SMALLEST)
     for axes, (variable, lines) in zip(found, panels.items(), strict=False):
         for colour, marker, (what, (sizes, laps, fitted, theory)) in zip(CYCLE, MARKERS, lines.items(), strict=False):
             axes.plot(sizes, laps, color=colour, marker=marker, ms=3.5, lw=1.2, label=f"{what}: {fitted:.2f}, theory {theory:g}")

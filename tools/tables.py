@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from statistics import median
 
@@ -19,10 +20,16 @@ def as_markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" + "".join("|---" if _of_words(cells) else "|---:" for cells in columns) + "|", *lines[1:]])
 
 
+NUMBERS = re.compile("|".join([
+    r"[<+-]? ?[\d.,]+( ?%| ?±.*| [\w/]+)?( \(.*\))?(: significantly lower|; .*)?",  # with spread, unit, interval, or two
+    r"\d+ of \d+", "takes no measurable time",
+]))  # fmt: skip
+
+
 def _of_words(cells: Sequence[str]) -> bool:
-    """Do most cells that say something begin with a letter, perhaps in a name of code or in bold?"""
-    said = [cell.lstrip("*`[") for cell in cells if cell.strip(" –")]
-    return 2 * sum(cell[:1].isalpha() for cell in said) > len(said)
+    """Do most cells that say something hold more than numbers?"""
+    said = [cell for cell in cells if cell.strip(" –")]
+    return 2 * sum(not NUMBERS.fullmatch(cell.replace("−", "-")) for cell in said) > len(said)
 
 
 def races(bench: Bench) -> str:

@@ -4,14 +4,14 @@ import copy
 import dis
 import functools
 import math
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from lcl.lines import short_lines
+
 RIGHT, WRONG = "Right.", "Not yet: "
-WIDTH = 90  # characters a line: notebooks break longer lines within words
 OPEN = (
     "Not answered yet: replace the ... in the cell above, run that cell, and then this one.\n"
     "(If that cell stopped with an error, read the error first.)"
@@ -27,8 +27,7 @@ def in_short_lines(judge: Callable[..., str]) -> Callable[..., str]:
 
     @functools.wraps(judge)
     def judged(*arguments: Any, **options: Any) -> str:
-        lines = judge(*arguments, **options).split("\n")
-        return "\n".join(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines)
+        return short_lines(judge(*arguments, **options))
 
     return judged
 

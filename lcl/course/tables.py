@@ -103,8 +103,9 @@ def _spread(rows: Sequence[Sequence[str]]) -> str:
 
 def gains_table(arms: Sequence[str], over: str, metrics: Sequence[str], split: str = "new_scenes") -> Table:
     """Gains of arms of the study over one other, with 95 % intervals. Arguments and errors as of `study.gains`."""
-    caption = f"Points above {over} on {split}: mean, and 95 % interval in brackets; a single seed has none."
-    return Table(study.gains(arms, over, metrics, split), caption)
+    rows = study.gains(arms, over, metrics, split)
+    alone = "; a single seed has none" if any(row[1] == "1" for row in rows[1:]) else ""
+    return Table(rows, f"Points above {over} on {split}: mean, and 95 % interval in brackets{alone}.")
 
 
 def highest(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> frozenset[tuple[int, int]]:

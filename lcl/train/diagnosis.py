@@ -251,9 +251,9 @@ def not_collapsed(e: Evidence) -> Finding:
 def padding_is_masked(e: Evidence) -> Finding:
     """Padding that is neither attended to nor counted as a word."""
     counted, there = e.words
-    said = f"a caption alone and in a batch: cosine {e.padding_cosine:.4f}; {counted} words counted, {there} are there"
+    said = f"a caption alone and in a batch: cosine {e.padding_cosine:.4f}; {counted} words counted"
     if counted != there:
-        return Finding("padding", said, "padding counts as words: mask it")
+        return Finding("padding", f"{said}, but {there} are there", "padding counts as words: mask it")
     fix = "a caption depends on the batch it is in: mask the padding" if e.padding_cosine < 0.999 else ""
     return Finding("padding", said, fix)
 
@@ -274,14 +274,14 @@ def captions_belong(e: Evidence) -> Finding | None:
     if isinstance(e.pairing_z, str):
         return Finding("pairing", f"left out, since it compares the pairs with frozen encoders: {e.pairing_z}", left_out=True)
     fix = "captions do not match their images: look at a dozen pairs" if e.pairing_z < 3 else ""
-    return Finding("pairing", f"captions of similar images are {e.pairing_z:.1f} standard errors more alike than any two", fix)
+    return Finding("pairing", f"similar images have similar captions, by {e.pairing_z:.1f} standard errors", fix)
 
 
 def captions_fit(e: Evidence) -> Finding:
     """Captions that are rarely cut at the context length."""
     cut, counted = e.cut
     longer = f"train with a longer context: --context-length {2 * e.context_length}" if cut > MANY_CUT * counted else ""
-    said = f"{cut:,} of {counted:,} training captions have more than {e.context_length} tokens and are cut"
+    said = f"{cut:,} of {counted:,} training captions have more than {e.context_length} tokens (cut)"
     return Finding("caption length", said, longer)
 
 
@@ -294,8 +294,7 @@ def learns(e: Evidence) -> Finding | None:
     queries = 2 / e.chance  # both directions
     by_chance = poisson.sf(e.recall * queries - 1, e.chance * queries)  # probability of so many hits without learning
     last = sum(e.losses[-10:]) / len(e.losses[-10:])
-    losses = f"loss {last:.2f} in the last {len(e.losses[-10:])} steps, {e.validation_loss:.2f} on new pairs"
-    said = f"{losses}; recall@1 there {e.recall:.1%} (chance {e.chance:.1%})"
+    said = f"loss {last:.2f}, on new pairs {e.validation_loss:.2f}; recall@1 there {e.recall:.1%} (chance {e.chance:.1%})"
     nothing = by_chance > 0.1 and e.validation_loss > 0.97 * math.log(max(e.batch_size, 2))
     fix = "nothing is learned that holds for new pairs: see the other lines, the learning rate, the number of steps"
     return Finding("learning", said, fix if nothing else "")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 
-WIDTH = 92  # characters a line: notebooks break longer lines within words
+from lcl.lines import short_lines
 
 
 @dataclass(frozen=True)
@@ -29,15 +28,14 @@ class Finding:
         return not self.fix
 
     def in_words(self, wide: int) -> str:
-        """A line, with the name of the check in `wide` characters, and what to do below it, broken between words."""
-        line = f"{'–' if self.left_out else '✓' if self.ok else '✗'} {self.check:{wide}s}  {self.measured}"
-        margin = " " * (wide + 4)
-        fix = textwrap.fill(f"→ {self.fix}", WIDTH, initial_indent=margin, subsequent_indent=f"{margin}  ")
-        return f"{line}\n{fix}" if self.fix else line
+        """The finding, with the name of its check in `wide` characters; below it what to do. Short lines."""
+        mark, margin = "–" if self.left_out else "✓" if self.ok else "✗", " " * (wide + 4)
+        said = short_lines(self.measured, f"{mark} {self.check:{wide}s}  ", margin)
+        return f"{said}\n{short_lines(f'→ {self.fix}', margin, f'{margin}  ')}" if self.fix else said
 
 
 class Diagnosis(tuple):
-    """Findings, one a check; printed as one line each, and below it what to do if there is a problem."""
+    """Findings, one a check, printed one below the other."""
 
     @property
     def failed(self) -> list[str]:

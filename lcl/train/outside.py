@@ -120,7 +120,7 @@ def _alone(encoders: tuple, items: tuple, embeddings: tuple) -> Finding:
         for encode, one, x, kind in zip(encoders, items, embeddings, ("image", "text"), strict=True)
     )
     fix = "an embedding depends on its batch: call eval(), for dropout and batch norm, and mask the padding"
-    said = f"alone and in a batch: cosine of an image {image:.4f}, of a caption {text:.4f}"
+    said = f"cosine alone and in a batch: of an image {image:.4f}, of a caption {text:.4f}"
     return Finding("independence", said, fix if min(image, text) < 0.999 else "")
 
 
@@ -130,8 +130,7 @@ def _own_captions(v: torch.Tensor, t: torch.Tensor) -> Finding:
     own, other = s.diagonal(), (s.sum(1) - s.diagonal()) / (len(s) - 1)
     gain = own - other
     errors = (gain.mean() / (gain.std() / len(s) ** 0.5).clamp(min=1e-9)).item()
-    cosines = f"cosine of a pair {own.mean():.3f}, of an image and another caption {other.mean():.3f}"
-    said = f"{cosines} ({errors:.1f} standard errors apart)"
+    said = f"cosine of a pair {own.mean():.3f}, with other captions {other.mean():.3f} ({errors:.1f} standard errors)"
     fix = "the encoders do not know these pairs: they are untrained, or images and captions are not in the same order"
     return Finding("own captions", said, fix if errors < 3 else "")
 

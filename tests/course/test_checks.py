@@ -8,7 +8,8 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
-from lcl.course.checks import OPEN, RIGHT, STOPPED, WIDTH, WRONG, check, check_function
+from lcl.course.checks import OPEN, RIGHT, STOPPED, WRONG, check, check_function
+from lcl.lines import WIDTH
 
 
 def said(*arguments, **options) -> str:

@@ -207,6 +207,19 @@ def test_the_powers_of_a_logarithmic_axis_are_formulas_as_before():
     assert any("mathdefault" in label.get_text() for label in powers)
 
 
+def test_bars_say_whole_numbers_whole_and_small_ones_exactly():
+    figure = plots.bars({"a": {"x": 512.0, "y": 3.0, "z": 12.34}, "b": {"x": 0.04, "y": 5000.0, "z": 1.0}}, "s")
+    shown = {text.get_text() for text in figure.axes[0].texts}
+    assert shown == {"512", "3", "12.3", "0.04", "5,000", "1"}
+
+
+@pytest.mark.parametrize(("reference", "bottom"), [(None, True), (("r", 0.5), True), (("r", -1.0), False)])
+def test_a_reference_line_is_within_its_figure(reference, bottom):
+    low, _ = plots.lines({"a": {1: 1.0, 2: 2.0}}, "x", "y", reference).axes[0].get_ylim()
+    assert (low == 0) if bottom else (low < -1)
+    assert plots.lines({}, "x", "y").axes
+
+
 def test_logarithmic_bars_have_plain_numbers():
     figure = plots.bars({"a": {"ours": 0.286}, "b": {"ours": 4.74}}, "minutes", log=True)
     figure.draw_without_rendering()

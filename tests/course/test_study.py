@@ -167,6 +167,17 @@ def test_a_metric_that_one_arm_lacks_is_a_dash_in_a_comparison(folder):
     assert as_markdown(rows).splitlines()[1] == "|---|---:|---:|---:|"
 
 
+@pytest.mark.parametrize(("cells", "words"), [
+    (["2 of 3 primary comparisons supported", "7 of 15 runs"], True), (["`61be4dc2`", "`a1be0000`"], True), (["", "–"], False),
+    (["3 of 5", "5 of 5"], False), (["71.4 ± 2.3", "–"], False), (["-5.0 (-7.2 to -2.8): significantly lower"], False),
+    (["752 pairs/s", "1,027 problems/s"], False), (["< 0.001", "1.000"], False), (["+1.4 (+0.8 to +1.9)"], False),
+    (["67.1; -3.0", "85.8 ± 1.0; +15.5 (+12.9 to +18.0)"], False), (["1.7", "one", "two"], True),
+    (["16.18 (15.93 to 16.39)"], False),
+])  # fmt: skip
+def test_columns_of_words_stand_to_the_left_and_those_of_numbers_to_the_right(cells, words):
+    assert as_markdown([["a", "b"], *(["x", cell] for cell in cells)]).splitlines()[1] == ("|---|---|" if words else "|---|---:|")
+
+
 # --- ranks of queries
 
 

@@ -12,11 +12,13 @@ from conftest import TINY, PixelEncoder, WordEncoder
 
 import lcl as package
 from lcl.config import LclError, get_profile
+from lcl.lines import WIDTH
 from lcl.models.clip import Clip
 from lcl.teachers.banks import build_bank
 from lcl.teachers.search import nearest_neighbours
 from lcl.teachers.teacher import BankTeacher
 from lcl.train.diagnosis import CHECKS, Evidence, diagnose, gather, judge, measure
+from lcl.train.findings import Diagnosis, Finding
 from lcl.train.loop import Step, Training
 from lcl.train.recipes import Recipe, get_recipe
 
@@ -105,16 +107,18 @@ def test_what_was_not_measured_is_not_judged():
 def test_a_line_for_every_check_and_below_it_what_to_do():
     found = judge(dataclasses.replace(HEALTHY, **ILL["temperature"]))
     lines = repr(found).splitlines()
-    assert len(lines) == len(CHECKS) + 1 and repr(found.failures).startswith("✗ temperature")
+    assert sum(line[0] in "✓✗" for line in lines) == len(CHECKS) and repr(found.failures).startswith("✗ temperature")
     assert lines[[line[0] for line in lines].index("✗") + 1].strip() == f"→ {found.failures[0].fix}"
     assert repr(judge(HEALTHY).failures) == "✓ no problem was found"
 
 
 @pytest.mark.parametrize("name", ILL)
-def test_what_to_do_is_broken_between_words(name):
-    found = judge(dataclasses.replace(HEALTHY, **ILL[name])).failures
-    assert max(map(len, repr(found).splitlines())) <= 110
-    assert repr(found).split() == [w for f in found for w in f"✗ {f.check} {f.measured} → {f.fix}".split()]
+def test_long_lines_are_broken_between_words(name):
+    long = Finding("long", " ".join(f"word{number}" for number in range(40)), "do " * 40 + "it")
+    found = Diagnosis([*judge(dataclasses.replace(HEALTHY, **ILL[name])), long])
+    assert max(map(len, repr(found).splitlines())) <= WIDTH
+    said = (f"{'✓' if f.ok else '✗'} {f.check} {f.measured} {f'→ {f.fix}' if f.fix else ''}" for f in found)
+    assert repr(found).split() == " ".join(said).split()
 
 
 PROFILE = get_profile("smoke")

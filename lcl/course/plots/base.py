@@ -64,7 +64,7 @@ def legend_below(figure: Chart, axes: Axes, columns: int = 3) -> None:
 def plain_numbers(axis: Axis, multiples: Sequence[float] = (1, 3)) -> None:
     """Label a logarithmic axis with plain numbers, at these multiples of the powers of ten."""
     axis.set_major_locator(LogLocator(subs=multiples))
-    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -126,7 +126,8 @@ def lines(
         axes.fill_between(list(row), low, high, color=colour, alpha=0.2, lw=0)
     _dashed(axes, reference)
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
-    if min(float(np.min(seeds)) for row in curves.values() for seeds in row.values()) >= 0:
+    lowest = [float(np.min(seeds)) for row in curves.values() for seeds in row.values()] + ([reference[1]] if reference else [])
+    if min(lowest, default=0) >= 0:
         axes.set_ylim(bottom=0)
     if log:
         axes.set_xticks(list(row), [f"{x:g}" for x in row])

@@ -69,12 +69,12 @@ def annotated_scenes(pairs: Pairs, name_of: Callable[[int], str], columns: int =
         spans = list(dict.fromkeys(obj.span for obj in scene.objects))
         for obj in scene.objects:
             colour, (left, top, right, bottom) = CYCLE[spans.index(obj.span) % len(CYCLE)], obj.box
-            outlined = withStroke(linewidth=3.5, foreground="black", alpha=0.5)  # or a box would vanish on a like ground
+            outlined = withStroke(linewidth=3.5, foreground="black", alpha=0.5)  # else a box vanishes on its own colour
             axes.add_patch(Rectangle(
                 (left - 0.5, top - 0.5), right - left, bottom - top, fill=False, lw=2, ec=colour, path_effects=[outlined]
             ))  # fmt: skip
             side, name = image.shape[-1], name_of(obj.concept)
-            x = max(0, min(left, side * (1 - 0.036 * len(name))))  # names stay on their picture
+            x = max(0, min(left, side * (1 - 0.009 * columns * len(name))))  # names stay on their picture
             axes.text(x, bottom, name, color="white" if colour == BLUE else "black", fontsize=SMALLEST,
                       va="top" if bottom < 0.92 * side else "bottom", bbox={"facecolor": colour, "pad": 1, "lw": 0})  # fmt: skip
     return figure
@@ -132,7 +132,7 @@ def similarity_matrix(
         axes.yaxis.tick_right()
         axes.yaxis.set_label_position("right")
     if labels and len(labels) <= FEW:
-        names = [textwrap.shorten(label, 20) for label in labels]
+        names = [label if len(label) <= 20 else f"{row + 1}" for row, label in enumerate(labels)]  # too long: its number
         axes.set_xticks(range(len(names)), names, fontsize=SMALLEST, rotation=40, ha="right", rotation_mode="anchor")
         for row, column in itertools.product(range(len(similarity)), repeat=2):
             value, best = similarity[row, column].item(), similarity[row].argmax() == column
@@ -172,12 +172,13 @@ def soft_labels(labels: torch.Tensor, shared: torch.Tensor, title: str) -> Chart
     """
     related = (shared > 0) & ~torch.eye(len(shared), dtype=torch.bool)
     share = labels[related].sum() / (labels.sum() - labels.diagonal().sum()).clamp(min=1e-9)
-    alt = f"{title}: {_diagonal(labels)}; {share:.0%} of the negatives' share falls on scenes that share an object"
+    told = f"{share:.0%} of the negatives' share falls on scenes that share an object"
+    alt = f"{title}: {_diagonal(labels)}; {told}"
     figure = Chart(9, 4, f"{alt}, which are {related.sum() / max(1, related.numel() - len(related)):.0%} of the negatives.")
     left, right = figure.subplots(1, 2)
     shown = left.imshow(labels.clamp(min=1e-4).numpy(), cmap="viridis", norm=LogNorm(1e-3, 1, clip=True))
     left.set(xlabel="caption", ylabel="image", title=title)
-    figure.suptitle(alt.rsplit("; ", 1)[1], fontsize=10)
+    figure.suptitle(told, fontsize=10)
     figure.colorbar(shown, ax=left, label="label (0.001 and less: dark)")
     most = max(int(shared.max()), 1)
     truth = right.imshow(shared.numpy(), cmap=colormaps["viridis"].resampled(most + 1), vmin=-0.5, vmax=most + 0.5)

@@ -28,12 +28,11 @@ def bars(values: Mapping[str, Mapping[str, float]], ylabel: str, log: bool = Fal
     figure = Chart(9, 3.2, f"Bars, {ylabel}. {in_words(values, '.3g')}.")
     axes = figure.add_subplot()
     width = 0.8 / len(names)
-    form = "%.1f" if not log and max(max(group.values()) for group in values.values()) >= 10 else "%.3g"
     for number, name in enumerate(names):
         places = [position + (number - (len(names) - 1) / 2) * width for position in range(len(values))]
         heights = [group[name] for group in values.values()]
         drawn = axes.bar(places, heights, width, label=legend_label(name), color=CYCLE[number % len(CYCLE)])
-        axes.bar_label(drawn, fmt=form, fontsize=SMALLEST)
+        axes.bar_label(drawn, [_number(height) for height in heights], fontsize=SMALLEST)
     axes.set_xticks(range(len(values)), list(values), fontsize=SMALLEST)
     axes.set(ylabel=ylabel, yscale="log" if log else "linear")
     if log:
@@ -42,6 +41,10 @@ def bars(values: Mapping[str, Mapping[str, float]], ylabel: str, log: bool = Fal
     if len(names) > 1:
         figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
     return figure
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def dots(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], xlabel: str) -> Chart:

@@ -14,10 +14,11 @@ from lcl.words import printable
 
 def masked(caption: str, words: Sequence[str], hidden: int) -> str:
     """A caption whose words are these, in this order, with [MASK] in the place of one."""
-    start = 0
-    for word in words[:hidden]:
-        start = caption.index(word, start) + len(word)
-    return caption[:start] + caption[start:].replace(words[hidden], "[MASK]", 1)
+    end = 0
+    for word in words[: hidden + 1]:
+        start = caption.index(word, end)
+        end = start + len(word)
+    return f"{caption[:start]}[MASK]{caption[end:]}"
 
 
 class WordGuesser(Exhibit):
