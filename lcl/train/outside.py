@@ -130,7 +130,7 @@ def _own_captions(v: torch.Tensor, t: torch.Tensor) -> Finding:
     own, other = s.diagonal(), (s.sum(1) - s.diagonal()) / (len(s) - 1)
     gain = own - other
     errors = (gain.mean() / (gain.std() / len(s) ** 0.5).clamp(min=1e-9)).item()
-    said = f"cosine of a pair {own.mean():.3f}, with other captions {other.mean():.3f} ({errors:.1f} standard errors)"
+    said = f"cosine of a pair {own.mean():.3f}, of others {other.mean():.3f} ({errors:.0f} standard errors apart)"
     fix = "the encoders do not know these pairs: they are untrained, or images and captions are not in the same order"
     return Finding("own captions", said, fix if errors < 3 else "")
 
