@@ -47,7 +47,7 @@ def photos(originals, tmp_path):
 def test_a_search_says_how_far_the_best_stands_above_random_words_and_what_it_does_not_know(run, photos):
     done = lcl("search", "a qwzx red", photos, "--run", run, "-k", 2)
     assert done.code == 0 and "6 pictures, 6 of them new" in done.out
-    assert "of 200 texts of 3 random words in this folder (z = " in done.out
+    assert "of 200 texts of 3 random words (z = " in done.out
     assert "warning: the model may not know these words: qwzx" in done.err
     assert "may not know" not in lcl("search", "a red", photos, "--run", run).err  # control
 
