@@ -243,6 +243,12 @@ def test_every_saved_run_was_given_what_its_arm_says_and_nothing_else(arm):
             if name in towers:
                 tower, field = towers[name]
                 model[tower][field] = value if field == "tower" else int(value)
+        if "--pairs" in options:  # the tokenizer learns from the captions at hand, which are the same for all arms of a size
+            peers = [each for other in STUDY["arms"] for each in runs[other].values()]
+            same = [each for each in peers if each["profile"]["training"]["pairs"] == training["pairs"]]
+            (words,) = {each["profile"]["model"]["language"]["vocab_size"] for each in same}
+            assert abs(words / model["language"]["vocab_size"] - 1) < 0.05
+            model["language"]["vocab_size"] = words
         assert run["profile"]["model"] == model
     assert len({run["last_loss"] for run in runs[arm].values()}) == len(runs[arm])
 
