@@ -57,7 +57,7 @@ def test_from_a_folder_to_a_search_without_this_library(small_world, tmp_path):
     training.communicate()
     assert list(checkpoints.glob("step-*")) and not (tmp_path / "runs" / "mine" / "metrics.json").exists()
     said = run("train", "--resume", "runs/mine")
-    assert "held_out" in said and "distinct pictures, captions" in said
+    assert "held_out" in said and "distinct pictures / captions" in said
     found = json.loads((tmp_path / "runs" / "mine" / "metrics.json").read_text(encoding="utf-8"))
     assert found["last_loss"] < found["first_loss"] and found["metrics"]["held_out"]["image_to_text_recall@1"]["candidates"] == 32
 
