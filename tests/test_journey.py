@@ -66,7 +66,7 @@ def test_from_a_folder_to_a_search_without_this_library(small_world, tmp_path):
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert "transfer" in out and "40 pairs are left out: the run was trained on their picture" in err
-    assert "80, 160" in out.replace(" " * 2, " ")
+    assert "80 / 160" in out.replace(" " * 2, " ")
 
     hits = json.loads(run("search", "a red apple", mine, "--run", "runs/mine", "--json"))["results"]
     assert len(hits) == 5 and hits[0]["cosine"] >= hits[-1]["cosine"]
