@@ -34,7 +34,7 @@ profile `{profile}` with `{options}`.
   scenes, suggested comparisons 2 to 4. They are not among the runs of this plan.
 - **Choices.** A learning rate or another setting is chosen on validation scenes, never on test scenes. Arms that only serve a
   choice have a seed of their own, which no reported number uses. The rate of `clip, depth 8` and `clip, depth 12` is the
-  profile's until the choice is made.
+  profile's until runs with the chosen rate are there.
 - **Equal time.** A run has whole epochs, and 8 is the profile's number. So `clip` with 10, 12 and 14 epochs takes 1.25, 1.5 and
   1.75 times the steps, for methods whose step takes up to so many times as long.
 - **Cost.** {hours:.1f} core hours for {runs} runs, of at most {most:.0f}. An arm takes as long as the quickest run of its

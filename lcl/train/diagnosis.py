@@ -274,7 +274,7 @@ def captions_belong(e: Evidence) -> Finding | None:
     if isinstance(e.pairing_z, str):
         return Finding("pairing", f"left out, since it compares the pairs with frozen encoders: {e.pairing_z}", left_out=True)
     fix = "captions do not match their images: look at a dozen pairs" if e.pairing_z < 3 else ""
-    return Finding("pairing", f"similar images have similar captions, by {e.pairing_z:.1f} standard errors", fix)
+    return Finding("pairing", f"captions of similar images are {e.pairing_z:.1f} standard errors more alike", fix)
 
 
 def captions_fit(e: Evidence) -> Finding:

@@ -19,7 +19,7 @@ from lcl.course.plots.base import (
     Chart,
     legend_below,
     legend_label,
-)  # fmt: skip
+)
 from lcl.train.loop import Event, Step, Validation, in_one_line
 
 SMOOTH = 49  # steps of a running mean; fewer in short runs
