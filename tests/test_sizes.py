@@ -30,6 +30,15 @@ def test_arms_are_found_by_their_options_and_those_of_other_lengths_left_out():
     assert found.keys() == {"clip", "clip-ping"}  # siglip has one size
 
 
+def test_the_largest_sizes_may_have_another_precision_and_its_control_is_no_size():
+    brief = {
+        "clip, bfloat16": {"recipe": "clip", "options": ["--precision", "bfloat16"], "seeds": [0], "hours": 0.1},
+        "clip, 1M": arm("clip", 1_048_576, 1) | {"options": ["--pairs", "1048576", "--epochs", "1", "--precision", "bfloat16"]},
+    }
+    found = sizes.arms_by_size(SMALL | {"arms": SMALL["arms"] | brief})["clip"]
+    assert (found[EQUAL][16384], found[EPOCH][1_048_576]) == ("clip", "clip, 1M")
+
+
 def test_an_entry_with_an_option_without_a_value_is_left_out_like_other_entries():
     flag = {"mine": {"recipe": "clip", "options": ["--activation-checkpointing"], "seeds": [0], "hours": 0.1}}
     plan = SMALL | {"arms": SMALL["arms"] | flag, "entries": {"mine": "mine.json"}}
