@@ -43,6 +43,15 @@ def read(folder, plan=PLAN):
     return Answers(standing(plan, folder), BENCH)
 
 
+def test_minutes_are_those_of_the_quickest_run_and_say_more_than_one_thread():
+    runs = {seed: made_run("clip", seed, 0.7) for seed in range(2)}  # 1,024 steps of 600 ms
+    assert arms.minutes(runs) == "10.2"
+    runs[1] |= {"step_ms": 300.0}
+    runs[1]["provenance"]["machine"]["threads"] = 2
+    assert arms.minutes(runs) == "5.1 (2 threads)"
+    assert arms.minutes({0: runs[0] | {"step_ms": None}}) == arms.minutes({}) == "–"
+
+
 def page(answers):
     template = pages.ENVIRONMENT.get_template("results.md.jinja")
     none = dict.fromkeys(["gain", "transposed", "other_scenes"], lambda *_, **__: "")

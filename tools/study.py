@@ -1,12 +1,14 @@
 """Train the runs of the plan, keep each run's metrics.json and ranks of queries in `results/`, and never train the same twice.
 
 python tools/study.py [--workers 2]         every run of results/plan.json that is missing, what matters most first
-python tools/study.py --only ARM --seed 0   one run; with --plan results/entries/mine.json, of an entry to the leaderboard
+python tools/study.py --only ARM --seed 0   one run; with --plan results/entries/mine.json, of an entry to the leaderboard, and
+                                            with --threads 2, on two cores: sooner, but bitwise only like runs of two threads
 python tools/study.py --check               the small run that a test trains too, and keep it
 
 A run is done when it is kept, made by the code at hand (`lcl.train.provenance.code_key`), on its data, with its torch, and told
 what it would be told now; one that was stopped goes on from its last checkpoint. So the study may be stopped at any time. Each
-worker is a process with one thread; runs stay in `runs/study/`, in a folder for each such circumstance.
+worker is a process with one thread, unless --threads says more. Runs stay in `runs/study/`, in a folder for each such
+circumstance.
 
 If saved runs are of other code, data or torch, new ones wait in `results/next/` until all are there, and then take the place of
 the old study in one go: what is reported is never half of one study and half of another.
@@ -103,7 +105,7 @@ def is_older(name: str, here: Circumstance) -> bool:
         return False  # missing or damaged
 
 
-def train(name: str, options: list[str], here: Circumstance, runs: Path, folder: Path) -> None:
+def train(name: str, options: list[str], here: Circumstance, runs: Path, folder: Path, threads: int = 1) -> None:
     """Train one run, or go on with it, and keep its metrics, and what it was told, in `folder`.
 
     Raises LclError, with what was said, if it fails, and if it was made by something else than `here` says: somebody changed
@@ -116,7 +118,7 @@ def train(name: str, options: list[str], here: Circumstance, runs: Path, folder:
             shutil.rmtree(run, ignore_errors=True)  # stopped before there was anything to go on with
         words = ["--resume", str(run)] if begun else [*options, "--runs", str(run.parent), "--name", run.name, *CHECKPOINTS]
         result = subprocess.run(
-            [sys.executable, "-m", "lcl", "train", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            [sys.executable, "-m", "lcl", "train", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             capture_output=True, encoding="utf-8", errors="replace",
         )  # fmt: skip
         if result.returncode:
@@ -161,17 +163,18 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--plan", type=Path, default=FOLDER / "plan.json", help="a plan as JSON")
     parser.add_argument("--only", metavar="ARM", help="the arm of the plan")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of the one run of --only")
     arguments = parser.parse_args(words)
     if arguments.check:
         shutil.rmtree(RUNS / "small", ignore_errors=True)  # trained anew each time
         return train(CHECK, SMALL, circumstance(SMALL), RUNS / "small", FOLDER)
     plan = storage.read_json(arguments.plan)
     if arguments.only:
-        return train_arm(plan, arguments.only, arguments.seed)
+        return train_arm(plan, arguments.only, arguments.seed, arguments.threads)
     train_plan(plan, arguments.workers)
 
 
-def train_arm(plan: dict, arm: str, seed: int) -> None:
+def train_arm(plan: dict, arm: str, seed: int, threads: int = 1) -> None:
     """Train one run of a plan and keep it in `results/planned/`, unless it is there.
 
     Raises LclError for an arm or a seed that the plan does not have, and if a run of other code, data or torch is kept there.
@@ -184,7 +187,7 @@ def train_arm(plan: dict, arm: str, seed: int) -> None:
         if not kept(name, options, here):
             path = FOLDER / PLANNED / name
             require(not is_older(name, here), f"{path} is of other code, data or torch, so it is not replaced; delete it first.")
-            train(name, options, here, RUNS, path.parent)
+            train(name, options, here, RUNS, path.parent, threads)
     print(f"{Path(name).stem}: kept")
 
 
