@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lcl.cli.common import bar
@@ -19,7 +19,8 @@ log = logging.getLogger("lcl")
 def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, tensorboard: bool = False) -> list:
     """Train to the end and show progress; returns all events, including those before a run was resumed.
 
-    A signal to stop (SIGINT, SIGTERM) is heeded after the step, when a checkpoint has been written.
+    A signal to stop (SIGINT, SIGTERM) is heeded after the step, when a checkpoint has been written. Before the first step of a
+    single process there is nothing to write: it stops at once, for millions of scenes take minutes to describe.
 
     Args:
         training: the run; all ranks call this.
@@ -41,9 +42,9 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
     config, ranks, score = training.profile.training, training.ranks, None
     events = EventLog(folder, training.step, tensorboard) if ranks.is_main else None
     curve = events.before if events else []
-    saved = time.monotonic()
+    saved, first = time.monotonic(), training.step
     with (
-        noted_signals(ranks.world_size == 1) as signals,
+        noted_signals(ranks.world_size == 1, lambda: training.step > first) as signals,
         bar("training", "step", config.steps, initial=training.step, disable=not ranks.is_main) as progress,
     ):
         for event in training:
@@ -90,19 +91,22 @@ def _any(training, *flags: bool) -> list[bool]:
 
 
 @contextlib.contextmanager
-def noted_signals(twice_is_now: bool) -> Iterator[list[int]]:
+def noted_signals(alone: bool, begun: Callable[[], bool]) -> Iterator[list[int]]:
     """Note SIGINT and SIGTERM in the list that this yields; they would leave a step half done.
 
     Args:
-        twice_is_now: a second SIGINT raises KeyboardInterrupt at once. Not among several ranks: torchrun passes on the signal
-            that the terminal has already sent to each of them.
+        alone: a second SIGINT raises KeyboardInterrupt at once. Not among several ranks: torchrun passes on the signal that the
+            terminal has already sent to each of them.
+        begun: whether a step was made. Before, any signal stops a process that is `alone` at once.
     """
     signals: list[int] = []
 
     def note(number: int, frame: object) -> None:
-        if twice_is_now and number == signal.SIGINT and number in signals:
+        if alone and not begun():
+            raise SystemExit(143) if number == signal.SIGTERM else KeyboardInterrupt
+        if alone and number == signal.SIGINT and number in signals:
             raise KeyboardInterrupt
-        if twice_is_now and number == signal.SIGINT:
+        if alone and number == signal.SIGINT:
             print("\nstopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr)
         signals.append(number)
 

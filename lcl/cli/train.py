@@ -157,7 +157,7 @@ def train(
     from lcl.models.clip import Clip, save_model
     from lcl.train.distributed import join
     from lcl.train.recipes import get_recipe
-    from lcl.train.runs import START, Plan, check_data, free_name, new_run, read_plan, write_plan
+    from lcl.train.runs import START, Plan, alone, check_data, free_name, new_run, read_plan, write_plan
 
     if device:
         _require_device(device)
@@ -191,8 +191,9 @@ def train(
         folder = resume
         if ranks.is_main and not resume:
             begun = load_start(start, chosen.model, None if tars else source.fingerprint) if start else None
-            stem = f"{chosen.training.recipe}-{chosen.name}"
-            folder = stack.enter_context(new_run(runs, name or free_name(runs, stem)))
+            folder = stack.enter_context(new_run(runs, name or free_name(runs, f"{chosen.training.recipe}-{chosen.name}")))
+        if ranks.is_main:
+            stack.enter_context(alone(folder))
         try:
             if ranks.is_main:
                 if plan.start and not resume:

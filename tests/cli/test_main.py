@@ -44,7 +44,7 @@ from lcl.teachers.banks import Bank, open_bank
 from lcl.teachers.search import load_neighbours, nearest_neighbours
 from lcl.train import checkpoints, loop
 from lcl.train.recipes import RECIPES, PingConfig
-from lcl.train.runs import EventLog, load_run
+from lcl.train.runs import EventLog, alone, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 open_once = functools.cache(lambda *given, plain=scenes.open_scenes: RememberedScenes(plain(*given)))
@@ -752,6 +752,34 @@ def test_a_stop_before_anything_was_learned_frees_the_name(tmp_path, monkeypatch
     stopped = tiny("--runs", tmp_path, "--name", "stopped")
     assert (stopped.code, stopped.err.splitlines()[-1]) == (130, "stopped before the first checkpoint; nothing was saved.")
     assert list(tmp_path.glob("*")) == []
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path, stop_at):
+    stop_at(4)
+    assert tiny("--runs", tmp_path, "--name", "stopped").code == 130
+    before = contents(tmp_path / "stopped")
+    with alone(tmp_path / "stopped"):
+        refused = lcl("train", "--resume", tmp_path / "stopped").refusal.strip()
+    assert refused == f"error: another process trains in {tmp_path / 'stopped'}; wait for it, or stop it first."
+    assert {name: each for name, each in contents(tmp_path / "stopped").items() if name != ".lock"} == before
+    assert lcl("train", "--resume", tmp_path / "stopped").code == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_before_the_first_step_does_not_wait_for_it(tmp_path, monkeypatch, stop_at, number, code):
+    def preparing(*_):  # millions of scenes are described before the first step
+        signal.raise_signal(number)
+        raise AssertionError("it went on")
+
+    stop_at(4)
+    assert tiny("--runs", tmp_path, "--name", "begun").code == 130
+    monkeypatch.setattr(loop.Training, "__iter__", preparing)
+    stopped = tiny("--runs", tmp_path, "--name", "new")
+    assert (stopped.code, stopped.err.splitlines()[-1]) == (code, "stopped before the first checkpoint; nothing was saved.")
+    assert not (tmp_path / "new").exists()
+    resumed = lcl("train", "--resume", tmp_path / "begun")
+    assert resumed.code == code and "stopped at step 4 of" in resumed.err.splitlines()[-1]
+    assert (tmp_path / "begun" / "checkpoints" / "step-00000004").exists()
 
 
 @pytest.mark.slow
