@@ -4,6 +4,7 @@ Weights take 8 bits: each row of a matrix is stored as integers from -127 to 127
 changes by at most three points; a test checks it.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,15 @@ from pathlib import Path
 import torch
 
 from lcl import storage
-from lcl.config import CHECKOUT, LclError, data_folder, in_checkout, require, to_dict
+from lcl.config import CHECKOUT, LclError, Profile, data_folder, from_dict, in_checkout, require, to_dict
+from lcl.models.clip import Clip
+from lcl.models.tokenizer import Tokenizer
 from lcl.train.checkpoints import upgraded_description, without_unused_rows
-from lcl.train.loop import Event, Training
+from lcl.train.loop import Event, Training, Validation
 from lcl.train.provenance import code_key, provenance
-from lcl.train.runs import curve_from_dict, curve_to_dict
+from lcl.train.runs import Run, curve_from_dict, curve_to_dict
 
-FORMAT = "lcl-kept-2"
+FORMAT, TOWERS = "lcl-kept-2", "lcl-kept-towers-1"
 SCALE = "//scale"  # ends the name of a matrix's scales
 SHIPPED = CHECKOUT / "data" / "checkpoints"  # those that come with the course
 
@@ -86,7 +89,7 @@ def save_training(name: str, training: Training, curve: Sequence[Event], notes: 
     return folder
 
 
-def _short(curve: dict) -> dict:
+def _short(curve: dict | list) -> dict | list:
     """Round to four digits, which are enough to draw."""
     return json.loads(json.dumps(curve), parse_float=lambda text: float(f"{float(text):.4g}"))
 
@@ -123,3 +126,47 @@ def load_saved(name: str, training: Training) -> tuple[list[Event], dict]:
     training.learner.eval()
     training.step = training.profile.training.steps
     return curve, notes
+
+
+def save_towers(name: str, run: Run) -> Path:
+    """Save a finished run's towers, tokenizer and validation steps, for a chapter that only looks at them; returns the folder.
+
+    `load_saved` needs the run's data set, and scenes by the million take minutes to describe. `load_towers` does not.
+    """
+    folder = data_folder() / "checkpoints" / name
+    storage.write_tensors(folder / "weights.safetensors", pack(run.model.state_dict()))
+    looks = [dataclasses.astuple(event) for event in run.curve if isinstance(event, Validation)]
+    about = {
+        "format": TOWERS, "recipe": run.recipe.name, "seed": run.seed, "profile": to_dict(run.profile),
+        "tokenizer": run.tokenizer.to_dict(words=True), "weights": storage.file_sha256(folder / "weights.safetensors"),
+        "provenance": run.provenance, "looks": _short(looks),
+    }  # fmt: skip
+    storage.write_bytes(folder / "about.json", (json.dumps(about, ensure_ascii=False) + "\n").encode())
+    return folder
+
+
+def load_towers(name: str) -> tuple[Clip, Tokenizer, list[Validation]]:
+    """Read what `save_towers` wrote: the model in evaluation mode, its tokenizer, and the validation steps of its run.
+
+    Raises LclError if there is no such checkpoint, or it is damaged.
+    """
+    folder, again = folder_of(name), "take it from a new clone of the course"
+    require((folder / "about.json").exists(), f"there is no saved checkpoint in {folder}; {again}.")
+    about = storage.read_json(folder / "about.json")
+    ours = isinstance(about, dict) and about.get("format") == TOWERS
+    require(ours, f"{folder / 'about.json'} describes no saved towers; {again}.")
+    same = storage.file_sha256(folder / "weights.safetensors") == about.get("weights")
+    require(same, f"{folder / 'weights.safetensors'} is not the file that about.json describes; {again}.")
+    try:
+        config = from_dict(Profile, about["profile"]).model
+        tokenizer = Tokenizer.from_dict(about["tokenizer"], str(folder / "about.json"))
+        weights = unpack(storage.read_tensors(folder / "weights.safetensors"))
+        with storage.outline():  # without memory, whatever the file says
+            shapes = {key: value.shape for key, value in Clip(config).state_dict().items()}
+        require(shapes == {key: value.shape for key, value in weights.items()}, f"the weights in {folder} are of another model.")
+        model = Clip(config)
+        model.load_state_dict(weights)
+        return model.to(memory_format=torch.channels_last).eval(), tokenizer, [Validation(*look) for look in about["looks"]]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise LclError(f"the checkpoint in {folder} is damaged ({reason}); {again}.") from None

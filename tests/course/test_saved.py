@@ -15,6 +15,7 @@ from lcl.eval.retrieval import recall_at_k
 from lcl.models.clip import Clip
 from lcl.train.loop import Step, Training, Validation
 from lcl.train.recipes import get_recipe
+from lcl.train.runs import load_run, save_run
 
 KEPT = sorted((saved.data_folder() / "checkpoints").glob("*/about.json"))
 
@@ -110,6 +111,48 @@ def test_damage_is_noticed(trained, small_world):
     storage.write_json(saved.folder_of("mine") / "about.json", [])
     with pytest.raises(LclError, match="not written by this library"):
         saved.load_saved("mine", Training(training.profile, small_world))
+
+
+@pytest.fixture
+def finished(learned, small_world, tmp_path):
+    training, curve = learned
+    save_run(tmp_path / "run", training, curve, {"new_scenes": {}}, {"training": 1.0})
+    return load_run(tmp_path / "run")
+
+
+def test_towers_come_back_without_their_data(finished, monkeypatch, tmp_path, small_world):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+    assert saved.save_towers("large", finished) == saved.folder_of("large")
+    model, tokenizer, looks = saved.load_towers("large")
+    assert not model.training and model.config == finished.model.config
+    assert tokenizer.to_dict(words=True) == finished.tokenizer.to_dict(words=True)
+    assert [look.step for look in looks] == [event.step for event in finished.curve if isinstance(event, Validation)]
+    pairs = small_world.pairs("new_scenes", range(32))
+    for ours, theirs in zip(embed(model, tokenizer, pairs), embed(finished.model, finished.tokenizer, pairs), strict=True):
+        assert (ours * theirs).sum(1).min() > 0.99  # 8 bits
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda about: [], "describes no saved towers"),
+        (lambda about: about | {"format": saved.FORMAT}, "describes no saved towers"),
+        (lambda about: about | {"weights": "0"}, "is not the file that about.json describes"),
+        (lambda about: about | {"tokenizer": {}}, "is no tokenizer of this library"),
+        (lambda about: {key: value for key, value in about.items() if key != "looks"}, "damaged .'looks'.; take it from a new"),
+        (lambda about: about | {"looks": [[1]]}, "is damaged"),
+        (lambda about: about | {"profile": about["profile"] | {"model": about["profile"]["model"] | {"embed_dim": 64}}},
+            "are of another model"),
+    ],
+)  # fmt: skip
+def test_damaged_towers_are_refused(finished, monkeypatch, tmp_path, damage, words):
+    monkeypatch.setenv("LCL_DATA", str(tmp_path))
+    path = saved.save_towers("large", finished) / "about.json"
+    storage.write_json(path, damage(storage.read_json(path)))
+    with pytest.raises(LclError, match=words):
+        saved.load_towers("large")
+    with pytest.raises(LclError, match="no saved checkpoint in .*other; take it from a new clone of the course"):
+        saved.load_towers("other")
 
 
 def test_every_chapter_that_trains_for_long_has_something_kept():
