@@ -75,7 +75,7 @@ def train(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Number format in which the towers compute: float32, or bfloat16 (less exact, faster on a GPU)."),
+        typer.Option(help="Number format of the towers: float32, or bfloat16 (less exact; faster on a GPU or a CPU with AMX)."),
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the towers with torch.compile.")] = False,
     activation_checkpointing: Annotated[
