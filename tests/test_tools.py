@@ -176,6 +176,28 @@ def test_a_run_that_fails_is_said_with_its_reason(tmp_path):
     assert not list(tmp_path.glob("odd*"))
 
 
+def test_threads_reach_the_run_and_runs_of_other_threads_are_not_gone_on_with(tmp_path, monkeypatch):
+    begun = []
+
+    def run(words, env, **_):
+        begun.append((env["OMP_NUM_THREADS"], words[words.index("--runs") + 1]))
+        return subprocess.CompletedProcess(words, 1, "", "it stops here")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for threads in (1, 2, 1):
+        with pytest.raises(LclError, match="it stops here"):
+            study.train("odd", ["--profile", "smoke"], HERE, tmp_path, tmp_path, threads)
+    (one, first), (two, second), (again, third) = begun
+    assert (one, two, again) == ("1", "2", "1") and first == third != second
+
+
+@pytest.mark.parametrize("words", [["--threads", "2"], ["--only", "clip", "--threads", "0"]])
+def test_threads_that_nobody_would_use_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        study.main(words)
+    assert "--threads is a number from 1 on, and goes with --only." in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_run_during_which_the_code_changed_is_thrown_away(tmp_path):
     small = ["--profile", "smoke", "--pairs", "64", "--epochs", "1"]

@@ -47,10 +47,10 @@ def chance(runs: Iterable[dict], metric: str, split: str = "new_scenes") -> str:
 def minutes(runs: Mapping[int, dict]) -> str:
     """Minutes that the steps of an arm's quickest run took: the median step, times their number; or a dash.
 
-    "81.3 (2 threads)" if it did not have one thread, like all others.
+    "81.3 (2 threads)" if it did not have one thread.
     """
     took = [
-        ((run.get("step_ms") or math.nan) * run["steps"] / 60_000, run["provenance"]["machine"]["threads"])
+        ((run.get("step_ms") or math.nan) * run["steps"] / 60_000, run["provenance"]["machine"].get("threads", 1))
         for run in runs.values()
     ]
     if not took or not all(0 < each < math.inf for each, _ in took):

@@ -60,9 +60,9 @@ def about(found: Standing) -> str:
     runs = [run for arm in found.runs.values() for run in arm.values()]
     made = [run["provenance"] for run in runs]
     commits = sorted({f"`{commit_of(each)}`" for each in made})
-    hours = sum(run["step_ms"] * run["steps"] / 3.6e6 for run in runs)
+    hours = sum(run["step_ms"] * run["steps"] * run["provenance"]["machine"].get("threads", 1) / 3.6e6 for run in runs)
     return (
-        f"{len(runs)} runs, {hours:.1f} hours of steps, one core a run; code `{found.made.get('code', 'none')}`, "
+        f"{len(runs)} runs, {hours:.1f} core hours of steps; code `{found.made.get('code', 'none')}`, "
         f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}, torch {found.made.get('torch', 'none')}."
     )
 

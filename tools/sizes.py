@@ -10,12 +10,13 @@ from lcl.course.planned import Standing
 from lcl.course.statistics import Gain, gain_of
 
 EQUAL, EPOCH = "equal steps", "one epoch"
-KEYS = {"--pairs", "--epochs", "--precision"}  # the largest sizes compute in bfloat16: docs/plan.md says why
+KEYS = {"--pairs", "--epochs", "--precision"}
 
 
 def arms_by_size(plan: Mapping) -> dict[str, dict[str, dict[int, str]]]:
-    """{recipe: {budget: {pairs: arm}}}, by pairs: the arms that differ from the profile in pairs, epochs and precision alone.
+    """{recipe: {budget: {pairs: arm}}}, by pairs: the arms that differ from the profile in pairs and epochs alone.
 
+    The largest sizes may have another precision, too. An arm that differs in the precision alone is their control, and no size.
     A budget is EQUAL, with as many steps as the profile has, or EPOCH, which sees each pair once. An arm may be of both. Recipes
     with a single size are left out.
     """
@@ -26,7 +27,7 @@ def arms_by_size(plan: Mapping) -> dict[str, dict[str, dict[int, str]]]:
             continue
         told = dict(zip(arm["options"][::2], arm["options"][1::2], strict=True))
         pairs, epochs = int(told.get("--pairs", usual.pairs)), int(told.get("--epochs", usual.epochs))
-        if told.keys() <= KEYS and told.keys() != {"--precision"}:  # the control of the precision is no size
+        if told.keys() <= KEYS and told.keys() != {"--precision"}:
             budgets = {EQUAL: pairs * epochs == usual.pairs * usual.epochs, EPOCH: epochs == 1}
             for budget in filter(budgets.get, budgets):
                 found.setdefault(arm["recipe"], {}).setdefault(budget, {})[pairs] = name

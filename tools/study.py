@@ -111,7 +111,8 @@ def train(name: str, options: list[str], here: Circumstance, runs: Path, folder:
     Raises LclError, with what was said, if it fails, and if it was made by something else than `here` says: somebody changed
     the code meanwhile.
     """
-    run = runs / storage.fingerprint([*asdict(here).values(), options]) / Path(name).stem
+    own = [threads] if threads != 1 else []  # a run that was begun with some threads goes on with as many
+    run = runs / storage.fingerprint([*asdict(here).values(), options, *own]) / Path(name).stem
     if not (run / "metrics.json").exists():
         begun = (run / "training.json").exists()
         if not begun:
@@ -163,8 +164,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--plan", type=Path, default=FOLDER / "plan.json", help="a plan as JSON")
     parser.add_argument("--only", metavar="ARM", help="the arm of the plan")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of the one run of --only")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the run that --only names (default: 1)")
     arguments = parser.parse_args(words)
+    if arguments.threads < 1 or (arguments.threads > 1 and not arguments.only):
+        parser.error("--threads is a number from 1 on, and goes with --only.")
     if arguments.check:
         shutil.rmtree(RUNS / "small", ignore_errors=True)  # trained anew each time
         return train(CHECK, SMALL, circumstance(SMALL), RUNS / "small", FOLDER)

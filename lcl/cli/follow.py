@@ -1,4 +1,4 @@
-"""A training run as the command line follows it: progress, log, checkpoints, and a stop that loses nothing."""
+"""A training run as the command line follows it: its folder, progress, log, checkpoints, and a stop that loses nothing."""
 
 import contextlib
 import logging
@@ -16,11 +16,44 @@ MINUTES = 5  # between checkpoints, unless they are asked for by steps
 log = logging.getLogger("lcl")
 
 
+@contextlib.contextmanager
+def alone(folder: Path, resumed: bool) -> Iterator[None]:
+    """Keep a run's folder to this process.
+
+    Args:
+        folder: of the run.
+        resumed: it was begun earlier.
+
+    Raises:
+        LclError: if another process trains there, or has finished the run meanwhile, or the folder cannot be written.
+    """
+    import filelock
+
+    from lcl.train.runs import PLAN, read_plan
+
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise LclError(f"another process trains in {folder}; wait for it, or stop it first.") from None
+    except OSError as error:
+        raise LclError(f"cannot write in {folder}: {error.strerror}; choose another folder.") from None
+    try:
+        if resumed:
+            read_plan(folder)
+        yield
+    finally:
+        lock.release()
+        if not (folder / PLAN).exists() or (folder / "metrics.json").exists():  # who locks it now, is refused by `read_plan`
+            with contextlib.suppress(OSError):
+                (folder / ".lock").unlink()
+
+
 def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, tensorboard: bool = False) -> list:
     """Train to the end and show progress; returns all events, including those before a run was resumed.
 
-    A signal to stop (SIGINT, SIGTERM) is heeded after the step, when a checkpoint has been written. Before the first step of a
-    single process there is nothing to write: it stops at once, for millions of scenes take minutes to describe.
+    A signal to stop (SIGINT, SIGTERM) is heeded after the step, when a checkpoint has been written. A single process does not
+    wait for its first step: to describe millions of scenes before it can take minutes.
 
     Args:
         training: the run; all ranks call this.

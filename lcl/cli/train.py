@@ -27,7 +27,7 @@ from lcl.cli.common import (
     open_pairs,
     say,
 )
-from lcl.cli.follow import MINUTES, follow
+from lcl.cli.follow import MINUTES, alone, follow
 from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
 METHODS = "clip, clip+soft, clip+match, clip+mlm, lightclip, clip+nn, clip+xnn, clip-ping, a-clip-ping, lightclip-ping"
@@ -75,7 +75,7 @@ def train(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Number format of the towers: float32, or bfloat16 (less exact; faster on a GPU or a CPU with AMX)."),
+        typer.Option(help="Number format of the towers: float32, or bfloat16 (less exact; often faster on a GPU or with AMX)."),
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the towers with torch.compile.")] = False,
     activation_checkpointing: Annotated[
@@ -157,7 +157,7 @@ def train(
     from lcl.models.clip import Clip, save_model
     from lcl.train.distributed import join
     from lcl.train.recipes import get_recipe
-    from lcl.train.runs import START, Plan, alone, check_data, free_name, new_run, read_plan, write_plan
+    from lcl.train.runs import START, Plan, check_data, free_name, new_run, read_plan, write_plan
 
     if device:
         _require_device(device)
@@ -193,7 +193,7 @@ def train(
             begun = load_start(start, chosen.model, None if tars else source.fingerprint) if start else None
             folder = stack.enter_context(new_run(runs, name or free_name(runs, f"{chosen.training.recipe}-{chosen.name}")))
         if ranks.is_main:
-            stack.enter_context(alone(folder))
+            stack.enter_context(alone(folder, resumed=bool(resume)))
         try:
             if ranks.is_main:
                 if plan.start and not resume:

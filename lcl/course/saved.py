@@ -41,10 +41,10 @@ def pack(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     packed: dict[str, torch.Tensor] = {}
     for name, value in state.items():
         if value.ndim >= 2 and value.is_floating_point():
-            packed[name], packed[name + SCALE] = to_int8(value.float().cpu())
+            packed[name], packed[name + SCALE] = to_int8(value.float())
         else:
-            packed[name] = value.cpu()
-    return packed
+            packed[name] = value
+    return {name: value if value.is_meta else value.cpu() for name, value in packed.items()}  # meta: of an `outline`
 
 
 def unpack(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -55,10 +55,10 @@ def unpack(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-def folder_of(name: str) -> Path:
-    """The folder of a saved checkpoint: in the data folder, else with the course."""
-    own = data_folder() / "checkpoints" / name  # about.json is written last, so half a folder has none
-    return own if (own / "about.json").exists() or not (SHIPPED / name).exists() else SHIPPED / name
+def folder_of(name: str, kind: str = "checkpoints") -> Path:
+    """The folder of a saved checkpoint, or of saved "towers": in the data folder, else with the course."""
+    own, shipped = data_folder() / kind / name, SHIPPED.parent / kind / name
+    return own if (own / "about.json").exists() or not shipped.exists() else shipped  # about.json is written last
 
 
 def describe(training: Training) -> dict:
@@ -133,13 +133,13 @@ def save_towers(name: str, run: Run) -> Path:
 
     `load_saved` needs the run's data set, and scenes by the million take minutes to describe. `load_towers` does not.
     """
-    folder = data_folder() / "checkpoints" / name
+    folder = data_folder() / "towers" / name
     storage.write_tensors(folder / "weights.safetensors", pack(run.model.state_dict()))
-    looks = [dataclasses.astuple(event) for event in run.curve if isinstance(event, Validation)]
+    looks = [dataclasses.asdict(event) for event in run.curve if isinstance(event, Validation)]
     about = {
         "format": TOWERS, "recipe": run.recipe.name, "seed": run.seed, "profile": to_dict(run.profile),
-        "tokenizer": run.tokenizer.to_dict(words=True), "weights": storage.file_sha256(folder / "weights.safetensors"),
-        "provenance": run.provenance, "looks": _short(looks),
+        "text_tower": getattr(run.model.language, "settings", None), "tokenizer": run.tokenizer.to_dict(words=True),
+        "weights": storage.file_sha256(folder / "weights.safetensors"), "provenance": run.provenance, "looks": _short(looks),
     }  # fmt: skip
     storage.write_bytes(folder / "about.json", (json.dumps(about, ensure_ascii=False) + "\n").encode())
     return folder
@@ -148,25 +148,31 @@ def save_towers(name: str, run: Run) -> Path:
 def load_towers(name: str) -> tuple[Clip, Tokenizer, list[Validation]]:
     """Read what `save_towers` wrote: the model in evaluation mode, its tokenizer, and the validation steps of its run.
 
-    Raises LclError if there is no such checkpoint, or it is damaged.
+    Raises LclError if there are no such towers, or they are damaged.
     """
-    folder, again = folder_of(name), "take it from a new clone of the course"
-    require((folder / "about.json").exists(), f"there is no saved checkpoint in {folder}; {again}.")
-    about = storage.read_json(folder / "about.json")
-    ours = isinstance(about, dict) and about.get("format") == TOWERS
-    require(ours, f"{folder / 'about.json'} describes no saved towers; {again}.")
-    same = storage.file_sha256(folder / "weights.safetensors") == about.get("weights")
-    require(same, f"{folder / 'weights.safetensors'} is not the file that about.json describes; {again}.")
+    folder = folder_of(name, "towers")
     try:
-        config = from_dict(Profile, about["profile"]).model
-        tokenizer = Tokenizer.from_dict(about["tokenizer"], str(folder / "about.json"))
-        weights = unpack(storage.read_tensors(folder / "weights.safetensors"))
-        with storage.outline():  # without memory, whatever the file says
-            shapes = {key: value.shape for key, value in Clip(config).state_dict().items()}
-        require(shapes == {key: value.shape for key, value in weights.items()}, f"the weights in {folder} are of another model.")
-        model = Clip(config)
-        model.load_state_dict(weights)
-        return model.to(memory_format=torch.channels_last).eval(), tokenizer, [Validation(*look) for look in about["looks"]]
+        return _read_towers(folder)
+    except LclError as error:
+        raise LclError(f"the towers in {folder} cannot be read: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise LclError(f"the checkpoint in {folder} is damaged ({reason}); {again}.") from None
+        raise LclError(f"the towers in {folder} are damaged ({reason}); save them again.") from None
+
+
+def _read_towers(folder: Path) -> tuple[Clip, Tokenizer, list[Validation]]:
+    about, weights = storage.read_json(folder / "about.json", storage.MAX_MODEL_BYTES), folder / "weights.safetensors"
+    ours = isinstance(about, dict) and about.get("format") == TOWERS
+    require(ours, "its about.json was not written by `save_towers`.")
+    config = from_dict(Profile, about["profile"]).model
+    tokenizer = Tokenizer.from_dict(about["tokenizer"], str(folder / "about.json"))
+    fits = tokenizer.vocab_size <= config.language.vocab_size
+    require(fits, f"the tokenizer has {tokenizer.vocab_size} tokens, and the model {config.language.vocab_size}.")
+    with storage.outline():  # names, shapes and types are compared before a weight is read
+        outlined = pack(Clip(config, saved=about).state_dict())
+    packed = storage.read_tensors(weights, like=outlined)
+    require(storage.file_sha256(weights) == about["weights"], f"{weights} is not the file that about.json describes.")
+    model = Clip(config, saved=about)
+    model.load_state_dict(unpack(packed))
+    looks = [from_dict(Validation, look) for look in about["looks"]]
+    return model.to(memory_format=torch.channels_last).eval(), tokenizer, looks

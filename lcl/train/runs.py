@@ -87,26 +87,6 @@ def free_name(runs: Path, stem: str) -> str:
     return name
 
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep a run's folder to this process. Raises LclError if another process trains there, or the folder cannot be written."""
-    import filelock
-
-    lock = filelock.FileLock(Path(folder) / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise LclError(f"another process trains in {folder}; wait for it, or stop it first.") from None
-    except OSError as error:
-        raise LclError(f"cannot write in {folder}: {error.strerror}; choose another folder.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-        with contextlib.suppress(OSError):
-            (Path(folder) / ".lock").unlink()
-
-
 PLAN = "training.json"  # the settings of a run, written before it starts
 LOG = "log.jsonl"  # its events, one a line, as they happen
 START = "start"  # the towers and the tokenizer that it begins with, until it is finished

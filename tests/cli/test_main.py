@@ -44,7 +44,7 @@ from lcl.teachers.banks import Bank, open_bank
 from lcl.teachers.search import load_neighbours, nearest_neighbours
 from lcl.train import checkpoints, loop
 from lcl.train.recipes import RECIPES, PingConfig
-from lcl.train.runs import EventLog, alone, load_run
+from lcl.train.runs import EventLog, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 open_once = functools.cache(lambda *given, plain=scenes.open_scenes: RememberedScenes(plain(*given)))
@@ -79,8 +79,8 @@ def fail(*arguments, **options):
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
-    """Every file of a folder: its checksum and when it was changed."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """Every file of a folder but its lock: its checksum and when it was changed."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
     return {path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
 
 
@@ -758,11 +758,27 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path, stop_at):
     stop_at(4)
     assert tiny("--runs", tmp_path, "--name", "stopped").code == 130
     before = contents(tmp_path / "stopped")
-    with alone(tmp_path / "stopped"):
+    with follow.alone(tmp_path / "stopped", resumed=True):
         refused = lcl("train", "--resume", tmp_path / "stopped").refusal.strip()
     assert refused == f"error: another process trains in {tmp_path / 'stopped'}; wait for it, or stop it first."
-    assert {name: each for name, each in contents(tmp_path / "stopped").items() if name != ".lock"} == before
+    assert contents(tmp_path / "stopped") == before
     assert lcl("train", "--resume", tmp_path / "stopped").code == 0
+    assert not (tmp_path / "stopped" / ".lock").exists()
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_not_trained_again(tmp_path, monkeypatch, stop_at):
+    stop_at(4)
+    assert tiny("--runs", tmp_path, "--name", "stopped", "--checkpoint-every", 2).code == 130
+    begun, open_pairs = contents(tmp_path / "stopped"), train.open_pairs
+
+    def finished(*arguments, **options):  # while this process opens the data set
+        (tmp_path / "stopped" / "metrics.json").write_text("{}")
+        return open_pairs(*arguments, **options)
+
+    monkeypatch.setattr(train, "open_pairs", finished)
+    assert "stopped is finished; `lcl train --from" in lcl("train", "--resume", tmp_path / "stopped").refusal
+    after = contents(tmp_path / "stopped")
+    assert after.pop("metrics.json") and after == begun
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
