@@ -119,4 +119,4 @@ def test_what_a_notebook_shows_of_results_is_tagged():
 
 def test_there_are_tables_to_check():
     shown = [path.stem[:2] for path in NOTEBOOKS if any(map(shows_results, nbformat.read(path, as_version=4).cells))]
-    assert shown == ["04", "05", "06", "07", "09", "10", "14"]
+    assert shown == ["04", "05", "06", "07", "09", "10", "11", "14"]

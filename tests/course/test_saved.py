@@ -198,6 +198,14 @@ def test_it_is_as_good_as_its_curve_says(about, world):
     assert recall_at_k(t @ v.T, 1) == pytest.approx(look.text_to_image, abs=0.03)
 
 
+@pytest.mark.slow
+def test_the_towers_of_chapter_11_are_as_good_as_their_last_look_says(world):
+    model, tokenizer, looks = saved.load_towers("11-clip")
+    v, t = embed(model, tokenizer, world.validation(256).take(range(256)))
+    assert recall_at_k(v @ t.T, 1) == pytest.approx(looks[-1].image_to_text, abs=0.03)
+    assert recall_at_k(t @ v.T, 1) == pytest.approx(looks[-1].text_to_image, abs=0.03)
+
+
 class StandIn:
     """A teacher that is only described: what is kept of a guided training is looked at without its banks."""
 
