@@ -225,7 +225,8 @@ def test_every_saved_run_was_given_what_its_arm_says_and_nothing_else(arm):
     runs = read_study().runs
     if not runs[arm]:
         pytest.skip("no run of this arm is there yet")
-    first, names = runs["clip"][0], {"--pairs": "pairs", "--epochs": "epochs", "--learning-rate": "learning_rate"}
+    named = ("--pairs", "--epochs", "--learning-rate", "--precision")
+    first, names = runs["clip"][0], {name: name.removeprefix("--").replace("-", "_") for name in named}
     asked = STUDY["arms"][arm]
     options = dict(zip(asked["options"][::2], asked["options"][1::2], strict=True))
     before = first["profile"]["training"]
