@@ -61,7 +61,7 @@ from lcl.train.provenance import commit, provenance
 from lcl.train.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_MB = 64  # of what travels: the archive and the files that git tracks
+LIMIT_MB = 67  # 64 MiB, of what travels: the archive and the files that git tracks
 NO_HYPOTHESIS = """# for a machine that lacks it: no property test needs a GPU
 from unittest import mock
 import pytest
