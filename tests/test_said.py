@@ -65,6 +65,12 @@ def near_chance(arm: str) -> bool:
     return abs(level(saved_runs(arm), "foil_relation").mean - 50) < 5
 
 
+def above_teachers_but_in_ndcg() -> bool:
+    return all(mean(MANY, arm, metric) > 2 for arm in TAUGHT for metric in (R1, ZERO)) and all(
+        mean(MANY, arm, NDCG) < -0.5 for arm in TAUGHT
+    )
+
+
 def one_rate(*arms: str) -> bool:
     return len({run["profile"]["training"]["learning_rate"] for arm in arms for run in ANSWERS.runs[arm].values()}) == 1
 
@@ -121,24 +127,28 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      and all(sign(arm, other, "foil_count") == 1 for arm in TAUGHT for other in FOILED if other not in TAUGHT)),
     ("docs/results.md", "In relations no recipe is far from chance.",
      lambda: all(abs(level(saved_runs(arm), "foil_relation").mean - 50) < 2.5 for arm in ("clip", *FOILED))),
-    ("docs/results.md", "So far, with one seed: `clip` with 262,144 pairs, each seen once, has more recall@1 (90.4) than "
-     "`clip-ping` and `clip+distil` have with 16,384 pairs, each seen eight times. It takes twice as many steps, and needs no "
-     "teacher. Its zero-shot accuracy is higher, too. In an unseen drawing style it gains little, and relations stay near 50 %. "
-     "No run of a teacher with as many pairs is there yet.",
-     lambda: one_seed(MANY) and all(mean(MANY, arm, metric) > 2 for arm in TAUGHT for metric in (R1, ZERO))
-     and 0 < mean(MANY, "clip", R1, "unseen_drawings") < 5 and near_chance(MANY)
+    ("docs/results.md", "So far, with one seed: `clip` with 262,144 pairs, each seen once, has more recall@1 (90.4) and more "
+     "zero-shot accuracy than `clip-ping` and `clip+distil` have with 16,384 pairs, each seen eight times. In "
+     "nDCG@10 it has less.",
+     lambda: one_seed(MANY) and above_teachers_but_in_ndcg()),
+    ("docs/results.md", "It takes twice as many steps. Steps alone explain only a part: with 16,384 pairs and one and a half "
+     "times the steps, `clip` has 79.7.",
+     lambda: mean(MANY, "clip, 12 epochs", R1) > 5 and sign("clip, 12 epochs", "clip", R1) == 1),
+    ("docs/results.md", "In an unseen drawing style it gains little, and relations stay near 50 %. No run of a teacher with as "
+     "many pairs is there yet.",
+     lambda: 0 < mean(MANY, "clip", R1, "unseen_drawings") < 5 and near_chance(MANY)
      and no_run(*(f"{arm}, 256k pairs" for arm in ("clip+distil", "clip-ping+distil")))),
-    ("README.md", "**More distinct scenes do what teachers do here, and more.** `clip` with 262,144 scenes, each seen once in "
-     "2,048 steps, has 90.4 % recall@1 (one seed so far).",
-     lambda: one_seed(MANY) and all(mean(MANY, arm, metric) > 2 for arm in TAUGHT for metric in (R1, ZERO))),
-    ("README.md", "In a drawing style that it never saw for a class, it has 10.2 %. Relations stay near chance.",
-     lambda: near_chance(MANY)),
-    ("notebooks/11_to_cc3m_scale.ipynb", "With many distinct pairs, plain `clip` needs no teacher to find its captions. "
-     "Relations stay at chance.", lambda: near_chance(MANY) and mean(MANY, "clip", R1) > mean("clip-ping", "clip", R1)),
+    ("README.md", "**With 262,144 scenes, each seen once, `clip` has 90.4 % recall@1** (one seed so far), without a teacher.",
+     lambda: one_seed(MANY)),
+    ("README.md", "More steps alone do not reach this: ", lambda: mean(MANY, "clip, 12 epochs", R1) > 5),
+    ("README.md", "In nDCG@10 it stays below `clip+distil` and `clip-ping`, and relations stay near chance.",
+     lambda: above_teachers_but_in_ndcg() and near_chance(MANY)),
+    ("notebooks/11_to_cc3m_scale.ipynb", "With many pairs and steps, plain `clip` finds its captions without a teacher. "
+     "Relations stay at chance.", lambda: near_chance(MANY) and mean(MANY, "clip-ping", R1) > 2),
+    ("notebooks/11_to_cc3m_scale.ipynb", "recall@1 is above that of `clip-ping` (chapter 9), nDCG@10 below.",
+     lambda: above_teachers_but_in_ndcg()),
     ("notebooks/11_to_cc3m_scale.ipynb", "One seed so far; 3.3 million are planned.",
      lambda: one_seed(MANY, "clip, 64k pairs, 1 epoch") and no_run("clip, 3.3M pairs")),
-    ("notebooks/11_to_cc3m_scale.ipynb", "With 262 thousand, recall@1 is above that of `clip-ping` with 16 thousand, seen eight "
-     "times (chapter 9).", lambda: mean(MANY, "clip-ping", R1) > 2),
     ("docs/results.md", "On validation pairs, the rate of two layers was best for eight layers, too, and half of it for twelve.",
      lambda: [best_rate(arm) for arm in ("clip, depth 2", *DEEP)] == [2e-3, 2e-3, 1e-3]),
     ("docs/results.md", "The table still has the rate of two layers for all",
@@ -338,9 +348,10 @@ def test_readme_says_what_neighbours_add_with_its_interval():
 
 
 NUMBERS = [  # where, the words, and for every number in them: arm, split, metric
-    ("README.md", r"has ([\d.]+) % recall@1 \(one seed so far\)", [(MANY, "new_scenes", R1)]),
-    ("README.md", r"never saw for a class, it has ([\d.]+) %", [(MANY, "unseen_drawings", R1)]),
-    ("docs/results.md", r"has more recall@1 \(([\d.]+)\) than", [(MANY, "new_scenes", R1)]),
+    ("README.md", r"has ([\d.]+) % recall@1\*\* \(one seed so far\)", [(MANY, "new_scenes", R1)]),
+    ("README.md", r"16,384 pairs and 1,536 steps it has ([\d.]+) %", [("clip, 12 epochs", "new_scenes", R1)]),
+    ("docs/results.md", r"has more recall@1 \(([\d.]+)\) and", [(MANY, "new_scenes", R1)]),
+    ("docs/results.md", r"one and a half times the steps, `clip` has ([\d.]+)\.", [("clip, 12 epochs", "new_scenes", R1)]),
     ("docs/teaching.md", r"R@5 is (\d+) %", [("clip", "new_scenes", "image_to_text_recall@5")]),
     ("docs/teaching.md", r"`unseen_drawings`: (\d+) %", [("clip", "unseen_drawings", I2T)]),
     ("docs/teaching.md", r"near (\d+) % in the table", [("clip", "new_scenes", I2T)]),

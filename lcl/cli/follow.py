@@ -17,7 +17,7 @@ log = logging.getLogger("lcl")
 
 
 @contextlib.contextmanager
-def alone(folder: Path, resumed: bool) -> Iterator[None]:
+def own_folder(folder: Path, resumed: bool) -> Iterator[None]:
     """Keep a run's folder to this process.
 
     Args:
@@ -53,7 +53,7 @@ def follow(training, folder: Path, checkpoint_every: int = 0, keep: int = 2, ten
     """Train to the end and show progress; returns all events, including those before a run was resumed.
 
     A signal to stop (SIGINT, SIGTERM) is heeded after the step, when a checkpoint has been written. A single process does not
-    wait for its first step: to describe millions of scenes before it can take minutes.
+    wait for its first step, because millions of scenes are described before it, which takes minutes.
 
     Args:
         training: the run; all ranks call this.

@@ -27,7 +27,7 @@ from lcl.cli.common import (
     open_pairs,
     say,
 )
-from lcl.cli.follow import MINUTES, alone, follow
+from lcl.cli.follow import MINUTES, follow, own_folder
 from lcl.config import LclError, ModelConfig, Profile, choose, from_dict, get_profile, need, require
 
 METHODS = "clip, clip+soft, clip+match, clip+mlm, lightclip, clip+nn, clip+xnn, clip-ping, a-clip-ping, lightclip-ping"
@@ -193,7 +193,7 @@ def train(
             begun = load_start(start, chosen.model, None if tars else source.fingerprint) if start else None
             folder = stack.enter_context(new_run(runs, name or free_name(runs, f"{chosen.training.recipe}-{chosen.name}")))
         if ranks.is_main:
-            stack.enter_context(alone(folder, resumed=bool(resume)))
+            stack.enter_context(own_folder(folder, resumed=bool(resume)))
         try:
             if ranks.is_main:
                 if plan.start and not resume:

@@ -758,7 +758,7 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path, stop_at):
     stop_at(4)
     assert tiny("--runs", tmp_path, "--name", "stopped").code == 130
     before = contents(tmp_path / "stopped")
-    with follow.alone(tmp_path / "stopped", resumed=True):
+    with follow.own_folder(tmp_path / "stopped", resumed=True):
         refused = lcl("train", "--resume", tmp_path / "stopped").refusal.strip()
     assert refused == f"error: another process trains in {tmp_path / 'stopped'}; wait for it, or stop it first."
     assert contents(tmp_path / "stopped") == before
