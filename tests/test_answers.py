@@ -56,7 +56,7 @@ def page(answers):
     template = pages.ENVIRONMENT.get_template("results.md.jinja")
     none = dict.fromkeys(["gain", "transposed", "other_scenes"], lambda *_, **__: "")
     found = {"figure": lambda name, words: f"![{words}]({name}.png)", "main": [], "splits": [], "meanings": {}, "about": ""}
-    return template.render(answers=answers, **none, **found)
+    return template.render(answers=answers, again=[], left_out=answers.left_out, **none, **found)
 
 
 def said(answers):

@@ -187,7 +187,7 @@ def commands(text):
 
 def test_every_command_of_the_page_trains_the_arm_that_it_stands_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(study, "train_arm", lambda plan, arm, seed, threads: asked.append((arm, seed)))
+    monkeypatch.setattr(study, "train_arm", lambda plan, arm, seed, threads, into: asked.append((arm, seed)))
     monkeypatch.setattr(study.storage, "read_json", lambda path: {"profile": "laptop", "path": path})
     found = commands(TEXT)
     for command in found:

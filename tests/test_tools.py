@@ -122,7 +122,7 @@ HERE, NAME = study.Circumstance("c", "d", "2.11.0"), "clip-laptop-seed0.json"
 def test_a_run_is_kept_if_it_was_made_in_this_circumstance_and_fits_what_it_was_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     path, options = tmp_path / "planned" / NAME, told(made_plan.PLAN, "clip", 0)
-    assert study.kept(NAME, options, HERE) is None and not study.is_older(NAME, HERE)
+    assert study.kept(NAME, options, HERE) is None and not study.is_older(path, HERE)
     made = made_plan.made_run("clip", 0, 0.7)
     other = made["provenance"] | {"code": "0ther"}
     for change, fits, older in (
@@ -131,7 +131,7 @@ def test_a_run_is_kept_if_it_was_made_in_this_circumstance_and_fits_what_it_was_
     ):  # fmt: skip
         made_plan.keep(tmp_path / "planned", "clip", made)
         write_json(path, made | change)
-        assert (study.kept(NAME, options, HERE) == path, study.is_older(NAME, HERE)) == (fits, older), change
+        assert (study.kept(NAME, options, HERE) == path, study.is_older(path, HERE)) == (fits, older), change
     made_plan.keep(tmp_path / "planned", "clip", made)
     path.with_suffix(".safetensors").unlink()
     assert study.kept(NAME, options, HERE) is None and "its file of ranks does not exist" in caplog.text
@@ -157,7 +157,8 @@ def test_a_damaged_run_is_named_and_counts_as_missing(tmp_path, monkeypatch, cap
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     (tmp_path / "planned").mkdir()
     (tmp_path / "planned" / NAME).write_text(damage)
-    assert study.kept(NAME, told(made_plan.PLAN, "clip", 0), HERE) is None and not study.is_older(NAME, HERE)
+    assert study.kept(NAME, told(made_plan.PLAN, "clip", 0), HERE) is None
+    assert not study.is_older(tmp_path / "planned" / NAME, HERE)
     assert f"{NAME} counts as missing: it is" in caplog.text
     assert study.hours([NAME], workers=1) == pytest.approx(1.1 / 6)
 

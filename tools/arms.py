@@ -64,6 +64,12 @@ def named(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def commit_of(made: Mapping) -> str:
+    """The commit of a provenance in short, and whether files differed from it."""
+    name, _, changes = (made["commit"] or "unknown").partition("+")
+    return name[:8] + (" with changes" if changes else "")
+
+
 def processors(runs: Iterable[dict]) -> str:
     """Which processors made these runs, in a sentence's part: "Intel Xeon (8 runs), AMD EPYC (2 runs)"."""
     count = Counter(run["provenance"]["machine"].get("processor", "unknown") for run in runs)

@@ -22,7 +22,9 @@ from PIL import Image
 
 import charts
 import tables
+from again import trained_again
 from answers import Answers
+from arms import commit_of
 from benchmarks import baselines
 from benchmarks.run import Bench, load_bench
 from benchmarks.scaling import Scaling
@@ -65,12 +67,6 @@ def about(found: Standing) -> str:
         f"{len(runs)} runs, {hours:.1f} core hours of steps; code `{found.made.get('code', 'none')}`, "
         f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}, torch {found.made.get('torch', 'none')}."
     )
-
-
-def commit_of(made: dict) -> str:
-    """A commit in short, and whether files differed from it."""
-    name, _, changes = (made["commit"] or "unknown").partition("+")
-    return name[:8] + (" with changes" if changes else "")
 
 
 def other_scenes(plan: dict) -> str:
@@ -135,11 +131,12 @@ def vocabulary(bench: Bench) -> dict[str, object]:
     own = study.read_study()
     answers = Answers(own, bench)
     evidence = Evidence(answers, bench)
+    again, not_again = trained_again(own, study.FOLDER)
     found: dict[str, object] = {
         "answers": answers, "board": Board(own), "claims": CLAIMS, "definitions": DEFINITIONS, "ours": OURS,
         "sources": SOURCES,
         "measured": lambda claim: claim.measured(evidence), "judged": lambda claim: claim.verdict(evidence),
-        "about": about(own), "main": MAIN,
+        "about": about(own), "main": MAIN, "again": again, "left_out": [*answers.left_out, *not_again],
         "splits": [split for split in scenes.SPLITS if split != "train"], "meanings": scenes.SPLITS,
         "gain": gain, "other_scenes": lambda: other_scenes(own.plan),
         "transposed": lambda arms, metrics, split="new_scenes": tables.as_markdown(

@@ -3,6 +3,7 @@
 python tools/study.py [--workers 2]         every run of results/plan.json that is missing, what matters most first
 python tools/study.py --only ARM --seed 0   one run; with --plan results/entries/mine.json, of an entry to the leaderboard, and
                                             with --threads 2, on two cores: sooner, but bitwise only like runs of two threads
+python tools/study.py --only ARM --again    train a run once more, into results/again/: docs/results.md says what differs
 python tools/study.py --check               the small run that a test trains too, and keep it
 
 A run is done when it is kept, made by the code at hand (`lcl.train.provenance.code_key`), on its data, with its torch, and told
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "study"
 CHECKPOINTS = ["--checkpoint-every", "128", "--keep", "1"]
-PLANNED, NEXT = "planned", "next"  # in results/: the runs of the plan, and those of a study that is not whole yet
+PLANNED, NEXT, AGAIN = "planned", "next", "again"  # in results/: runs of the plan, of a study not yet whole, trained once more
 CHECK = "check.json"  # the small run
 SMALL = ["--profile", "smoke", "--recipe", "lightclip-ping", "--seed", "0", "--scenes-version", "2"]
 
@@ -97,10 +98,10 @@ def kept(name: str, options: list[str], here: Circumstance, folders: Sequence[st
     return None
 
 
-def is_older(name: str, here: Circumstance) -> bool:
-    """Is a run kept in results/planned/ that was made in another circumstance?"""
+def is_older(path: Path, here: Circumstance) -> bool:
+    """Is a run kept there that was made in another circumstance?"""
     try:
-        return bool(differences(storage.read_json(FOLDER / PLANNED / name), here))
+        return bool(differences(storage.read_json(path), here))
     except (LclError, KeyError, TypeError, AttributeError):
         return False  # missing or damaged
 
@@ -165,20 +166,23 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", metavar="ARM", help="the arm of the plan")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="threads of the run that --only names (default: 1)")
+    parser.add_argument("--again", action="store_true", help="train the run of --only once more, beside the saved one")
     arguments = parser.parse_args(words)
     if arguments.threads < 1 or (arguments.threads > 1 and not arguments.only):
         parser.error("--threads is a number from 1 on, and goes with --only.")
+    if arguments.again and not arguments.only:
+        parser.error("--again trains one run: name it with --only ARM --seed N.")
     if arguments.check:
         shutil.rmtree(RUNS / "small", ignore_errors=True)  # trained anew each time
         return train(CHECK, SMALL, circumstance(SMALL), RUNS / "small", FOLDER)
     plan = storage.read_json(arguments.plan)
     if arguments.only:
-        return train_arm(plan, arguments.only, arguments.seed, arguments.threads)
+        return train_arm(plan, arguments.only, arguments.seed, arguments.threads, AGAIN if arguments.again else PLANNED)
     train_plan(plan, arguments.workers)
 
 
-def train_arm(plan: dict, arm: str, seed: int, threads: int = 1) -> None:
-    """Train one run of a plan and keep it in `results/planned/`, unless it is there.
+def train_arm(plan: dict, arm: str, seed: int, threads: int = 1, into: str = PLANNED) -> None:
+    """Train one run of a plan and keep it in this folder of `results/`, unless it is there.
 
     Raises LclError for an arm or a seed that the plan does not have, and if a run of other code, data or torch is kept there.
     """
@@ -186,11 +190,12 @@ def train_arm(plan: dict, arm: str, seed: int, threads: int = 1) -> None:
     seeds = plan["arms"][arm]["seeds"]
     require(seed in seeds, f"the plan has no seed {seed} of {arm!r}; choose among {', '.join(map(str, seeds))}.")
     name, here = file_of(plan, arm, seed), circumstance(options)
-    with storage.locked(RUNS / "busy" / Path(name).stem):  # two calls would train the same run into one folder
-        if not kept(name, options, here):
-            path = FOLDER / PLANNED / name
-            require(not is_older(name, here), f"{path} is of other code, data or torch, so it is not replaced; delete it first.")
-            train(name, options, here, RUNS, path.parent, threads)
+    runs = RUNS / AGAIN if into == AGAIN else RUNS
+    with storage.locked(runs / "busy" / Path(name).stem):  # two calls would train the same run into one folder
+        if not kept(name, options, here, [into]):
+            path = FOLDER / into / name
+            require(not is_older(path, here), f"{path} is of other code, data or torch, so it is not replaced; delete it first.")
+            train(name, options, here, runs, path.parent, threads)
     print(f"{Path(name).stem}: kept")
 
 
@@ -198,7 +203,7 @@ def train_plan(plan: dict, workers: int) -> None:
     """Train every run of a plan that is missing; exits with 1 if one fails."""
     runs = runs_of(plan)
     here = circumstance(next(iter(runs.values())))
-    older = [name for name in runs if is_older(name, here)]
+    older = [name for name in runs if is_older(FOLDER / PLANNED / name, here)]
     folders = (NEXT, PLANNED) if older else (PLANNED,)
     missing = {name: options for name, options in runs.items() if not kept(name, options, here, folders)}
     print(f"the study of code {here.code}, data {here.data}, torch {here.torch}")

@@ -58,7 +58,7 @@ class Standing:
         return [f"`{name}`: {self.wrong[name]}" for name in sorted(self.wrong)]
 
 
-def standing(plan: dict, folder: Path) -> Standing:
+def standing(plan: dict, folder: Path, made: Mapping[str, str] | None = None) -> Standing:
     """Read the saved runs of a plan, and check each of them on its own; see `Standing`.
 
     A run counts if it was trained as the plan says, to the end, if its metrics are numbers, and if its ranks of queries are its
@@ -67,6 +67,7 @@ def standing(plan: dict, folder: Path) -> Standing:
     Args:
         plan: as in `results/plan.json`, perhaps with entries: see `with_entries`.
         folder: of the runs, such as `results/planned/`.
+        made: "code", "data", "torch" and "queries" that runs must have; default those of the majority.
     """
     runs, wrong = {}, {}
     paths = {(arm, seed): folder / file_of(plan, arm, seed) for arm in plan["arms"] for seed in plan["arms"][arm]["seeds"]}
@@ -79,7 +80,7 @@ def standing(plan: dict, folder: Path) -> Standing:
                 runs[arm, seed] = run
     for path in set(folder.glob("*.json")) - set(paths.values()):
         wrong[path.name] = "it belongs to no arm and seed of the plan"
-    made = _usual({key: run for key, run in runs.items() if key[0] not in plan.get("entries", ())} or runs)
+    made = made or _usual({key: run for key, run in runs.items() if key[0] not in plan.get("entries", ())} or runs)
     for key, run in list(runs.items()):
         if other := [f"{what} {value}, not {made[what]}" for what, value in _made(run).items() if value != made[what]]:
             wrong[paths[key].name] = f"it was made with other {' and '.join(other)}"
@@ -87,7 +88,7 @@ def standing(plan: dict, folder: Path) -> Standing:
     by_arm: dict[str, dict[int, dict]] = {arm: {} for arm in plan["arms"]}
     for (arm, seed), run in runs.items():
         by_arm[arm][seed] = run
-    return Standing(plan, by_arm, wrong, made)
+    return Standing(plan, by_arm, wrong, dict(made))
 
 
 def read_run(path: Path, options: Sequence[str]) -> tuple[dict, str]:
