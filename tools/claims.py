@@ -303,7 +303,7 @@ CLAIMS = (
         "Lower demand for data", PING, "abstract",
         "Lower data demands. Our reading: with a quarter of the pairs, it reaches what CLIP reaches with all of them.",
         ("09_clip_ping", "What do NN and XNN buy?", "4k pairs"),
-        ("clip-ping", "clip", "clip-ping, 4k pairs", "clip, 4k pairs", "clip-ping, 64k pairs", "clip, 64k pairs"),
+        tuple(f"{recipe}{size}" for recipe in ("clip-ping", "clip+distil", "clip") for size in ("", ", 4k pairs", ", 64k pairs")),
         verdicts.demand, untested,
         differs="the frozen encoders have seen millions of pictures and sentences; that demand is met elsewhere",
     ),

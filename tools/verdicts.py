@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import arms
 import prices
@@ -117,9 +118,12 @@ SIZES = {"4,096": "{}, 4k pairs", "16,384": "{}", "65,536": "{}, 64k pairs"}
 
 
 def demand(evidence: Evidence) -> str:
-    def points(few: str, many: str) -> str:
-        return above(SIZES[few].format("clip-ping"), "recall@1", over=SIZES[many].format("clip"))
+    def told(recipe: str) -> str:
+        def points(few: str, many: str) -> str:
+            return above(SIZES[few].format(recipe), "recall@1", over=SIZES[many].format("clip"))
 
-    same = [f"{pairs} pairs: {points(pairs, pairs)}" for pairs in SIZES]
-    quarter = [f"{few} pairs above {many}: {points(few, many)}" for few, many in zip(SIZES, list(SIZES)[1:], strict=False)]
-    return f"`clip-ping` above `clip`, {'; '.join(same)}. `clip-ping` with a quarter of `clip`'s pairs, {'; '.join(quarter)}"
+        same = [f"{pairs} pairs: {points(pairs, pairs)}" for pairs in SIZES]
+        quarter = [f"{few} pairs above {many}: {points(few, many)}" for few, many in pairwise(SIZES)]
+        return f"`{recipe}` above `clip`, {'; '.join(same)}; with a quarter of `clip`'s pairs, {'; '.join(quarter)}"
+
+    return f"{told('clip-ping')}. The control: {told('clip+distil')}"
