@@ -61,14 +61,27 @@ def no_run(*arms: str) -> bool:
     return not any(ANSWERS.runs[arm] for arm in arms)
 
 
-def near_chance(arm: str) -> bool:
-    return abs(level(saved_runs(arm), "foil_relation").mean - 50) < 5
+def near_chance(*arms: str) -> bool:
+    return all(abs(level(saved_runs(arm), "foil_relation").mean - 50) < 5 for arm in arms)
 
 
-def above_teachers_but_in_ndcg() -> bool:
-    return all(mean(MANY, arm, metric) > 2 for arm in TAUGHT for metric in (R1, ZERO)) and all(
-        mean(MANY, arm, NDCG) < -0.5 for arm in TAUGHT
-    )
+def highest(arm: str, *metrics: str) -> bool:
+    """Is an arm above every other run of the plan in each of these metrics?"""
+    best = {metric: values([arm], metric)[0] for metric in metrics}
+    others = [name for name in ANSWERS.runs if ANSWERS.runs[name] and name != arm]
+    return all(min(best[metric]) > max(values([name], metric)[0]) + 1 for metric in metrics for name in others)
+
+
+def longest(arm: str) -> bool:
+    """Has no run of another arm as many steps?"""
+    steps = {name: {run["steps"] for run in runs.values()} for name, runs in ANSWERS.runs.items() if runs}
+    return min(steps.pop(arm)) > max(max(each) for each in steps.values())
+
+
+def from_steps(low: float, high: float) -> bool:
+    """Is the share of the gain of 262,144 pairs over 16,384 that 16,384 pairs have with as many steps between these?"""
+    whole = mean(MANY, "clip", R1)
+    return low * whole < mean("clip, 16 epochs", "clip", R1) < high * whole
 
 
 def one_rate(*arms: str) -> bool:
@@ -83,8 +96,8 @@ def best_rate(arm: str) -> float:
 
 
 FOILED = ("clip+match", "clip+mlm", "lightclip", "clip-ping", "clip+distil")
-TAUGHT = ("clip-ping", "clip+distil")
-MANY = "clip, 256k pairs"
+TAUGHT, SIZES = ("clip-ping", "clip+distil"), ("4k pairs", "64k pairs")
+MANY, MOST = "clip, 256k pairs", "clip, 3.3M pairs"
 DEEP = ("clip, depth 8", "clip, depth 12")
 CONTROLS = (("clip+soft", "clip+smoothing", R1), ("clip+match", "clip+max", ALIGN), ("clip+mlm", "clip+mlm-blind", R1))
 
@@ -127,28 +140,37 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      and all(sign(arm, other, "foil_count") == 1 for arm in TAUGHT for other in FOILED if other not in TAUGHT)),
     ("docs/results.md", "In relations no recipe is far from chance.",
      lambda: all(abs(level(saved_runs(arm), "foil_relation").mean - 50) < 2.5 for arm in ("clip", *FOILED))),
-    ("docs/results.md", "So far, with one seed: `clip` with 262,144 pairs, each seen once, has more recall@1 (90.4) and more "
-     "zero-shot accuracy than `clip-ping` and `clip+distil` have with 16,384 pairs, each seen eight times. In "
-     "nDCG@10 it has less.",
-     lambda: one_seed(MANY) and above_teachers_but_in_ndcg()),
-    ("docs/results.md", "It takes twice as many steps. Steps alone explain only a part: with 16,384 pairs and one and a half "
-     "times the steps, `clip` has 79.7.",
-     lambda: mean(MANY, "clip, 12 epochs", R1) > 5 and sign("clip, 12 epochs", "clip", R1) == 1),
-    ("docs/results.md", "In an unseen drawing style it gains little, and relations stay near 50 %. No run of a teacher with as "
-     "many pairs is there yet.",
-     lambda: 0 < mean(MANY, "clip", R1, "unseen_drawings") < 5 and near_chance(MANY)
-     and no_run(*(f"{arm}, 256k pairs" for arm in ("clip+distil", "clip-ping+distil")))),
-    ("README.md", "**With 262,144 scenes, each seen once, `clip` has 90.4 % recall@1** (one seed so far), without a teacher.",
-     lambda: one_seed(MANY)),
-    ("README.md", "More steps alone do not reach this: ", lambda: mean(MANY, "clip, 12 epochs", R1) > 5),
-    ("README.md", "In nDCG@10 it stays below `clip+distil` and `clip-ping`, and relations stay near chance.",
-     lambda: above_teachers_but_in_ndcg() and near_chance(MANY)),
-    ("notebooks/11_to_cc3m_scale.ipynb", "With many pairs and steps, plain `clip` finds its captions without a teacher. "
-     "Relations stay at chance.", lambda: near_chance(MANY) and mean(MANY, "clip-ping", R1) > 2),
-    ("notebooks/11_to_cc3m_scale.ipynb", "recall@1 is above that of `clip-ping` (chapter 9), nDCG@10 below.",
-     lambda: above_teachers_but_in_ndcg()),
-    ("notebooks/11_to_cc3m_scale.ipynb", "One seed so far; 3.3 million are planned.",
-     lambda: one_seed(MANY, "clip, 64k pairs, 1 epoch") and no_run("clip, 3.3M pairs")),
+    ("docs/results.md", "What came out so far, with one seed, except for the main arms of 16,384 pairs:",
+     lambda: one_seed(MANY, MOST, "clip, 64k pairs, 1 epoch", *(f"{arm}, {size}" for arm in TAUGHT for size in SIZES))),
+    ("docs/results.md", "With 3,276,800 it is above every other run of this page in recall@1 and in zero-shot accuracy",
+     lambda: highest(MOST, R1, ZERO)),
+    ("docs/results.md", "Its nDCG@10 (64.3) is that of `lightclip-ping` with 16,384 pairs (64.4).",
+     lambda: abs(mean(MOST, "lightclip-ping", NDCG)) < 1),
+    ("docs/results.md", "So about two thirds of the gain up to there come from the steps.", lambda: from_steps(0.6, 0.72)),
+    ("docs/results.md", "For 3,276,800 pairs, with 25,600 steps, there is no such control.",
+     lambda: one_seed(MOST) and longest(MOST)),
+    ("docs/results.md", "have the recall@1 that `clip` has with 262,144 pairs and 2,048 steps. In nDCG@10 they have more.",
+     lambda: all(abs(mean(f"{arm}, 64k pairs", MANY, R1)) < 1.5 and mean(f"{arm}, 64k pairs", MANY, NDCG) > 2 for arm in TAUGHT)),
+    ("docs/results.md", "With 4,096 pairs, `clip-ping` is 18.5 points of recall@1 below `clip+distil`, with 65,536 it is "
+     "1.0 above.", lambda: [round(mean(*(f"{arm}, {size}" for arm in TAUGHT), R1), 1) for size in SIZES] == [-18.5, 1.0]),
+    ("docs/results.md", "Relations stay near 50 % with any number of pairs.", lambda: near_chance(MANY, MOST, "clip, 64k pairs")),
+    ("docs/results.md", "are near those of `clip+distil` with 16,384 (70.8, 79.6).",
+     lambda: all(abs(mean(MOST, "clip+distil", metric)) < 5 for metric in ("foil_count", "foil_colour"))),
+    ("docs/results.md", "For objects that training never showed, it stays near 1 %.",
+     lambda: max(values([MOST], R1, "unseen_concepts")[0]) < 2),
+    ("README.md", "**With 3,276,800 scenes, each seen once, `clip` has 96.0 % recall@1** (one seed so far), without a teacher.",
+     lambda: one_seed(MOST)),
+    ("README.md", "and no run with as many steps and fewer scenes is there.",
+     lambda: one_seed(MOST) and longest(MOST)),
+    ("README.md", "Relations stay near chance in all these runs.",
+     lambda: near_chance(MANY, MOST, "clip, 16 epochs", "clip-ping, 64k pairs")),
+    ("notebooks/11_to_cc3m_scale.ipynb", "With 3.3 million scenes, plain `clip` finds nearly every caption. Relations stay at "
+     "chance.", lambda: near_chance(MOST) and level(saved_runs(MOST), R1).mean > 95),
+    ("notebooks/11_to_cc3m_scale.ipynb", "3.3 million scenes, with 25 times the steps, gain more than the teachers of chapter 9.",
+     lambda: all(mean(MOST, "clip-ping", metric) > 3 for metric in (R1, NDCG, ZERO))),
+    ("notebooks/11_to_cc3m_scale.ipynb", "One seed so far. The largest run took two hours on one core.",
+     lambda: one_seed(MANY, MOST, "clip, 64k pairs, 1 epoch")
+     and all(1.8 < run["steps"] * run["step_ms"] / 3.6e6 < 2.2 for run in ANSWERS.runs[MOST].values())),
     ("docs/results.md", "On validation pairs, the rate of two layers was best for eight layers, too, and half of it for twelve.",
      lambda: [best_rate(arm) for arm in ("clip, depth 2", *DEEP)] == [2e-3, 2e-3, 1e-3]),
     ("docs/results.md", "The table still has the rate of two layers for all",
@@ -353,10 +375,23 @@ def test_readme_says_what_neighbours_add_with_its_interval():
 
 
 NUMBERS = [  # where, the words, and for every number in them: arm, split, metric
-    ("README.md", r"has ([\d.]+) % recall@1\*\* \(one seed so far\)", [(MANY, "new_scenes", R1)]),
-    ("README.md", r"16,384 pairs and 1,536 steps it has ([\d.]+) %", [("clip, 12 epochs", "new_scenes", R1)]),
-    ("docs/results.md", r"has more recall@1 \(([\d.]+)\) and", [(MANY, "new_scenes", R1)]),
-    ("docs/results.md", r"one and a half times the steps, `clip` has ([\d.]+)\.", [("clip, 12 epochs", "new_scenes", R1)]),
+    ("README.md", r"has ([\d.]+) % recall@1\*\* \(one seed so far\)", [(MOST, "new_scenes", R1)]),
+    ("README.md", r"2,048 steps it has ([\d.]+) %, with 16,384 scenes and as many steps ([\d.]+) %",
+     [(MANY, "new_scenes", R1), ("clip, 16 epochs", "new_scenes", R1)]),
+    ("README.md", r"`clip-ping` has ([\d.]+) % with 65,536 scenes", [("clip-ping, 64k pairs", "new_scenes", R1)]),
+    ("docs/results.md", r"`clip` has ([\d.]+), ([\d.]+) and ([\d.]+) % recall@1",
+     [("clip, 64k pairs, 1 epoch", "new_scenes", R1), (MANY, "new_scenes", R1), (MOST, "new_scenes", R1)]),
+    ("docs/results.md", r"among 5,000 scenes ([\d.]+), ([\d.]+) and ([\d.]+) %",
+     [(arm, "new_scenes", "recall@1_gallery") for arm in ("clip, 64k pairs, 1 epoch", MANY, MOST)]),
+    ("docs/results.md", r"accuracy \(([\d.]+)\)\. Its nDCG@10 \(([\d.]+)\) is that of `lightclip-ping` .*? \(([\d.]+)\)",
+     [(MOST, "new_scenes", ZERO), (MOST, "new_scenes", NDCG), ("lightclip-ping", "new_scenes", NDCG)]),
+    ("docs/results.md", r"2,048 steps of 262,144 pairs, `clip` has ([\d.]+) %", [("clip, 16 epochs", "new_scenes", R1)]),
+    ("docs/results.md", r"`clip-ping` \(([\d.]+)\) and `clip\+distil` \(([\d.]+)\) have the recall@1",
+     [(f"{arm}, 64k pairs", "new_scenes", R1) for arm in TAUGHT]),
+    ("docs/results.md", r"counts \(([\d.]+)\) and colours \(([\d.]+)\) are near those of .*? \(([\d.]+), ([\d.]+)\)",
+     [(arm, "new_scenes", f"foil_{kind}") for arm in (MOST, "clip+distil") for kind in ("count", "colour")]),
+    ("docs/results.md", r"style, `clip` has ([\d.]+) % recall@1 instead of ([\d.]+) %",
+     [(MOST, "unseen_drawings", R1), ("clip", "unseen_drawings", R1)]),
     ("docs/teaching.md", r"R@5 is (\d+) %", [("clip", "new_scenes", "image_to_text_recall@5")]),
     ("docs/teaching.md", r"`unseen_drawings`: (\d+) %", [("clip", "unseen_drawings", I2T)]),
     ("docs/teaching.md", r"near (\d+) % in the table", [("clip", "new_scenes", I2T)]),
@@ -371,7 +406,7 @@ def test_levels_that_are_said_are_those_of_the_runs(path, words, meant):
     assert found, f"the words are gone: {words}"
     for said, (arm, split, metric) in zip(found.groups(), meant, strict=True):
         right = level(saved_runs(arm), metric, split).mean
-        assert right == pytest.approx(float(said), abs=min(2, max(0.6, right / 10)))
+        assert right == pytest.approx(float(said), abs=0.06 if "." in said else min(2, max(0.6, right / 10)))
 
 
 PURITY = ("docs/teaching.md", r"captions find (\d+) % of a scene's objects, pictures (\d+) %"), (
