@@ -8,7 +8,7 @@ from arms import commit_of, processors
 from lcl.course.metrics import NAMES, score
 from lcl.course.planned import Standing, file_of, standing
 
-SAME = ("first_loss", "last_loss", "looks", "metrics")  # and the rank of every query
+SAME = ("curve", "metrics")  # a checksum of every step's loss and every validation step; and the rank of every query
 SHOWN = ("recall@1", "ndcg@10", "zero_shot_top1", "foils")
 
 
@@ -21,8 +21,8 @@ def trained_again(found: Standing, results: Path) -> tuple[list[dict[str, str]],
 
     Returns:
         For each run its "arm" and "seed", the processors "first" and "again", the "commit" of the second run, and the
-        "difference" in points, second minus first, or "" if both are bitwise equal: losses, validation steps, metrics, and
-        ranks of queries. Then the files that do not count, each with the reason.
+        "difference" in points, second minus first, or "" if both are bitwise equal: the losses of all steps, validation
+        steps, metrics, and ranks of queries. Then the files that do not count, each with the reason.
     """
     more, rows = standing(found.plan, results / "again", found.made), []
     for arm, runs in more.runs.items():
