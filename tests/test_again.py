@@ -6,6 +6,7 @@ from made_plan import PLAN, keep, made_run
 import study
 from again import trained_again
 from lcl import storage
+from lcl.config import LclError
 from lcl.course.planned import file_of, standing
 from lcl.eval.queries import QueryRanks, read_ranks, write_ranks
 
@@ -86,6 +87,8 @@ def test_a_run_is_trained_again_into_a_folder_of_its_own(results, monkeypatch):
     study.train_arm(PLAN, "clip", 0)
     assert seen == []
     study.train_arm(PLAN, "clip", 0, into=study.AGAIN)
+    with pytest.raises(LclError, match="no saved run of 'clip', seed 3, to compare with; train without --again"):
+        study.train_arm(PLAN, "clip", 3, into=study.AGAIN)
     assert seen == [(NAME, results / "runs" / "again", results / "again")]
     assert (results / "planned" / NAME).read_bytes() == before
 

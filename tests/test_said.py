@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from made_plan import made_run
 
+from again import trained_again
 from answers import SUPPORTED, UNTESTED, Answers
 from benchmarks.run import load_bench
 from lcl.config import LclError, require
@@ -73,9 +74,11 @@ def highest(arm: str, *metrics: str) -> bool:
 
 
 def longest(arm: str) -> bool:
-    """Has no run of another arm as many steps?"""
-    steps = {name: {run["steps"] for run in runs.values()} for name, runs in ANSWERS.runs.items() if runs}
-    return min(steps.pop(arm)) > max(max(each) for each in steps.values())
+    """Has no run with fewer pairs as many steps?"""
+    ours = next(iter(ANSWERS.runs[arm].values()))
+    runs = [run for each in ANSWERS.runs.values() for run in each.values()]
+    pairs = ours["profile"]["training"]["pairs"]
+    return all(run["steps"] < ours["steps"] for run in runs if run["profile"]["training"]["pairs"] < pairs)
 
 
 def from_steps(low: float, high: float) -> bool:
@@ -97,6 +100,7 @@ def best_rate(arm: str) -> float:
 
 FOILED = ("clip+match", "clip+mlm", "lightclip", "clip-ping", "clip+distil")
 TAUGHT, SIZES = ("clip-ping", "clip+distil"), ("4k pairs", "64k pairs")
+LARGE = ("clip+distil, 256k pairs", "clip-ping+distil, 256k pairs")
 MANY, MOST = "clip, 256k pairs", "clip, 3.3M pairs"
 DEEP = ("clip, depth 8", "clip, depth 12")
 CONTROLS = (("clip+soft", "clip+smoothing", R1), ("clip+match", "clip+max", ALIGN), ("clip+mlm", "clip+mlm-blind", R1))
@@ -140,37 +144,36 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      and all(sign(arm, other, "foil_count") == 1 for arm in TAUGHT for other in FOILED if other not in TAUGHT)),
     ("docs/results.md", "In relations no recipe is far from chance.",
      lambda: all(abs(level(saved_runs(arm), "foil_relation").mean - 50) < 2.5 for arm in ("clip", *FOILED))),
-    ("docs/results.md", "What came out so far, with one seed, except for the main arms of 16,384 pairs:",
-     lambda: one_seed(MANY, MOST, "clip, 64k pairs, 1 epoch", *(f"{arm}, {size}" for arm in TAUGHT for size in SIZES))),
-    ("docs/results.md", "With 3,276,800 it is above every other run of this page in recall@1 and in zero-shot accuracy",
-     lambda: highest(MOST, R1, ZERO)),
-    ("docs/results.md", "Its nDCG@10 (64.3) is that of `lightclip-ping` with 16,384 pairs (64.4).",
-     lambda: abs(mean(MOST, "lightclip-ping", NDCG)) < 1),
-    ("docs/results.md", "So about two thirds of the gain up to there come from the steps.", lambda: from_steps(0.6, 0.72)),
+    ("docs/results.md", "Runs of other sizes than 16,384 pairs, and `clip, 16 epochs`, have one seed.",
+     lambda: one_seed("clip, 16 epochs", *(arm for arm in ANSWERS.runs if " pairs" in arm and ANSWERS.runs[arm]))),
+    ("docs/results.md", "The last run is above every other run of this page in both, and in zero-shot accuracy (100.0).",
+     lambda: highest(MOST, R1, "recall@1_gallery", ZERO)),
+    ("docs/results.md", "this changed recall@1 among 5,000 by +2.9 (two seeds), so a part of the last step may be precision.",
+     lambda: round(mean("clip, bfloat16", "clip", "recall@1_gallery"), 1) == 2.9 and len(ANSWERS.runs["clip, bfloat16"]) == 2),
+    ("docs/results.md", "So about two thirds of this gain came with more steps alone.", lambda: from_steps(0.6, 0.72)),
+    ("docs/results.md", "In an unseen drawing style, more steps alone gain nothing",
+     lambda: abs(mean("clip, 16 epochs", "clip", R1, "unseen_drawings")) < 0.5 and mean(MANY, "clip", R1, "unseen_drawings") > 3),
     ("docs/results.md", "For 3,276,800 pairs, with 25,600 steps, there is no such control.",
      lambda: one_seed(MOST) and longest(MOST)),
-    ("docs/results.md", "have the recall@1 that `clip` has with 262,144 pairs and 2,048 steps. In nDCG@10 they have more.",
-     lambda: all(abs(mean(f"{arm}, 64k pairs", MANY, R1)) < 1.5 and mean(f"{arm}, 64k pairs", MANY, NDCG) > 2 for arm in TAUGHT)),
-    ("docs/results.md", "With 4,096 pairs, `clip-ping` is 18.5 points of recall@1 below `clip+distil`, with 65,536 it is "
-     "1.0 above.", lambda: [round(mean(*(f"{arm}, {size}" for arm in TAUGHT), R1), 1) for size in SIZES] == [-18.5, 1.0]),
-    ("docs/results.md", "Relations stay near 50 % with any number of pairs.", lambda: near_chance(MANY, MOST, "clip, 64k pairs")),
-    ("docs/results.md", "are near those of `clip+distil` with 16,384 (70.8, 79.6).",
-     lambda: all(abs(mean(MOST, "clip+distil", metric)) < 5 for metric in ("foil_count", "foil_colour"))),
-    ("docs/results.md", "For objects that training never showed, it stays near 1 %.",
-     lambda: max(values([MOST], R1, "unseen_concepts")[0]) < 2),
-    ("README.md", "**With 3,276,800 scenes, each seen once, `clip` has 96.0 % recall@1** (one seed so far), without a teacher.",
-     lambda: one_seed(MOST)),
-    ("README.md", "and no run with as many steps and fewer scenes is there.",
-     lambda: one_seed(MOST) and longest(MOST)),
-    ("README.md", "Relations stay near chance in all these runs.",
-     lambda: near_chance(MANY, MOST, "clip, 16 epochs", "clip-ping, 64k pairs")),
-    ("notebooks/11_to_cc3m_scale.ipynb", "With 3.3 million scenes, plain `clip` finds nearly every caption. Relations stay at "
-     "chance.", lambda: near_chance(MOST) and level(saved_runs(MOST), R1).mean > 95),
-    ("notebooks/11_to_cc3m_scale.ipynb", "3.3 million scenes, with 25 times the steps, gain more than the teachers of chapter 9.",
-     lambda: all(mean(MOST, "clip-ping", metric) > 3 for metric in (R1, NDCG, ZERO))),
-    ("notebooks/11_to_cc3m_scale.ipynb", "One seed so far. The largest run took two hours on one core.",
+    ("docs/results.md", "**Teachers still add.**",
+     lambda: all(mean(arm, MANY, metric) > 3 for arm in LARGE for metric in (R1, NDCG))),
+    ("docs/results.md", "With 4,096 pairs, `clip-ping` is 18.5 points of recall@1 below `clip+distil`.",
+     lambda: round(mean(*(f"{arm}, 4k pairs" for arm in TAUGHT), R1), 1) == -18.5),
+    ("docs/results.md", "With 16,384 (five seeds) and 65,536 we see no clear difference.",
+     lambda: alike("clip-ping", "clip+distil", R1) and abs(mean(*(f"{arm}, 64k pairs" for arm in TAUGHT), R1)) < 2),
+    ("docs/results.md", "Relations stay near 50 %, and recall@1 of objects that training never showed near 1 %.",
+     lambda: near_chance(*(arm for arm in ANSWERS.runs if " pairs" in arm and ANSWERS.runs[arm]))
+     and max(values([MOST], R1, "unseen_concepts")[0]) < 2),
+    ("README.md", "so much of the gain comes with the steps. All these runs have one seed so far.",
+     lambda: one_seed(MOST, MANY, "clip, 16 epochs", *LARGE) and from_steps(0.4, 0.8)),
+    ("README.md", "Relations stay near chance in all of them.", lambda: near_chance(MANY, MOST, "clip, 16 epochs", *LARGE)),
+    ("notebooks/11_to_cc3m_scale.ipynb", "With 3.3 million scenes, plain `clip` finds nearly every caption among 1,000. "
+     "Relations stay near chance.", lambda: near_chance(MOST) and level(saved_runs(MOST), R1).mean > 95),
+    ("notebooks/11_to_cc3m_scale.ipynb", "Much of the gain comes with the steps: compare `clip, 16 epochs`.",
+     lambda: from_steps(0.4, 0.8)),
+    ("notebooks/11_to_cc3m_scale.ipynb", "One seed so far. The steps of the largest run took 1.9 hours on one core, in bfloat16.",
      lambda: one_seed(MANY, MOST, "clip, 64k pairs, 1 epoch")
-     and all(1.8 < run["steps"] * run["step_ms"] / 3.6e6 < 2.2 for run in ANSWERS.runs[MOST].values())),
+     and all(round(run["steps"] * run["step_ms"] / 3.6e6, 1) == 1.9 for run in ANSWERS.runs[MOST].values())),
     ("docs/results.md", "On validation pairs, the rate of two layers was best for eight layers, too, and half of it for twelve.",
      lambda: [best_rate(arm) for arm in ("clip, depth 2", *DEEP)] == [2e-3, 2e-3, 1e-3]),
     ("docs/results.md", "The table still has the rate of two layers for all",
@@ -254,7 +257,7 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      "than with `clip-ping`.",
      lambda: one_seed("a-clip-ping") and all(mean("a-clip-ping", "clip-ping", way) < -1 for way in RECALL)),
     ("notebooks/09_clip_ping.ipynb", "Those of 4 and of 64 thousand pairs have one seed so far.",
-     lambda: one_seed(*(f"{name}, {size} pairs" for name in ("clip", *TAUGHT) for size in ("4k", "64k")))),
+     lambda: one_seed(*(f"{name}, {size}" for name in ("clip", *TAUGHT) for size in SIZES))),
     ("notebooks/09_clip_ping.ipynb", "In the one seed so far, it depends on how many there are. From 16 thousand pairs, "
      "`clip-ping` has more recall@1 than `clip` from 64 thousand, and so has distillation.",
      lambda: one_seed("clip, 64k pairs") and all(mean(arm, "clip, 64k pairs", R1) > 5 for arm in TAUGHT)),
@@ -262,9 +265,6 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      "Distillation gains much there.",
      lambda: mean("clip-ping, 4k pairs", "clip, 4k pairs", R1) < 1 and mean("clip-ping, 4k pairs", "clip", R1) < -10
      and mean("clip+distil, 4k pairs", "clip, 4k pairs", R1) > 10),
-    ("notebooks/09_clip_ping.ipynb", "only with 64 thousand pairs is `clip-ping` not below distillation in recall@1.",
-     lambda: mean("clip-ping, 64k pairs", "clip+distil, 64k pairs", R1) > 0
-     and all(mean(f"clip-ping{size}", f"clip+distil{size}", R1) < 0 for size in ("", ", 4k pairs"))),
     ("notebooks/10_what_neighbours_buy.ipynb", "Distillation alone has the whole gain in recall@1.",
      lambda: mean("clip-ping", "clip", R1) > 10 and mean("clip+distil", "clip", R1) >= 0.95 * mean("clip-ping", "clip", R1)),
     ("notebooks/10_what_neighbours_buy.ipynb", "In recall@1 they do not differ significantly from `clip-ping`, "
@@ -337,6 +337,15 @@ def test_old_measurements_are_said_to_be_of_version_1(measured, commit, words):
     assert all(each in words_of(path) for path, each in words.items())
 
 
+def test_what_another_processor_changed_is_said():
+    words = "`clip+match` with seed 0, trained again on the other processor, has 3.3 points less recall@1"
+    assert words in words_of("docs/results.md")
+    (row,) = (row for row in trained_again(study.read_study(), study.FOLDER)[0] if row["arm"] == "`clip+match`")
+    assert row["first"] != row["again"] and row["difference"].startswith("recall@1 -3.3,")
+    seeds = values(["clip+match"], R1)[0]
+    assert max(seeds) - min(seeds) > 3.3, "as large as that of another seed"
+
+
 def test_other_results_would_contradict_every_sentence(monkeypatch):
     """If every arm were equal, far above or far below the one that it is compared with; so the test above can fail."""
     borne = [True] * len(SAID)
@@ -375,23 +384,26 @@ def test_readme_says_what_neighbours_add_with_its_interval():
 
 
 NUMBERS = [  # where, the words, and for every number in them: arm, split, metric
-    ("README.md", r"has ([\d.]+) % recall@1\*\* \(one seed so far\)", [(MOST, "new_scenes", R1)]),
-    ("README.md", r"2,048 steps it has ([\d.]+) %, with 16,384 scenes and as many steps ([\d.]+) %",
-     [(MANY, "new_scenes", R1), ("clip, 16 epochs", "new_scenes", R1)]),
-    ("README.md", r"`clip-ping` has ([\d.]+) % with 65,536 scenes", [("clip-ping, 64k pairs", "new_scenes", R1)]),
+    ("README.md", r"seen once, `clip` has ([\d.]+) % recall@1\*\*", [(MOST, "new_scenes", R1)]),
+    ("README.md", r"2,048 steps it has ([\d.]+) %, and `clip\+distil` ([\d.]+) %\. With .*? steps `clip` has ([\d.]+) %",
+     [(arm, "new_scenes", R1) for arm in (MANY, LARGE[0], "clip, 16 epochs")]),
     ("docs/results.md", r"`clip` has ([\d.]+), ([\d.]+) and ([\d.]+) % recall@1",
      [("clip, 64k pairs, 1 epoch", "new_scenes", R1), (MANY, "new_scenes", R1), (MOST, "new_scenes", R1)]),
     ("docs/results.md", r"among 5,000 scenes ([\d.]+), ([\d.]+) and ([\d.]+) %",
      [(arm, "new_scenes", "recall@1_gallery") for arm in ("clip, 64k pairs, 1 epoch", MANY, MOST)]),
-    ("docs/results.md", r"accuracy \(([\d.]+)\)\. Its nDCG@10 \(([\d.]+)\) is that of `lightclip-ping` .*? \(([\d.]+)\)",
-     [(MOST, "new_scenes", ZERO), (MOST, "new_scenes", NDCG), ("lightclip-ping", "new_scenes", NDCG)]),
-    ("docs/results.md", r"2,048 steps of 262,144 pairs, `clip` has ([\d.]+) %", [("clip, 16 epochs", "new_scenes", R1)]),
-    ("docs/results.md", r"`clip-ping` \(([\d.]+)\) and `clip\+distil` \(([\d.]+)\) have the recall@1",
-     [(f"{arm}, 64k pairs", "new_scenes", R1) for arm in TAUGHT]),
-    ("docs/results.md", r"counts \(([\d.]+)\) and colours \(([\d.]+)\) are near those of .*? \(([\d.]+), ([\d.]+)\)",
-     [(arm, "new_scenes", f"foil_{kind}") for arm in (MOST, "clip+distil") for kind in ("count", "colour")]),
-    ("docs/results.md", r"style, `clip` has ([\d.]+) % recall@1 instead of ([\d.]+) %",
-     [(MOST, "unseen_drawings", R1), ("clip", "unseen_drawings", R1)]),
+    ("docs/results.md", r"in zero-shot accuracy \(([\d.]+)\)", [(MOST, "new_scenes", ZERO)]),
+    ("docs/results.md", r"1,024 steps, ([\d.]+) % with twice the steps, and ([\d.]+) % with these steps",
+     [("clip, 16 epochs", "new_scenes", R1), (MANY, "new_scenes", R1)]),
+    ("docs/results.md", r"gain nothing \([\d.]+, ([\d.]+) and ([\d.]+) %\)",
+     [("clip, 16 epochs", "unseen_drawings", R1), (MANY, "unseen_drawings", R1)]),
+    ("docs/results.md", r"`clip\+distil` has ([\d.]+) % recall@1, and the mixture ([\d.]+) %, where `clip` has ([\d.]+) %",
+     [(arm, "new_scenes", R1) for arm in (*LARGE, MANY)]),
+    ("docs/results.md", r"they have ([\d.]+) and ([\d.]+), where `clip` with 3,276,800 pairs has ([\d.]+)\.",
+     [(arm, "new_scenes", NDCG) for arm in (*LARGE, MOST)]),
+    ("docs/results.md", r"largest run has ([\d.]+) % \(`clip\+distil` with 262,144 pairs: ([\d.]+) %\)",
+     [(MOST, "unseen_drawings", R1), (LARGE[0], "unseen_drawings", R1)]),
+    ("docs/results.md", r"alignment \(([\d.]+)\) stays below that of `lightclip` with 16,384 pairs \(([\d.]+)\)",
+     [(MOST, "new_scenes", ALIGN), ("lightclip", "new_scenes", ALIGN)]),
     ("docs/teaching.md", r"R@5 is (\d+) %", [("clip", "new_scenes", "image_to_text_recall@5")]),
     ("docs/teaching.md", r"`unseen_drawings`: (\d+) %", [("clip", "unseen_drawings", I2T)]),
     ("docs/teaching.md", r"near (\d+) % in the table", [("clip", "new_scenes", I2T)]),

@@ -15,6 +15,8 @@ SHOWN = ("recall@1", "ndcg@10", "zero_shot_top1", "foils")
 def trained_again(found: Standing, results: Path) -> tuple[list[dict[str, str]], list[str]]:
     """What came out of each run of `results/again/` whose saved run counts: a dict per run, for a row of a table.
 
+    A second run whose saved run is missing, or does not count, is left out.
+
     Args:
         found: the saved runs that count.
         results: the folder `results/`.
@@ -41,7 +43,10 @@ def trained_again(found: Standing, results: Path) -> tuple[list[dict[str, str]],
                 for name, (earlier, later) in points.items()
                 if None not in (earlier, later)
             ]
-            first, second = (processors([run]).partition(" (1 run)")[0] for run in (saved, again))
+            first, second = (
+                processors([run]).partition(" (1 run)")[0] + ("" if threads == 1 else f", {threads} threads")
+                for run in (saved, again) for threads in [run["provenance"]["machine"].get("threads", 1)]
+            )  # fmt: skip
             rows.append({
                 "arm": f"`{arm}`", "seed": str(seed), "first": first, "again": second,
                 "commit": f"`{commit_of(again['provenance'])}`", "difference": "" if equal else ", ".join(gaps),

@@ -190,6 +190,8 @@ def train_arm(plan: dict, arm: str, seed: int, threads: int = 1, into: str = PLA
     seeds = plan["arms"][arm]["seeds"]
     require(seed in seeds, f"the plan has no seed {seed} of {arm!r}; choose among {', '.join(map(str, seeds))}.")
     name, here = file_of(plan, arm, seed), circumstance(options)
+    lone = into == AGAIN and not kept(name, options, here)
+    require(not lone, f"no saved run of {arm!r}, seed {seed}, to compare with; train without --again.")
     runs = RUNS / AGAIN if into == AGAIN else RUNS
     with storage.locked(runs / "busy" / Path(name).stem):  # two calls would train the same run into one folder
         if not kept(name, options, here, [into]):
