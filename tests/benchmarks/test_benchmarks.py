@@ -236,6 +236,7 @@ def test_banks_renderers_and_neighbours_have_their_races(small, world, monkeypat
     near = list(baselines.neighbour_search(1, facts, number=500, width=16))
     assert [each.key for each in near] == ["neighbours-faiss", "neighbours-product"]
     assert facts[baselines.SAME][0] > 0.999 and facts[baselines.HELD][0] > 0
+    assert "FAISS multiplies by OpenBLAS's code for" in near[0].note or sys.platform != "linux"
     assert near[1].operations == (500 * 500 * 16, 2 * 500 * 500 * 16)  # ours computes half
 
 
