@@ -5,6 +5,7 @@ import json
 import math
 import random
 import shutil
+import sys
 
 import pytest
 import torch
