@@ -81,9 +81,14 @@ def test_a_run_is_trained_again_into_a_folder_of_its_own(results, monkeypatch):
     monkeypatch.setattr(study, "FOLDER", results)
     monkeypatch.setattr(study, "RUNS", results / "runs")
     monkeypatch.setattr(study, "circumstance", lambda _: study.Circumstance("c", "d", "2.11.0"))
-    monkeypatch.setattr(
-        study, "train", lambda name, options, here, runs, folder, threads: seen.append((name, runs, folder))
-    )
+    done = results / "runs" / "done"
+    done.mkdir(parents=True)
+
+    def trained(name, options, here, runs, folder, threads):
+        seen.append((name, runs, folder))
+        return done
+
+    monkeypatch.setattr(study, "train", trained)
     study.train_arm(PLAN, "clip", 0)
     assert seen == []
     study.train_arm(PLAN, "clip", 0, into=study.AGAIN)
@@ -91,6 +96,13 @@ def test_a_run_is_trained_again_into_a_folder_of_its_own(results, monkeypatch):
         study.train_arm(PLAN, "clip", 3, into=study.AGAIN)
     assert seen == [(NAME, results / "runs" / "again", results / "again")]
     assert (results / "planned" / NAME).read_bytes() == before
+    assert not done.exists(), "a third time, once the second is deleted, would be a copy of it"
+
+
+def test_the_small_run_is_trained_alone(capsys):
+    with pytest.raises(SystemExit):
+        study.main(["--check", "--only", "clip", "--again"])
+    assert "--check trains the small run alone: leave out --only, or --check." in capsys.readouterr().err
 
 
 def test_without_an_arm_nothing_is_trained_again(capsys):

@@ -106,8 +106,8 @@ def is_older(path: Path, here: Circumstance) -> bool:
         return False  # missing or damaged
 
 
-def train(name: str, options: list[str], here: Circumstance, runs: Path, folder: Path, threads: int = 1) -> None:
-    """Train one run, or go on with it, and keep its metrics, and what it was told, in `folder`.
+def train(name: str, options: list[str], here: Circumstance, runs: Path, folder: Path, threads: int = 1) -> Path:
+    """Train one run, or go on with it, and keep its metrics, and what it was told, in `folder`; returns the run's own folder.
 
     Raises LclError, with what was said, if it fails, and if it was made by something else than `here` says: somebody changed
     the code meanwhile.
@@ -136,6 +136,7 @@ def train(name: str, options: list[str], here: Circumstance, runs: Path, folder:
     validation = dict(zip(names, looks[-1], strict=True))
     storage.write_json(folder / name, made | {"told": options, "validation": validation, "looks": looks})
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    return run
 
 
 def hours(missing: Sequence[str], workers: int) -> float:
@@ -172,12 +173,16 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error("--threads is a number from 1 on, and goes with --only.")
     if arguments.again and not arguments.only:
         parser.error("--again trains one run: name it with --only ARM --seed N.")
+    if arguments.check and arguments.only:
+        parser.error("--check trains the small run alone: leave out --only, or --check.")
     if arguments.check:
         shutil.rmtree(RUNS / "small", ignore_errors=True)  # trained anew each time
-        return train(CHECK, SMALL, circumstance(SMALL), RUNS / "small", FOLDER)
+        train(CHECK, SMALL, circumstance(SMALL), RUNS / "small", FOLDER)
+        return
     plan = storage.read_json(arguments.plan)
     if arguments.only:
-        return train_arm(plan, arguments.only, arguments.seed, arguments.threads, AGAIN if arguments.again else PLANNED)
+        train_arm(plan, arguments.only, arguments.seed, arguments.threads, AGAIN if arguments.again else PLANNED)
+        return
     train_plan(plan, arguments.workers)
 
 
@@ -197,7 +202,9 @@ def train_arm(plan: dict, arm: str, seed: int, threads: int = 1, into: str = PLA
         if not kept(name, options, here, [into]):
             path = FOLDER / into / name
             require(not is_older(path, here), f"{path} is of other code, data or torch, so it is not replaced; delete it first.")
-            train(name, options, here, runs, path.parent, threads)
+            done = train(name, options, here, runs, path.parent, threads)
+            if into == AGAIN:
+                shutil.rmtree(done)  # else a third time would copy the second
     print(f"{Path(name).stem}: kept")
 
 
