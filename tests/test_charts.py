@@ -20,6 +20,15 @@ def test_sizes_have_a_dot_a_seed_a_style_a_budget_and_gains_their_interval():
     assert [tuple(each[:, 1]) for each in intervals.get_segments()] == [(2.0, 8.0), (-2.0, 4.0)]
     assert list(right.lines[0].get_ydata()) == [5.0, 1.0]
     assert "clip, equal steps: 15.0 of 4 pairs, 35.0 of 16 pairs" in chart.alt and "ping, equal steps: +5.0 of 4" in chart.alt
+    assert "bfloat16" not in chart.alt
+
+
+def test_sizes_in_bfloat16_have_a_ring_that_the_legend_names():
+    lines = {"clip": {"equal steps": {4: [10.0, 20.0]}, "one epoch": {4: [5.0], 64: [50.0]}}}
+    chart = charts.by_size(lines, {}, "clip", "recall (%)", bfloat16={64})
+    rings = [line for line in chart.axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert [(list(ring.get_xdata()), list(ring.get_ydata())) for ring in rings] == [([64], [50.0])]
+    assert chart.legends[0].get_texts()[-1].get_text() == "ring: in bfloat16" and "In bfloat16: 64 pairs." in chart.alt
 
 
 def test_curves_end_where_their_runs_end():

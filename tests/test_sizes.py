@@ -80,5 +80,7 @@ def test_gains_compare_equal_pairs_and_steps_over_the_seeds_of_both(tmp_path):
     longest["looks"] = [[64, 2.0, 0.1, 0.3], [1024, 1.0, 0.5, 0.7]]
     longest["profile"]["training"]["batch_size"] = 128
     assert sizes.curves(found) == {"clip": ([8192, 131072], [pytest.approx(20), pytest.approx(60)])}
+    longest["profile"]["training"]["precision"] = "bfloat16"
+    assert sizes.bfloat16_sizes(found) == {131072}
     levels = sizes.levels_by_size(found, "recall@1")
     assert levels["clip-ping"][EQUAL][65536] == [pytest.approx(70)] and EPOCH in levels["clip"]

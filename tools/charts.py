@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
@@ -13,9 +13,10 @@ from lcl.course.statistics import Gain
 
 Lines = Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]]
 Gains = Mapping[str, Mapping[str, Mapping[int, Gain]]]
+RING = {"ls": "", "marker": "o", "ms": 9, "markerfacecolor": "none"}
 
 
-def by_size(lines: Lines, gains: Gains, base: str, ylabel: str) -> Chart:
+def by_size(lines: Lines, gains: Gains, base: str, ylabel: str, bfloat16: Collection[int] = ()) -> Chart:
     """Results by the number of distinct training pairs, on a logarithmic axis: a colour per recipe, a line style per budget.
 
     Args:
@@ -23,6 +24,7 @@ def by_size(lines: Lines, gains: Gains, base: str, ylabel: str) -> Chart:
         gains: {recipe: {budget: {pairs: gain over `base`}}}, drawn with their 95 % intervals; a single seed has none.
         base: the recipe that others are compared with.
         ylabel: the metric.
+        bfloat16: numbers of pairs whose runs compute in bfloat16; a ring marks them.
     """
     told = "; ".join(
         f"{recipe}, {budget}: " + ", ".join(f"{sum(seeds) / len(seeds):.1f} of {pairs:,} pairs" for pairs, seeds in row.items())
@@ -32,7 +34,8 @@ def by_size(lines: Lines, gains: Gains, base: str, ylabel: str) -> Chart:
         f"{recipe}, {budget}: " + ", ".join(f"{gain.mean:+.1f} of {pairs:,}" for pairs, gain in row.items())
         for recipe, budgets in gains.items() for budget, row in budgets.items()
     )  # fmt: skip
-    figure = Chart(9, 4, f"{ylabel} by pairs, logarithmic: {told}. Points above {base}: {above}.")
+    ringed = f" In bfloat16: {', '.join(f'{pairs:,}' for pairs in sorted(bfloat16))} pairs." if bfloat16 else ""
+    figure = Chart(9, 4, f"{ylabel} by pairs, logarithmic: {told}. Points above {base}: {above}.{ringed}")
     left, right = figure.subplots(1, 2)
     sizes = sorted({pairs for budgets in lines.values() for row in budgets.values() for pairs in row})
     for place, (recipe, budgets) in enumerate(lines.items()):
@@ -44,6 +47,8 @@ def by_size(lines: Lines, gains: Gains, base: str, ylabel: str) -> Chart:
             left.plot(list(row), means, label=f"{recipe}, {budget}", **looks)
             for pairs, seeds in row.items():
                 left.scatter([pairs] * len(seeds), seeds, color=colour, s=8, alpha=0.6)
+                if pairs in bfloat16:
+                    left.plot([pairs], [sum(seeds) / len(seeds)], **RING, markeredgecolor=colour)
             if above := gains.get(recipe, {}).get(budget):
                 shifted = [pairs * 1.06 ** (place - 1) for pairs in above]  # else intervals of recipes hide each other
                 middle, low, high = zip(*((gain.mean, gain.low, gain.high) for gain in above.values()), strict=True)
@@ -57,7 +62,10 @@ def by_size(lines: Lines, gains: Gains, base: str, ylabel: str) -> Chart:
         axes.set_xticks(sizes, [f"{pairs:,}" for pairs in sizes], rotation=30, ha="right")
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=SMALLEST)
+    handles = left.get_legend_handles_labels()[0]
+    if bfloat16:
+        handles.append(Line2D([], [], **RING, markeredgecolor=GREY, label="ring: in bfloat16"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALLEST)
     return figure
 
 

@@ -37,7 +37,7 @@ from lcl.course.planned import Standing
 from lcl.course.study import comparison, gain, query_gain
 from lcl.data import scenes
 from leaderboard import Board
-from sizes import curves, gains_by_size, levels_by_size
+from sizes import bfloat16_sizes, curves, gains_by_size, levels_by_size
 from verdicts import I2T, T2I, ZERO, Evidence
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +97,8 @@ def _or_left_out(tell: Callable[[], object]) -> object:
 
 def _sizes_chart() -> plots.Chart:
     found = study.read_study()
-    return charts.by_size(levels_by_size(found, "recall@1"), gains_by_size(found, "recall@1"), "clip", "recall@1 (%)")
+    levels, gains = levels_by_size(found, "recall@1"), gains_by_size(found, "recall@1")
+    return charts.by_size(levels, gains, "clip", "recall@1 (%)", bfloat16_sizes(found))
 
 
 def _growth_chart(bench: Bench) -> plots.Chart:

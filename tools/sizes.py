@@ -54,6 +54,14 @@ def levels_by_size(found: Standing, metric: str) -> dict[str, dict[str, dict[int
     return out
 
 
+def bfloat16_sizes(found: Standing) -> set[int]:
+    """The numbers of pairs of `levels_by_size` whose runs compute in bfloat16."""
+    runs = [run for recipe in arms_by_size(found.plan).values() for row in recipe.values() for arm in row.values()
+            for run in found.runs[arm].values()]  # fmt: skip
+    trained = [run["profile"]["training"] for run in runs]
+    return {training["pairs"] for training in trained if training.get("precision") == "bfloat16"}
+
+
 def gains_by_size(found: Standing, metric: str) -> dict[str, dict[str, dict[int, Gain]]]:
     """{recipe: {budget: {pairs: points above clip with as many pairs and steps}}}; a single seed in common has no interval."""
     by_size, out = arms_by_size(found.plan), {}
