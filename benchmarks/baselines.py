@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import random
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from lcl.losses.matching import SOLVERS, exact, sinkhorn
 from lcl.machine import multiplies_bfloat16_fast, one_thread
 from lcl.models.clip import Clip
 from lcl.models.tokenizer import Tokenizer, Tokens
+from lcl.teachers.approximate import load_faiss
 from lcl.teachers.encoders import ImageEncoder, TextEncoder, load_image_model, load_text_model
 from lcl.teachers.search import BLOCK, KEPT, nearest_neighbours
 from lcl.train.loader import PREFETCH, batches
@@ -46,7 +46,6 @@ PACKAGES = (  # whose versions a bench names beside those of every provenance
     "open_clip_torch", "lightly", "webdataset", "pillow", "scipy", "torch-linear-assignment", "POT",
     "sentence-transformers", "faiss-cpu",
 )  # fmt: skip
-CORES = {"AVX512": "SKYLAKEX", "AVX2": "HASWELL"}  # what torch finds, and how OpenBLAS names a processor that has it
 WAITS = "share of a laptop step that waits for 256-pixel shards"
 LIMIT = "operations a second of a plain product in float32"
 SAME = "neighbours: share of places that are the same as FAISS's"
@@ -340,15 +339,8 @@ def bank_building(world: SceneDataset, repeats: int, number: int = 512) -> Itera
 
 
 def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: int = 384) -> Iterator[Benchmark]:
-    """Exact neighbours of every row beside FAISS's flat index, and beside the bare matrix product in the same blocks.
-
-    FAISS brings an OpenBLAS of 2021. It takes a processor that is younger for one of 2004, and is then several times slower.
-    So we name the processor to it, by what torch found.
-    """
-    if core := CORES.get(torch.backends.cpu.get_cpu_capability()):
-        os.environ.setdefault("OPENBLAS_CORETYPE", core)  # is read when FAISS is loaded
-    import faiss
-
+    """Exact neighbours of every row beside FAISS's flat index, and beside the bare matrix product in the same blocks."""
+    faiss = load_faiss()
     faiss.omp_set_num_threads(torch.get_num_threads())
     bank = F.normalize(torch.randn(number, width, generator=torch.Generator().manual_seed(0)), dim=1)
     found = {}

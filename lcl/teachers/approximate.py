@@ -1,5 +1,8 @@
 """Approximate neighbours, for banks that are too large for an exact search; and how many of the exact ones they hold."""
 
+import os
+from types import ModuleType
+
 import torch
 
 from lcl import storage
@@ -17,6 +20,26 @@ from lcl.teachers.search import (
 
 ROWS_AT_ONCE = 65_536  # that an index of inverted lists takes or answers
 ROUNDING = 2**-11  # the distance of two numbers of half precision just below 1
+CORES = {"AVX512": "SKYLAKEX", "AVX2": "HASWELL"}  # what torch finds in a processor, and OpenBLAS's name for such a one
+
+
+def load_faiss() -> ModuleType:
+    """Import FAISS, so that its OpenBLAS multiplies with the fastest code that the processor has.
+
+    The wheel for Linux brings an OpenBLAS of 2021. It takes a younger processor for one of 2004, and is then several times
+    slower. So OPENBLAS_CORETYPE names one to it that it knows, while it is loaded and unless the variable is set already.
+
+    Raises LclError if FAISS is not installed.
+    """
+    core = CORES.get(torch.backends.cpu.get_cpu_capability())
+    ours = core is not None and "OPENBLAS_CORETYPE" not in os.environ
+    if ours:
+        os.environ["OPENBLAS_CORETYPE"] = core
+    try:
+        return need("faiss", "teachers")  # only here: on some systems it loads a second OpenMP runtime
+    finally:
+        if ours:
+            del os.environ["OPENBLAS_CORETYPE"]
 
 
 def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probes: int = 16) -> Neighbours:
@@ -30,8 +53,7 @@ def approximate_neighbours(features: Features, k: int = 1, lists: int = 0, probe
         lists: clusters of rows; 0 for about 4·√N.
         probes: clusters that each row is compared with. `recall_of_neighbours` measures what that misses.
     """
-    faiss = need("faiss", "teachers")  # only here: on some systems it loads a second OpenMP runtime
-
+    faiss = load_faiss()
     number, width = len(features), width_of(features)
     require(1 <= k < number, f"k = {k} neighbours are asked for, but the number of other rows is {max(number - 1, 0)}.")
     if isinstance(features, torch.Tensor):

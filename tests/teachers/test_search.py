@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import subprocess
 import sys
 
@@ -82,6 +83,25 @@ def large() -> tuple[torch.Tensor, Neighbours]:
     """Features of ten blocks in both directions, the last one not full, and two neighbours of each."""
     features = clustered(5, 20_000, 384)
     return features, nearest_neighbours(features, 2)
+
+
+LOADED = """import os, sys
+from threadpoolctl import threadpool_info
+from lcl.teachers.approximate import load_faiss
+load_faiss()
+print("OPENBLAS_CORETYPE" in os.environ, *(each["architecture"] for each in threadpool_info() if "faiss_cpu" in each["filepath"]
+      and each["internal_api"] == "openblas"))"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only the wheel for Linux brings an OpenBLAS")
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() not in approximate.CORES, reason="a processor without AVX2")
+def test_faiss_multiplies_with_the_code_of_this_processor():
+    """On one that is younger than its OpenBLAS it took that of 2004, "Prescott", four times as slow."""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, env=environment, check=True)
+    left, *cores = done.stdout.split()
+    assert left == "False", "the variable is meant for FAISS alone"
+    assert cores == [{"AVX512": "SkylakeX", "AVX2": "Haswell"}[torch.backends.cpu.get_cpu_capability()]]
 
 
 @pytest.mark.slow
