@@ -1,6 +1,7 @@
 """`make bench`: every race with a peer and every growth, one after another, told as they end, and kept as JSON.
 
 python -m benchmarks.run [--repeats 3] [--out build/bench.json]
+python -m benchmarks.run --part losses --part matching --out build/bench.json     some races of that file once more
 
 Let nothing else run meanwhile. The course's own figures are in results/bench.json.
 """
@@ -9,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,11 +29,19 @@ from lcl.data.scenes import open_scenes
 from lcl.train.provenance import processor, provenance, version
 
 FORMAT = "lcl-bench-2"
+PARTS = ("steps", "losses", "rendering", "streaming", "matching", "recipes", "banks", "neighbours", "pages", "history")
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What was measured in one run. facts: numbers without a peer, a number a repeat. minutes: of the whole."""
+    """What was measured in one run.
+
+    Attributes:
+        races, growths: by their keys.
+        facts: numbers without a peer, a number a repeat.
+        minutes: of the whole.
+        later: for each part that was measured once more, in a run of its own, that run's provenance.
+    """
 
     races: dict[str, Benchmark]
     growths: dict[str, Scaling]
@@ -41,10 +49,30 @@ class Bench:
     repeats: int
     minutes: float
     provenance: dict
+    later: dict[str, dict] = dataclasses.field(default_factory=dict)
 
 
-def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
+def parts(repeats: int, facts: baselines.Facts, tell: Callable[[str], object]) -> dict[str, Iterable[Benchmark]]:
+    """All races in their order, by the name of their part. They run as one iterates; what has no peer goes into `facts`."""
+    world = open_scenes(get_profile("laptop").scenes)
+    return {
+        "steps": baselines.training_step(world, repeats),
+        "losses": baselines.losses(repeats),
+        "rendering": baselines.rendering(world, repeats),
+        "streaming": baselines.streaming(repeats, facts),
+        "matching": baselines.matching(repeats),
+        "recipes": baselines.recipe_steps(world, repeats),
+        "banks": baselines.bank_building(world, repeats),
+        "neighbours": baselines.neighbour_search(repeats, facts),
+        "pages": huge_pages(repeats, tell),
+        "history": history(repeats, tell),
+    }
+
+
+def run(repeats: int, tell: Callable[[str], object] = print, only: Collection[str] = ()) -> Bench:
     """Measure everything, `repeats` rounds of each; `tell` is given a line as soon as something is known.
+
+    only: the parts to measure, and nothing else; empty for all.
 
     Raises LclError where torch sees an accelerator: ours would run on it, and some peers would not.
     """
@@ -54,31 +82,42 @@ def run(repeats: int, tell: Callable[[str], object] = print) -> Bench:
     races: dict[str, Benchmark] = {}
     grown: dict[str, Scaling] = {}
     tell(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    world = open_scenes(get_profile("laptop").scenes)
-    baselines.plain_product(repeats, facts)
-    parts: tuple[Iterable[Benchmark], ...] = (
-        baselines.training_step(world, repeats),
-        baselines.losses(repeats),
-        baselines.rendering(world, repeats),
-        baselines.streaming(repeats, facts),
-        baselines.matching(repeats),
-        baselines.recipe_steps(world, repeats),
-        baselines.bank_building(world, repeats),
-        baselines.neighbour_search(repeats, facts),
-        huge_pages(repeats, tell),
-        history(repeats, tell),
-    )
-    for benchmark in itertools.chain(*parts):
-        races[benchmark.key] = benchmark
-        tell(str(benchmark))
-    for growth in growths(repeats):
+    missing = [package for package in baselines.PACKAGES if version(package) is None]
+    if missing:
+        tell(f"not installed, so without its races: {', '.join(missing)}; `make tools` installs what the races need")
+    if not only:
+        baselines.plain_product(repeats, facts)
+    for name, works in parts(repeats, facts, tell).items():
+        for benchmark in works if not only or name in only else ():
+            races[benchmark.key] = benchmark
+            tell(str(benchmark))
+    for growth in growths(repeats) if not only else ():
         grown[growth.key] = growth
         tell(str(growth))
     for name, values in facts.items():
         tell(f"{name}: {', '.join(f'{value:.4g}' for value in values)}")
+    return Bench(races, grown, facts, repeats, round((time.perf_counter() - started) / 60, 1), _made())
+
+
+def run_again(bench: Bench, only: Sequence[str], tell: Callable[[str], object] = print) -> Bench:
+    """A bench with these parts measured once more. Raises LclError if its code, machine or versions are not those at hand."""
+    before, now = bench.provenance, _made()
+    for key in ("code", "machine"):
+        require(before[key] == now[key], f"the bench is of another {key}, {before[key]}, not {now[key]}; measure all of it.")
+    changed = [name for name, kept in before["packages"].items() if kept and now["packages"].get(name) != kept]
+    require(not changed, f"the bench has other versions of {', '.join(changed)} than are installed; measure all of it.")
+    more = run(bench.repeats, tell, only)
+    return dataclasses.replace(
+        bench, races=bench.races | more.races, facts=bench.facts | more.facts, minutes=round(bench.minutes + more.minutes, 1),
+        provenance=before | {"packages": now["packages"]}, later=bench.later | dict.fromkeys(only, now),
+    )  # fmt: skip
+
+
+def _made() -> dict:
+    """The provenance of a bench made now, with the peers' versions."""
     made = provenance()
     made["packages"] |= {package: version(package) for package in baselines.PACKAGES}
-    return Bench(races, grown, facts, repeats, round((time.perf_counter() - started) / 60, 1), made)
+    return made
 
 
 def save_bench(path: Path, bench: Bench) -> None:
@@ -106,15 +145,16 @@ def _tuples(value: object) -> object:
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="rounds; peers take turns in each")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; peers take turns in each; with --part those of the file")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), help="replaced if it is there")
+    parser.add_argument("--part", action="append", choices=PARTS, help="measure this part of the file once more (repeatable)")
     options = parser.parse_args(words)
     try:
         require(options.repeats >= 1, f"--repeats must be 1 or more, not {options.repeats}.")
         above = next(folder for folder in options.out.resolve().parents if folder.exists())
         writable = above.is_dir() and os.access(above, os.W_OK) and not options.out.is_dir()
         require(writable, f"cannot write {options.out}; name another file with --out.")  # before half an hour is spent
-        found = run(options.repeats)
+        found = run_again(load_bench(options.out), options.part) if options.part else run(options.repeats)
         save_bench(options.out, found)
     except LclError as error:
         print(f"error: {error}", file=sys.stderr)

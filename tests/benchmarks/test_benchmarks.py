@@ -270,8 +270,9 @@ def test_what_was_measured_can_be_read_again(tmp_path):
             load_bench(tmp_path / "bench.json")
 
 
-def test_everything_is_run_and_told(monkeypatch):
-    told = []
+@pytest.fixture
+def made_up(monkeypatch):
+    """Every race and growth is over at once."""
     for name in ("training_step", "rendering", "recipe_steps", "bank_building"):
         monkeypatch.setattr(baselines, name, lambda world, repeats, name=name: [dataclasses.replace(THREE, key=name)])
     for name in ("losses", "matching"):
@@ -285,10 +286,53 @@ def test_everything_is_run_and_told(monkeypatch):
     monkeypatch.setattr(run, "growths", lambda repeats: [Scaling("g", "w", "v", (1, 2, 4), ((1.0,), (2.0,), (4.0,)), 1, "so")])
     monkeypatch.setattr(run, "open_scenes", lambda scenes: None)
     monkeypatch.setattr(baselines, "plain_product", lambda repeats, facts: facts.update({baselines.LIMIT: [3e11]}))
+
+
+def test_everything_is_run_and_told(made_up, monkeypatch):
+    told = []
+    monkeypatch.setattr(baselines, "PACKAGES", ("scipy",))
     found = run.run(1, told.append)
     assert len(found.races) == 10 and [*found.growths] == ["g"] and found.facts == {baselines.LIMIT: [3e11], "share": [0.5]}
     assert len(told) == 1 + 10 + 1 + 2 and told[-1] == "share: 0.5" and found.provenance["code"]
-    assert found.provenance["packages"].keys() >= {"torch", *baselines.PACKAGES} and found.provenance["packages"]["scipy"]
+    assert found.provenance["packages"].keys() >= {"torch", "scipy"} and found.provenance["packages"]["scipy"]
+
+
+def test_a_peer_that_is_missing_is_named_before_the_races(made_up, monkeypatch):
+    told = []
+    monkeypatch.setattr(baselines, "PACKAGES", ("scipy", "no_such_peer"))
+    found = run.run(1, told.append)
+    assert told[1] == "not installed, so without its races: no_such_peer; `make tools` installs what the races need"
+    assert found.provenance["packages"]["no_such_peer"] is None
+
+
+def test_some_parts_are_measured_once_more_and_the_rest_stays(made_up, monkeypatch, tmp_path):
+    kept = run.run(3, lambda _: None)
+    kept = dataclasses.replace(kept, minutes=30.0, races={"losses": dataclasses.replace(THREE, key="losses", note="before")})
+    kept.provenance["packages"]["lightly"] = None  # was missing; and the races may have needed it
+    save_bench(tmp_path / "bench.json", kept)
+    assert tuple(run.parts(1, {}, print)) == run.PARTS
+    run.main(["--part", "losses", "--part", "matching", "--out", str(tmp_path / "bench.json")])
+    found = load_bench(tmp_path / "bench.json")
+    assert [*found.races] == ["losses", "matching"] and found.races["losses"].note == THREE.note
+    assert found.growths == kept.growths and found.facts[baselines.LIMIT] == [3e11] and found.repeats == 3
+    assert [*found.later] == ["losses", "matching"] and found.later["losses"]["made"] and found.minutes >= 30
+    assert found.provenance["made"] == kept.provenance["made"]
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [("code", "0" * 16, "another code"), ("machine", {"cores": 512}, "another machine"),
+     ("packages", {"scipy": "0.1"}, "other versions of scipy than are installed")],
+)  # fmt: skip
+def test_parts_of_another_circumstance_are_not_mixed(made_up, monkeypatch, tmp_path, capsys, part, value, message):
+    kept = run.run(3, lambda _: None)
+    save_bench(tmp_path / "bench.json", dataclasses.replace(kept, provenance=kept.provenance | {part: value}))
+    before = (tmp_path / "bench.json").read_bytes()
+    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("it is told before half an hour is spent"))
+    with pytest.raises(SystemExit):
+        run.main(["--part", "losses", "--out", str(tmp_path / "bench.json")])
+    assert message in (error := capsys.readouterr().err) and "measure all of it" in error
+    assert (tmp_path / "bench.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("out", ["", "file/bench.json"])
