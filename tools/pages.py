@@ -119,6 +119,14 @@ def _growth_chart(bench: Bench) -> plots.Chart:
 # --- all of it
 
 
+def _later(bench: Bench) -> str:
+    """Which parts of a bench were measured later, and at which commit: "losses, matching at commit `01234567`"."""
+    commits: dict[str, list[str]] = {}
+    for part, made in bench.later.items():
+        commits.setdefault(commit_of(made), []).append(part)
+    return "; ".join(f"{', '.join(parts)} at commit `{commit}`" for commit, parts in commits.items())
+
+
 def _limits(values: Sequence[float]) -> str:
     return f"{min(values):,.0f} and {max(values):,.0f}"
 
@@ -152,6 +160,7 @@ def vocabulary(bench: Bench) -> dict[str, object]:
         ),
         "bench_about": f"{made['machine']['processor']}, {made['machine']['threads']} threads, torch "
         f"{made['packages']['torch']}, commit `{commit_of(made)}`",
+        "later": _later(bench),
         "waits": lambda: f"{median(waits):.1%} ({min(waits):.1%} to {max(waits):.1%})",
         "memory": {"trainer": _limits(trainer), "readers": _limits(readers), "epochs": long["epochs"], "count": long["workers"],
             "commit": commit_of(long["provenance"])},

@@ -71,7 +71,8 @@ threads of an {bench_processor}: the median, and the smallest and the largest in
 
 {raced}
 This processor has AMX, so the search computes first in bfloat16. We wanted to be twice as fast there, and missed it. The look-ups
-also timed how the system fills each page of memory for the first time, so their row says little. Other rows of this run: one step
+also time how the system fills each page of memory for the first time, which differs between machines: in an earlier bench on
+another one, they were 1.26 times as fast (0.82 to 1.66). Other rows of this run: one step
 of `clip-ping` takes {ping} times as long as one of `clip`, and one of `lightclip-ping` {both} times as long.
 
 A unit of the GPU's stages takes so many operations, counted by torch: {step} for a pair in a step, forward and backward;
