@@ -32,9 +32,9 @@ from lcl.storage import fingerprint
 SPLITS = {
     "train": "training scenes",
     "new_scenes": "new scenes of known drawings",
-    "unseen_drawings": "known classes in a drawing style that training never showed for them",
-    "unseen_pairs": "known classes that training never showed together",
-    "unseen_concepts": 'classes that training never showed, and named at most in part ("cat" in "cat face")',
+    "unseen_drawings": "known objects in a drawing style that training never showed for them",
+    "unseen_pairs": "known objects that training never showed together",
+    "unseen_concepts": 'objects that training never showed, and named at most in part ("cat" in "cat face")',
 }
 
 HELD_OUT_DRAWINGS = 0.25  # share of the known concepts whose first, and another such share whose second drawing is held out

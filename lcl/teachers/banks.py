@@ -292,5 +292,7 @@ def _read_manifest(
 def _first_difference(part: str, wanted: object, found: object) -> str:
     if isinstance(wanted, dict) and isinstance(found, dict):
         key = next(key for key in [*wanted, *found] if key not in wanted or key not in found or wanted[key] != found[key])
-        return f"in its {part}, {key} is {found.get(key)!r}, not {wanted.get(key)!r}"
+        if key == "rows":
+            return f"it has {found.get(key)} rows, not {wanted.get(key)}"
+        return f"in its description of the {part}, {key} is {found.get(key)!r}, not {wanted.get(key)!r}"
     return f"its {part} is {found!r}, not {wanted!r}"
