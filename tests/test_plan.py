@@ -55,7 +55,7 @@ def test_every_comparison_has_its_arms_and_primary_ones_share_five_seeds():
 
 def test_arms_that_serve_a_choice_have_a_seed_of_their_own():
     told = {name: dict(zip(arm["options"][::2], arm["options"][1::2], strict=True)) for name, arm in ARMS.items()}
-    large = {name for name in ARMS if int(told[name].get("--pairs", 0)) >= LARGE}
+    large = {name for name in ARMS if int(told[name].get("--pairs", 0)) >= LARGE or ARMS[name]["hours"] > 1}
     assert all(ARMS[name]["seeds"] == [0] for name in large)
     others = {name: arm["seeds"] for name, arm in ARMS.items() if arm["seeds"] not in ([0, 1, 2], [0, 1, 2, 3, 4])}
     choices = others.keys() - large

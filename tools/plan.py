@@ -29,7 +29,7 @@ profile `{profile}` with `{options}`.
 
 - **Primary.** {comparisons} comparisons are named below. Their p values are corrected together (Holm), and each is reported with
   its gain and 95 % interval, on the split `new_scenes`. Their arms have five seeds. All other comparisons are exploratory: they
-  are reported without a claim. Their arms have three seeds, and from 262,144 pairs on one.
+  are reported without a claim. Their arms have three seeds. Those of 262,144 pairs and more, and `clip, 200 epochs`, have one.
 - **Before.** Earlier runs of `clip`, `clip+distil`, `clip-ping` and `clip-ping+distil` with seeds 1 and 2, on version 1 of the
   scenes, suggested comparisons 2 to 4. They are not among the runs of this plan.
 - **Choices.** A learning rate or another setting is chosen on validation scenes, never on test scenes. Arms that only serve a
