@@ -297,7 +297,8 @@ def other_rows(world: SceneDataset, change: str) -> SceneView:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("world", ["rows", "data"]), ("split", ["rows", "split", "'train'", "'unseen_pairs'"]), ("count", ["it has 25 rows, not 24"]),
+        ("world", ["rows", "data"]), ("split", ["rows", "split", "'train'", "'unseen_pairs'"]),
+        ("count", ["it has 25 rows, not 24"]),
         ("new", ["part", "1"]), ("nothing", ["part"]), ({"name": "other"}, ["encoder", "name", "'fake'", "'other'"]),
         ({"weights": "4567"}, ["encoder", "weights", "'0123'", "'4567'"]), ({"size": 65}, ["encoder", "size", "64", "65"]),
         ({"mean": [0.5, 0.4]}, ["encoder", "mean", "0.4"]), ("code", ["code", "1", "2"]), ("width", ["width", "16", "9"]),
