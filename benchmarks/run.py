@@ -29,7 +29,7 @@ from lcl.data.scenes import open_scenes
 from lcl.train.provenance import processor, provenance, version
 
 FORMAT = "lcl-bench-2"
-PARTS = ("steps", "losses", "rendering", "streaming", "matching", "recipes", "banks", "neighbours", "pages", "history")
+PARTS = ("steps", "losses", "rendering", "streaming", "matching", "recipes", "banks", "neighbours", "huge-pages", "history")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def parts(repeats: int, facts: baselines.Facts, tell: Callable[[str], object]) -
         "recipes": baselines.recipe_steps(world, repeats),
         "banks": baselines.bank_building(world, repeats),
         "neighbours": baselines.neighbour_search(repeats, facts),
-        "pages": huge_pages(repeats, tell),
+        "huge-pages": huge_pages(repeats, tell),
         "history": history(repeats, tell),
     }
 
@@ -72,7 +72,7 @@ def parts(repeats: int, facts: baselines.Facts, tell: Callable[[str], object]) -
 def run(repeats: int, tell: Callable[[str], object] = print, only: Collection[str] = ()) -> Bench:
     """Measure everything, `repeats` rounds of each; `tell` is given a line as soon as something is known.
 
-    only: the parts to measure, and nothing else; empty for all.
+    only: the parts to measure, without growths; empty for everything.
 
     Raises LclError where torch sees an accelerator: ours would run on it, and some peers would not.
     """
