@@ -100,7 +100,11 @@ def run(repeats: int, tell: Callable[[str], object] = print, only: Collection[st
 
 
 def run_again(bench: Bench, only: Sequence[str], tell: Callable[[str], object] = print) -> Bench:
-    """A bench with these parts measured once more. Raises LclError if its code, machine or versions are not those at hand."""
+    """A bench with these parts measured once more.
+
+    Raises LclError if its code key (that of training, not of the races), processor, cores or versions are not those at hand.
+    Whether it is the very same machine, and whether the races changed, is for you to know.
+    """
     before, now = bench.provenance, _made()
     for key in ("code", "machine"):
         require(before[key] == now[key], f"the bench is of another {key}, {before[key]}, not {now[key]}; measure all of it.")

@@ -28,7 +28,7 @@ def test_sizes_in_bfloat16_have_a_ring_that_the_legend_names():
     chart = charts.by_size(lines, {}, "clip", "recall (%)", bfloat16={64})
     rings = [line for line in chart.axes[0].lines if line.get_markerfacecolor() == "none"]
     assert [(list(ring.get_xdata()), list(ring.get_ydata())) for ring in rings] == [([64], [50.0])]
-    assert chart.legends[0].get_texts()[-1].get_text() == "ring: in bfloat16" and "In bfloat16: 64 pairs." in chart.alt
+    assert chart.legends[0].get_texts()[-1].get_text() == "ring: computed in bfloat16" and "In bfloat16: 64 pairs." in chart.alt
 
 
 def test_curves_end_where_their_runs_end():

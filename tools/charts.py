@@ -64,7 +64,7 @@ def by_size(lines: Lines, gains: Gains, base: str, ylabel: str, bfloat16: Collec
         axes.grid(alpha=0.3)
     handles = left.get_legend_handles_labels()[0]
     if bfloat16:
-        handles.append(Line2D([], [], **RING, markeredgecolor=GREY, label="ring: in bfloat16"))
+        handles.append(Line2D([], [], **RING, markeredgecolor=GREY, label="ring: computed in bfloat16"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALLEST)
     return figure
 

@@ -47,8 +47,8 @@ start one.
 Every figure has one of three sources:
 
 - **measured**: a rate of one core ({processor}, torch {torch}). It is the CPU time of one thread, because other programs
-  ran on the machine. Neighbours were searched among 6,144 random directions. Scenes and steps are of version 1 of the
-  scenes; the run from beginning to end and the recalls are of version 2.
+  ran on the machine. Neighbours were searched among 6,144 random directions. Scenes and steps of these
+  rates are of version 1 of the scenes; the run from beginning to end, the recalls, and steps of `make bench` are of version 2.
 - **simulated**: the same on made-up data. Look-ups read a sparse file of the full size. It lies in memory, so they wait for no
   disk.
   Pictures to decode are scenes of 128 pixels, enlarged to 256.
@@ -70,9 +70,9 @@ Drawn scenes need two other stages in place of reading:
 threads of an {bench_processor}: the median, and the smallest and the largest in brackets. **Measured:**
 
 {raced}
-This processor has AMX, so the search computes first in bfloat16. We wanted to be twice as fast there, and missed it. The look-ups
-also time how the system fills each page of memory for the first time, which differs between machines: in an earlier bench on
-another one, they were 1.26 times as fast (0.82 to 1.66). Other rows of this run: one step
+This processor has AMX, so the search computes first in bfloat16. We wanted to be twice as fast there, and missed it. The ratio of
+the look-ups says little: in an earlier bench it was 1.26 (0.82 to 1.66). They also time how the system fills each page of memory
+for the first time, which may be the reason. Other rows of this run: one step
 of `clip-ping` takes {ping} times as long as one of `clip`, and one of `lightclip-ping` {both} times as long.
 
 A unit of the GPU's stages takes so many operations, counted by torch: {step} for a pair in a step, forward and backward;

@@ -9,7 +9,7 @@ python tools/study.py --check               the small run that a test trains too
 A run is done when it is kept, made by the code at hand (`lcl.train.provenance.code_key`), on its data, with its torch, and told
 what it would be told now; one that was stopped goes on from its last checkpoint. So the study may be stopped at any time. Each
 worker is a process with one thread, unless --threads says more. Runs stay in `runs/study/`, in a folder for each such
-circumstance.
+circumstance, but for those of --again, which leave nothing there.
 
 If saved runs are of other code, data or torch, new ones wait in `results/next/` until all are there, and then take the place of
 the old study in one go: what is reported is never half of one study and half of another.

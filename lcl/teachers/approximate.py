@@ -24,12 +24,11 @@ CORES = {"AVX512": "SKYLAKEX", "AVX2": "HASWELL"}  # what torch finds in a proce
 
 
 def load_faiss() -> ModuleType:
-    """Import FAISS, so that its OpenBLAS multiplies with the fastest code that the processor has.
+    """Import FAISS, and choose the code of its OpenBLAS by the vector instructions that torch finds in the processor.
 
     The wheel for Linux brings an OpenBLAS of 2021. It takes a younger processor for one of 2004, and is then several times
-    slower. So OPENBLAS_CORETYPE names one to it that it knows, while it is loaded and unless the variable is set already.
-
-    Raises LclError if FAISS is not installed.
+    slower. It reads OPENBLAS_CORETYPE once, when it is loaded, so this has no effect if FAISS was imported before. A value
+    that you have set is kept. Raises LclError if FAISS is not installed.
     """
     core = CORES.get(torch.backends.cpu.get_cpu_capability())
     ours = core is not None and "OPENBLAS_CORETYPE" not in os.environ
