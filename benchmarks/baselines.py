@@ -371,7 +371,7 @@ def neighbour_search(repeats: int, facts: Facts, number: int = 100_000, width: i
     flat_note = f"{half}; FAISS multiplies by OpenBLAS's code for {cores[0]}" if cores else half
     whole = 2.0 * number * number * width
     counted = None if multiplies_bfloat16_fast() else (whole / 2, whole)  # the limit is that of float32
-    named = ("faiss", "FAISS's flat index", flat_note), ("product", "the bare product", half)
+    named = ("faiss", "FAISS's flat index", flat_note), ("product", "the product alone", half)
     for (key, beside, note), peer in zip(named, others, strict=True):
         yield Benchmark(f"neighbours-{key}", what, beside, "rows/s", number, own, peer, note, counted)
     facts[SAME] = [(found["ours"] == found["FAISS"]).float().mean().item()]

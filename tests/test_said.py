@@ -346,6 +346,14 @@ def test_a_step_of_lightclip_takes_one_and_a_half_times_as_long_as_is_said():
     assert load_bench(study.FOLDER / "bench.json").races["recipe-lightclip"].longer.middle == pytest.approx(1.5, abs=0.1)
 
 
+def test_why_parts_of_the_bench_were_measured_once_more_is_said():
+    """The reason stands in the template by hand: who measures other parts once more, or all anew, changes it and this test."""
+    later = load_bench(study.FOLDER / "bench.json").later
+    assert later.keys() == {"losses", "rendering", "matching"} and len({made["commit"] for made in later.values()}) == 1
+    words = "for losses and matching a library had been missing, and other work had run beside rendering"
+    assert words in words_of("docs/peers.md")
+
+
 def test_rates_of_stages_are_said_to_be_of_version_1():
     """Who measures them anew takes the words out of the template, and this test away."""
     assert storage.read_json(study.FOLDER / "scale.json")["provenance"]["commit"].startswith("89f4183b")

@@ -48,7 +48,8 @@ Every figure has one of three sources:
 
 - **measured**: a rate of one core ({processor}, torch {torch}). It is the CPU time of one thread, because other programs
   ran on the machine. Neighbours were searched among 6,144 random directions. Scenes and steps of these
-  rates are of version 1 of the scenes; the run from beginning to end, the recalls, and steps of `make bench` are of version 2.
+  rates are of version 1 of the scenes; the run from beginning to end, the recalls, and steps of `make bench` are of
+  version 2, and its races with older code of version 1.
 - **simulated**: the same on made-up data. Look-ups read a sparse file of the full size. It lies in memory, so they wait for no
   disk.
   Pictures to decode are scenes of 128 pixels, enlarged to 256.

@@ -328,7 +328,7 @@ def test_parts_of_another_circumstance_are_not_mixed(made_up, monkeypatch, tmp_p
     kept = run.run(3, lambda _: None)
     save_bench(tmp_path / "bench.json", dataclasses.replace(kept, provenance=kept.provenance | {part: value}))
     before = (tmp_path / "bench.json").read_bytes()
-    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("it is told before half an hour is spent"))
+    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("the refusal comes after half an hour of races"))
     with pytest.raises(SystemExit):
         run.main(["--part", "losses", "--out", str(tmp_path / "bench.json")])
     assert message in (error := capsys.readouterr().err) and "measure all of it" in error
