@@ -25,10 +25,24 @@ def test_sizes_have_a_dot_a_seed_a_style_a_budget_and_gains_their_interval():
 
 def test_sizes_in_bfloat16_have_a_ring_that_the_legend_names():
     lines = {"clip": {"equal steps": {4: [10.0, 20.0]}, "one epoch": {4: [5.0], 64: [50.0]}}}
-    chart = charts.by_size(lines, {}, "clip", "recall (%)", bfloat16={64})
+    chart = charts.by_size(lines, {}, "clip", "recall (%)", bfloat16={("clip", "one epoch", 64)})
     rings = [line for line in chart.axes[0].lines if line.get_markerfacecolor() == "none"]
     assert [(list(ring.get_xdata()), list(ring.get_ydata())) for ring in rings] == [([64], [50.0])]
-    assert chart.legends[0].get_texts()[-1].get_text() == "ring: computed in bfloat16" and "In bfloat16: 64 pairs." in chart.alt
+    assert chart.legends[0].get_texts()[-1].get_text() == "ring: computed in bfloat16"
+    assert "In bfloat16: clip one epoch, 64 pairs." in chart.alt
+
+
+def test_steps_have_a_panel_a_split_a_line_a_supply_of_pairs_and_rings():
+    lines = {"again": {128: [10.0], 1024: [60.0, 70.0]}, "once": {128: [10.0], 512: [40.0]}}
+    chart = charts.by_steps({"new": lines, "drawings": {"again": {128: [2.0]}}}, "recall (%)", {("again", 1024)})
+    left, right = chart.axes
+    assert [list(line.get_ydata()) for line in left.lines if line.get_label() in lines] == [[10.0, 65.0], [10.0, 40.0]]
+    rings = [line for axes in chart.axes for line in axes.lines if line.get_markerfacecolor() == "none"]
+    assert [(list(ring.get_xdata()), list(ring.get_ydata())) for ring in rings] == [([1024], [65.0])]
+    assert sum(len(dots.get_offsets()) for dots in left.collections) == 5
+    assert (left.get_title(), right.get_title()) == ("new", "drawings")
+    assert "new, again: 10.0 after 128 steps, 65.0 after 1,024 steps" in chart.alt
+    assert "In bfloat16: again, 1,024 steps." in chart.alt
 
 
 def test_curves_end_where_their_runs_end():

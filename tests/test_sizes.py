@@ -8,7 +8,7 @@ from lcl import storage
 from lcl.config import LclError
 from lcl.course.planned import standing
 from lcl.course.study import FOLDER
-from sizes import EPOCH, EQUAL
+from sizes import EPOCH, EQUAL, ONCE
 
 
 def arm(recipe, pairs, epochs, seeds=(0, 1, 2)):
@@ -43,6 +43,38 @@ def test_an_entry_with_an_option_without_a_value_is_left_out_like_other_entries(
     flag = {"mine": {"recipe": "clip", "options": ["--activation-checkpointing"], "seeds": [0], "hours": 0.1}}
     plan = SMALL | {"arms": SMALL["arms"] | flag, "entries": {"mine": "mine.json"}}
     assert sizes.arms_by_size(plan) == sizes.arms_by_size(SMALL)
+
+
+def test_two_arms_for_one_point_are_refused_and_named():
+    brief = arm("clip", 65536, 2) | {"options": ["--pairs", "65536", "--epochs", "2", "--precision", "bfloat16"]}
+    with pytest.raises(LclError, match="clip, 64k and clip, 64k brief would be one point"):
+        sizes.arms_by_size(SMALL | {"arms": SMALL["arms"] | {"clip, 64k brief": brief}})
+
+
+def test_steps_are_those_of_clip_with_the_same_pairs_again_or_with_more_pairs_once():
+    longer = {"clip, once": arm("clip", 16384, 1), "clip, long": arm("clip", 16384, 16), "other": arm("clip-ping", 16384, 16)}
+    found = sizes.arms_by_steps(SMALL | {"arms": SMALL["arms"] | longer})
+    assert found == {
+        "16,384 pairs, seen again and again": {128: "clip, once", 1024: "clip", 1536: "clip, 12 epochs", 2048: "clip, long"},
+        ONCE: {128: "clip, once", 512: "clip, 64k once", 1024: "clip, 128k"},
+    }
+
+
+def test_points_by_steps_have_all_seeds_and_know_their_precision(tmp_path):
+    for seed in (0, 1):
+        run = made_run("clip", seed, 0.5 + seed / 10, SMALL)
+        run["profile"]["training"]["precision"] = "bfloat16"
+        keep(tmp_path, "clip", run)
+    found = standing(SMALL, tmp_path)
+    again = "16,384 pairs, seen again and again"
+    assert sizes.levels_by_steps(found, "recall@1", "new_scenes") == {again: {1024: pytest.approx([50, 60])}, ONCE: {}}
+    assert sizes.levels_by_steps(found, "alignment", "new_scenes") == {again: {}, ONCE: {}}  # not measured
+    assert sizes.bfloat16_steps(found) == {(again, 1024)}
+
+
+def test_the_plan_has_long_runs_with_few_pairs_beside_those_with_many():
+    again, once = sizes.arms_by_steps(storage.read_json(FOLDER / "plan.json")).values()
+    assert again.keys() & once.keys() == {128, 1024, 2048, 25600}
 
 
 def test_the_plan_has_every_size_of_the_question_for_three_recipes():
@@ -81,6 +113,6 @@ def test_gains_compare_equal_pairs_and_steps_over_the_seeds_of_both(tmp_path):
     longest["profile"]["training"]["batch_size"] = 128
     assert sizes.curves(found) == {"clip": ([8192, 131072], [pytest.approx(20), pytest.approx(60)])}
     longest["profile"]["training"]["precision"] = "bfloat16"
-    assert sizes.bfloat16_sizes(found) == {131072}
+    assert sizes.bfloat16_sizes(found) == {("clip", EQUAL, 131072), ("clip", EPOCH, 131072)}
     levels = sizes.levels_by_size(found, "recall@1")
     assert levels["clip-ping"][EQUAL][65536] == [pytest.approx(70)] and EPOCH in levels["clip"]

@@ -16,7 +16,7 @@ Gains = Mapping[str, Mapping[str, Mapping[int, Gain]]]
 RING = {"ls": "", "marker": "o", "ms": 9, "markerfacecolor": "none"}
 
 
-def by_size(lines: Lines, gains: Gains, base: str, ylabel: str, bfloat16: Collection[int] = ()) -> Chart:
+def by_size(lines: Lines, gains: Gains, base: str, ylabel: str, bfloat16: Collection[tuple] = ()) -> Chart:
     """Results by the number of distinct training pairs, on a logarithmic axis: a colour per recipe, a line style per budget.
 
     Args:
@@ -24,7 +24,7 @@ def by_size(lines: Lines, gains: Gains, base: str, ylabel: str, bfloat16: Collec
         gains: {recipe: {budget: {pairs: gain over `base`}}}, drawn with their 95 % intervals; a single seed has none.
         base: the recipe that others are compared with.
         ylabel: the metric.
-        bfloat16: numbers of pairs whose runs compute in bfloat16; a ring marks them.
+        bfloat16: (recipe, budget, pairs) of the points whose runs compute in bfloat16; a ring marks them.
     """
     told = "; ".join(
         f"{recipe}, {budget}: " + ", ".join(f"{sum(seeds) / len(seeds):.1f} of {pairs:,} pairs" for pairs, seeds in row.items())
@@ -34,8 +34,7 @@ def by_size(lines: Lines, gains: Gains, base: str, ylabel: str, bfloat16: Collec
         f"{recipe}, {budget}: " + ", ".join(f"{gain.mean:+.1f} of {pairs:,}" for pairs, gain in row.items())
         for recipe, budgets in gains.items() for budget, row in budgets.items()
     )  # fmt: skip
-    ringed = f" In bfloat16: {', '.join(f'{pairs:,}' for pairs in sorted(bfloat16))} pairs." if bfloat16 else ""
-    figure = Chart(9, 4, f"{ylabel} by pairs, logarithmic: {told}. Points above {base}: {above}.{ringed}")
+    figure = Chart(9, 4, f"{ylabel} by pairs, logarithmic: {told}. Points above {base}: {above}.{_ringed(bfloat16, 'pairs')}")
     left, right = figure.subplots(1, 2)
     sizes = sorted({pairs for budgets in lines.values() for row in budgets.values() for pairs in row})
     for place, (recipe, budgets) in enumerate(lines.items()):
@@ -47,7 +46,7 @@ def by_size(lines: Lines, gains: Gains, base: str, ylabel: str, bfloat16: Collec
             left.plot(list(row), means, label=f"{recipe}, {budget}", **looks)
             for pairs, seeds in row.items():
                 left.scatter([pairs] * len(seeds), seeds, color=colour, s=8, alpha=0.6)
-                if pairs in bfloat16:
+                if (recipe, budget, pairs) in bfloat16:
                     left.plot([pairs], [sum(seeds) / len(seeds)], **RING, markeredgecolor=colour)
             if above := gains.get(recipe, {}).get(budget):
                 shifted = [pairs * 1.06 ** (place - 1) for pairs in above]  # else intervals of recipes hide each other
@@ -63,6 +62,44 @@ def by_size(lines: Lines, gains: Gains, base: str, ylabel: str, bfloat16: Collec
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     handles = left.get_legend_handles_labels()[0]
+    if bfloat16:
+        handles.append(Line2D([], [], **RING, markeredgecolor=GREY, label="ring: computed in bfloat16"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALLEST)
+    return figure
+
+
+def _ringed(bfloat16: Collection[tuple], unit: str) -> str:
+    words = ", ".join(f"{' '.join(names)}, {number:,} {unit}" for *names, number in sorted(bfloat16))
+    return f" In bfloat16: {words}." if words else ""
+
+
+def by_steps(panels: Lines, ylabel: str, bfloat16: Collection[tuple] = ()) -> Chart:
+    """A metric by the number of training steps, on a logarithmic axis: a panel per split, a line per supply of pairs.
+
+    Args:
+        panels: {title: {line: {steps: the values of its seeds}}}.
+        ylabel: the metric.
+        bfloat16: (line, steps) of the points whose runs compute in bfloat16; a ring marks them.
+    """
+    shown = "; ".join(
+        f"{title}, {line}: " + ", ".join(f"{sum(seeds) / len(seeds):.1f} after {steps:,} steps" for steps, seeds in row.items())
+        for title, lines in panels.items() for line, row in lines.items()
+    )  # fmt: skip
+    figure = Chart(9, 3.6, f"{ylabel} by steps, logarithmic: {shown}.{_ringed(bfloat16, 'steps')}")
+    columns = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, lines) in zip(columns, panels.items(), strict=True):
+        for colour, marker, (line, row) in zip(CYCLE, MARKERS, lines.items(), strict=False):
+            means = {steps: sum(seeds) / len(seeds) for steps, seeds in row.items()}
+            axes.plot(list(means), list(means.values()), color=colour, marker=marker, ms=4, label=line)
+            for steps, seeds in row.items():
+                axes.scatter([steps] * len(seeds), seeds, color=colour, s=8, alpha=0.6)
+                if (line, steps) in bfloat16:
+                    axes.plot([steps], [means[steps]], **RING, markeredgecolor=colour)
+        axes.set(xscale="log", xlabel="training steps", ylabel=ylabel, title=title)
+        plain_numbers(axes.xaxis, (1,))
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    handles = columns[0].get_legend_handles_labels()[0]
     if bfloat16:
         handles.append(Line2D([], [], **RING, markeredgecolor=GREY, label="ring: computed in bfloat16"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALLEST)

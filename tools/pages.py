@@ -37,7 +37,7 @@ from lcl.course.planned import Standing
 from lcl.course.study import comparison, gain, query_gain
 from lcl.data import scenes
 from leaderboard import Board
-from sizes import bfloat16_sizes, curves, gains_by_size, levels_by_size
+from sizes import bfloat16_sizes, bfloat16_steps, curves, gains_by_size, levels_by_size, levels_by_steps
 from verdicts import I2T, T2I, ZERO, Evidence
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +99,12 @@ def _sizes_chart() -> plots.Chart:
     found = study.read_study()
     levels, gains = levels_by_size(found, "recall@1"), gains_by_size(found, "recall@1")
     return charts.by_size(levels, gains, "clip", "recall@1 (%)", bfloat16_sizes(found))
+
+
+def _steps_chart() -> plots.Chart:
+    found = study.read_study()
+    panels = {split.replace("_", " "): levels_by_steps(found, "recall@1", split) for split in ("new_scenes", "unseen_drawings")}
+    return charts.by_steps(panels, "recall@1 (%)", bfloat16_steps(found))
 
 
 def _growth_chart(bench: Bench) -> plots.Chart:
@@ -175,7 +181,7 @@ def pages(only: Sequence[str] = ()) -> dict[Path, bytes]:
     out: dict[Path, bytes] = {}
     drawings: dict[str, Callable[[], plots.Chart]] = {
         "gains": lambda: found["answers"].chart(), "costs": lambda: found["answers"].cost_chart(),
-        "growth": lambda: _growth_chart(bench), "sizes": _sizes_chart,
+        "growth": lambda: _growth_chart(bench), "sizes": _sizes_chart, "steps": _steps_chart,
         "curves": lambda: charts.by_pairs_seen(curves(study.read_study()), "recall@1, validation (%)"),
     }  # fmt: skip
 

@@ -1,8 +1,8 @@
-"""The study by the number of pairs: which arms learn from how many, at equal steps and in one epoch."""
+"""The study by the number of pairs and of steps: which arms learn from how many, at equal steps and in one epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import arms
 from lcl.config import get_profile, require
@@ -10,7 +10,24 @@ from lcl.course.planned import Standing
 from lcl.course.statistics import Gain, gain_of
 
 EQUAL, EPOCH = "equal steps", "one epoch"
+ONCE = "more pairs, each seen once"
 KEYS = {"--pairs", "--epochs", "--precision"}
+
+
+def _lengths(plan: Mapping) -> Iterator[tuple[str, dict, int, int]]:
+    """Name, arm, pairs and epochs of the arms that differ from the profile in these alone, or in the precision, too."""
+    usual = get_profile(plan["profile"]).training
+    for name, arm in plan["arms"].items():
+        if name in plan.get("entries", ()):
+            continue
+        options = dict(zip(arm["options"][::2], arm["options"][1::2], strict=True))
+        if options.keys() <= KEYS and options.keys() != {"--precision"}:
+            yield name, arm, int(options.get("--pairs", usual.pairs)), int(options.get("--epochs", usual.epochs))
+
+
+def _place(row: dict[int, str], point: int, name: str) -> None:
+    require(point not in row, f"{row.get(point)} and {name} would be one point of a figure: take one of them out of the plan.")
+    row[point] = name
 
 
 def arms_by_size(plan: Mapping) -> dict[str, dict[str, dict[int, str]]]:
@@ -19,18 +36,16 @@ def arms_by_size(plan: Mapping) -> dict[str, dict[str, dict[int, str]]]:
     The largest sizes may have another precision, too. An arm that differs in the precision alone is their control, and no size.
     A budget is EQUAL, with as many steps as the profile has, or EPOCH, which sees each pair once. An arm may be of both. Recipes
     with a single size are left out.
+
+    Raises:
+        LclError: two arms of a recipe have the same budget and number of pairs, so a figure would show one of them alone.
     """
     usual = get_profile(plan["profile"]).training
     found: dict[str, dict[str, dict[int, str]]] = {}
-    for name, arm in plan["arms"].items():
-        if name in plan.get("entries", ()):
-            continue
-        told = dict(zip(arm["options"][::2], arm["options"][1::2], strict=True))
-        pairs, epochs = int(told.get("--pairs", usual.pairs)), int(told.get("--epochs", usual.epochs))
-        if told.keys() <= KEYS and told.keys() != {"--precision"}:
-            budgets = {EQUAL: pairs * epochs == usual.pairs * usual.epochs, EPOCH: epochs == 1}
-            for budget in filter(budgets.get, budgets):
-                found.setdefault(arm["recipe"], {}).setdefault(budget, {})[pairs] = name
+    for name, arm, pairs, epochs in _lengths(plan):
+        budgets = {EQUAL: pairs * epochs == usual.pairs * usual.epochs, EPOCH: epochs == 1}
+        for budget in filter(budgets.get, budgets):
+            _place(found.setdefault(arm["recipe"], {}).setdefault(budget, {}), pairs, name)
     sizes = {recipe: {pairs for row in budgets.values() for pairs in row} for recipe, budgets in found.items()}
     return {
         recipe: {budget: dict(sorted(row.items())) for budget, row in budgets.items()}
@@ -54,12 +69,49 @@ def levels_by_size(found: Standing, metric: str) -> dict[str, dict[str, dict[int
     return out
 
 
-def bfloat16_sizes(found: Standing) -> set[int]:
-    """The numbers of pairs of `levels_by_size` whose runs compute in bfloat16."""
-    runs = [run for recipe in arms_by_size(found.plan).values() for row in recipe.values() for arm in row.values()
-            for run in found.runs[arm].values()]  # fmt: skip
-    trained = [run["profile"]["training"] for run in runs]
-    return {training["pairs"] for training in trained if training.get("precision") == "bfloat16"}
+def bfloat16_sizes(found: Standing) -> set[tuple[str, str, int]]:
+    """The recipe, budget and number of pairs of each point of `levels_by_size` whose runs compute in bfloat16."""
+    return {
+        (recipe, budget, pairs)
+        for recipe, budgets in arms_by_size(found.plan).items() for budget, row in budgets.items()
+        for pairs, arm in row.items() if _brief(found, arm)
+    }  # fmt: skip
+
+
+def _brief(found: Standing, arm: str) -> bool:
+    return any(run["profile"]["training"].get("precision") == "bfloat16" for run in found.runs[arm].values())
+
+
+def arms_by_steps(plan: Mapping) -> dict[str, dict[int, str]]:
+    """{line: {steps: arm}}, by steps: arms of `clip` that see the profile's pairs again and again, and those that see more, ONCE.
+
+    They differ from the profile in pairs and epochs, and may have another precision, too. The shortest arm, which sees the
+    profile's pairs once, is in both lines. Raises LclError as `arms_by_size`.
+    """
+    usual = get_profile(plan["profile"]).training
+    again, once = f"{usual.pairs:,} pairs, seen again and again", ONCE
+    found: dict[str, dict[int, str]] = {again: {}, once: {}}
+    for name, arm, pairs, epochs in _lengths(plan):
+        steps = pairs * epochs // usual.batch_size
+        if arm["recipe"] == "clip" and pairs == usual.pairs:
+            _place(found[again], steps, name)
+        if arm["recipe"] == "clip" and epochs == 1 and pairs >= usual.pairs:
+            _place(found[once], steps, name)
+    return {line: dict(sorted(row.items())) for line, row in found.items()}
+
+
+def levels_by_steps(found: Standing, metric: str, split: str) -> dict[str, dict[int, list[float]]]:
+    """{line of `arms_by_steps`: {steps: the values of its seeds in percent}}, where there are runs."""
+    rows = {
+        line: {steps: list(arms.values(found.runs[arm], metric, split).values()) for steps, arm in row.items()}
+        for line, row in arms_by_steps(found.plan).items()
+    }
+    return {line: {steps: seeds for steps, seeds in row.items() if seeds} for line, row in rows.items()}
+
+
+def bfloat16_steps(found: Standing) -> set[tuple[str, int]]:
+    """The line and number of steps of each point of `levels_by_steps` whose runs compute in bfloat16."""
+    return {(line, steps) for line, row in arms_by_steps(found.plan).items() for steps, arm in row.items() if _brief(found, arm)}
 
 
 def gains_by_size(found: Standing, metric: str) -> dict[str, dict[str, dict[int, Gain]]]:
