@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 I2T, T2I = RECALL
 ANSWERS = Answers(study.read_study())
 R1, NDCG, ZERO, PROBE, ALIGN = "recall@1", "ndcg@10", "zero_shot_top1", "probe_concept", "alignment"
+AMONG_5000 = "recall@1_gallery"
 
 
 def words_of(path: str) -> str:
@@ -120,40 +121,57 @@ CONTROLS = (("clip+soft", "clip+smoothing", R1), ("clip+match", "clip+max", ALIG
 SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what must hold
     ("README.md", "Most of what `clip-ping` gains over `clip` is distillation.",
      lambda: all(mean("clip+distil", "clip", metric) > mean("clip-ping", "clip", metric) / 2 > 0 for metric in (R1, NDCG, ZERO))),
-    ("README.md", "In recall@1 it does not differ significantly from `clip+distil`.",
-     lambda: not clearly("clip-ping", "clip+distil", R1) and alike("clip-ping", "clip+distil", R1)),
+    ("README.md", "In recall@1 among 1,000 scenes it does not differ significantly from `clip+distil`; among 5,000 it is "
+     "2.2 points below.",
+     lambda: not clearly("clip-ping", "clip+distil", R1) and alike("clip-ping", "clip+distil", R1)
+     and sign("clip-ping", "clip+distil", AMONG_5000) == -1 and round(mean("clip+distil", "clip-ping", AMONG_5000), 1) == 2.2),
     ("README.md", "Neighbours add a little nDCG@10: ",
      lambda: clearly("clip-ping", "clip+distil", NDCG) and mean("clip-ping", "clip+distil", NDCG) < 4),
-    ("README.md", "At equal steps, `lightclip` is above `clip`.",
-     lambda: clearly("lightclip", "clip", R1) and all(sign("lightclip", "clip", metric) == 1 for metric in (R1, NDCG, ZERO))),
+    ("README.md", "At equal steps, `lightclip` is above `clip`** in recall@1 on new scenes and unseen pairs, but not on unseen "
+     "drawings or unseen objects.",
+     lambda: clearly("lightclip", "clip", R1) and sign("lightclip", "clip", R1, "unseen_pairs") == 1
+     and all(sign("lightclip", "clip", R1, split) < 1 for split in ("unseen_drawings", "unseen_concepts"))),
     ("README.md", "A `clip` with one and a half times as many steps does not differ significantly from it in recall@1. "
-     "On average its zero-shot accuracy is higher, and its alignment far lower.",
+     "On average its zero-shot accuracy is higher on new scenes, and its alignment far lower.",
      lambda: alike("clip, 12 epochs", "lightclip", R1)
      and mean("clip, 12 epochs", "lightclip", ZERO) > 1 and mean("lightclip", "clip, 12 epochs", ALIGN) > 10),
     ("README.md", "No level of LightCLIP is significantly above its simpler control** in the metric that [the "
      "plan](docs/plan.md) names.", lambda: all(sign(*pair) < 1 and not clearly(*pair) for pair in CONTROLS)),
     ("README.md", "Label smoothing is even above softened labels in recall@1.",
      lambda: sign("clip+smoothing", "clip+soft", R1) == 1),
-    ("docs/results.md", "In recall@1 these seeds show no gain: ", lambda: not clearly("clip-ping", "clip+distil", R1)),
+    ("docs/results.md", ", and among 5,000 scenes a loss: ",
+     lambda: not clearly("clip-ping", "clip+distil", R1) and sign("clip-ping", "clip+distil", AMONG_5000) == -1),
+    ("docs/results.md", "In foils they lose a little, too: ",
+     lambda: sign("clip-ping", "clip+distil", "foils") == -1 and mean("clip-ping", "clip+distil", "foils") > -4),
     ("docs/results.md", "In nDCG@10 they add a little: ",
      lambda: clearly("clip-ping", "clip+distil", NDCG) and mean("clip-ping", "clip+distil", NDCG) < 4),
     ("docs/results.md", "The mixture adds a little, too: ",
      lambda: clearly("clip-ping+distil", "clip+distil", NDCG) and mean("clip-ping+distil", "clip+distil", NDCG) < 4),
     ("docs/results.md", "Alignment does not differ significantly: ",
      lambda: not clearly("clip+match", "clip+max", ALIGN) and sign("clip+match", "clip+max", ALIGN) == 0),
-    ("docs/results.md", "Label smoothing needs no similarity and has more recall@1: ",
+    ("docs/results.md", "In foils of colour it gains: ", lambda: sign("clip+match", "clip+max", "foil_colour") == 1),
+    ("docs/results.md", "In recall@1 these seeds show no gain. Label smoothing needs no similarity and has more: ",
      lambda: not clearly("clip+soft", "clip+smoothing", R1) and mean("clip+soft", "clip+smoothing", R1) < 0),
     ("docs/results.md", "It lets the model predict the words. recall@1 does not differ significantly: ",
      lambda: not clearly("clip+mlm", "clip+mlm-blind", R1) and sign("clip+mlm", "clip+mlm-blind", R1) == 0
      and mean("clip+mlm", "clip+mlm-blind", "masked_word_true_image") > 20),
+    ("docs/results.md", "Among 5,000 scenes it is a little higher: ",
+     lambda: sign("clip+mlm", "clip+mlm-blind", AMONG_5000) == 1 and mean("clip+mlm", "clip+mlm-blind", AMONG_5000) < 4),
+    ("docs/results.md", ", and nDCG@10 a little lower: ",
+     lambda: sign("clip+mlm", "clip+mlm-blind", NDCG) == -1 and mean("clip+mlm", "clip+mlm-blind", NDCG) > -1),
     ("docs/results.md", "At equal steps it does, in recall@1: ", lambda: clearly("lightclip", "clip", R1)),
     ("docs/results.md", "At equal time these seeds show no gain: ", lambda: not clearly("lightclip", "clip, 12 epochs", R1)),
-    ("docs/results.md", "neither `clip+match` nor `clip+mlm` differs significantly from `clip, 10 epochs` in recall@1 (two seeds "
-     "so far). On average `clip, 10 epochs` has 1.0 points more than `clip+match`, and 1.5 more than `clip+mlm`.",
-     lambda: two_seeds("clip, 10 epochs") and all(alike("clip, 10 epochs", arm, R1) for arm in ("clip+match", "clip+mlm"))
-     and [round(mean("clip, 10 epochs", arm, R1), 1) for arm in ("clip+match", "clip+mlm")] == [1.0, 1.5]),
-    ("docs/results.md", "Colours move with every recipe here: ",
-     lambda: all(sign(arm, "clip", "foil_colour") == 1 for arm in FOILED)),
+    ("docs/results.md", "neither `clip+match` nor `clip+mlm` differs significantly from `clip, 10 epochs` in recall@1:",
+     lambda: all(alike("clip, 10 epochs", arm, R1) for arm in ("clip+match", "clip+mlm"))),
+    ("docs/results.md", "It has two seeds so far, so these intervals are wide.",
+     lambda: two_seeds("clip, 10 epochs")
+     and all((found := gain(arm, "clip, 10 epochs", R1)).high - found.low > 10 for arm in ("clip+match", "clip+mlm"))),
+    ("docs/results.md", "Colours move with all five recipes of this question: ",
+     lambda: all(sign(arm, "clip", "foil_colour") == 1 for arm in FOILED)
+     and next(each for each in ANSWERS.questions if each["question"].startswith("Do foils move"))["arms"] == ["clip", *FOILED]),
+    ("docs/results.md", "A part of this may be captions alone: without the picture, ",
+     lambda: sign("clip+distil", "clip", "foil_colour_no_image") == 1),
+    ("docs/results.md", "With softened labels alone, colours lose: ", lambda: sign("clip+soft", "clip", "foil_colour") == -1),
     ("docs/results.md", "Counts move most with the frozen teachers: ",
      lambda: all(sign(arm, "clip", "foil_count") == 1 for arm in TAUGHT)
      and all(sign(arm, other, "foil_count") == 1 for arm in TAUGHT for other in FOILED if other not in TAUGHT)),
@@ -162,24 +180,31 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("docs/results.md", "Runs of other sizes than 16,384 pairs, and `clip, 16 epochs`, have one seed.",
      lambda: one_seed("clip, 16 epochs", *(arm for arm in ANSWERS.runs if " pairs" in arm and ANSWERS.runs[arm]))),
     ("docs/results.md", "The last run is above every other run of this page in both, and in zero-shot accuracy (100.0).",
-     lambda: highest(MOST, R1, "recall@1_gallery", ZERO)),
+     lambda: highest(MOST, R1, AMONG_5000, ZERO)),
     ("docs/results.md", "this changed recall@1 among 5,000 by +2.9 (two seeds), so a part of the last step may be precision.",
-     lambda: round(mean("clip, bfloat16", "clip", "recall@1_gallery"), 1) == 2.9 and two_seeds("clip, bfloat16")),
-    ("docs/results.md", "So about two thirds of this gain came with more steps alone.", lambda: from_steps(0.6, 0.72)),
-    ("docs/results.md", "In an unseen drawing style, more steps alone gain nothing",
+     lambda: round(mean("clip, bfloat16", "clip", AMONG_5000), 1) == 2.9 and two_seeds("clip, bfloat16")),
+    ("docs/results.md", "So about two thirds of this gain in recall@1 came with more steps alone.",
+     lambda: from_steps(0.6, 0.72)),
+    ("docs/results.md", "In an unseen drawing style, more scenes gain more than more steps",
      lambda: abs(mean("clip, 16 epochs", "clip", R1, "unseen_drawings")) < 0.5 and mean(MANY, "clip", R1, "unseen_drawings") > 3),
+    ("docs/results.md", "With five seeds, half as many steps again gain a little there:",
+     lambda: (found := gain("clip, 12 epochs", "clip", R1, "unseen_drawings")).seeds == 5 and found.sign == 1 and found.mean < 3),
     ("docs/results.md", "For 3,276,800 pairs, with 25,600 steps, there is no such control yet: `clip, 200 epochs` has not run.",
      lambda: no_run("clip, 200 epochs") and longest(MOST)),
     ("docs/results.md", "**Teachers still add.**",
      lambda: all(mean(arm, MANY, metric) > 3 for arm in LARGE for metric in (R1, NDCG))),
     ("docs/results.md", "With 4,096 pairs, `clip-ping` is 18.5 points of recall@1 below `clip+distil`.",
      lambda: round(mean(*(f"{arm}, 4k pairs" for arm in TAUGHT), R1), 1) == -18.5),
-    ("docs/results.md", "With 16,384 (five seeds) and 65,536 we see no clear difference.",
-     lambda: alike("clip-ping", "clip+distil", R1) and abs(mean(*(f"{arm}, 64k pairs" for arm in TAUGHT), R1)) < 2),
+    ("docs/results.md", "With 16,384 (five seeds) the difference is not significant among 1,000 scenes, and ",
+     lambda: alike("clip-ping", "clip+distil", R1) and sign("clip-ping", "clip+distil", AMONG_5000) == -1),
+    ("docs/results.md", "With 65,536 we see no clear difference.",
+     lambda: all(abs(mean(*(f"{arm}, 64k pairs" for arm in TAUGHT), metric)) < 2 for metric in (R1, AMONG_5000))),
+    ("docs/results.md", "The features of these objects improve all the same: a linear probe names",
+     lambda: mean(MOST, "clip", PROBE, "unseen_concepts") > 10),
     ("docs/results.md", "Relations stay near 50 %, and recall@1 of objects that training never showed near 1 %.",
      lambda: near_chance(*(arm for arm in ANSWERS.runs if " pairs" in arm and ANSWERS.runs[arm]))
      and max(values([MOST], R1, "unseen_concepts")[0]) < 2),
-    ("README.md", "so much of the gain comes with the steps. All these runs have one seed so far.",
+    ("README.md", "so much of the gain to 90.4 % comes with the steps. All these runs have one seed so far.",
      lambda: one_seed(MOST, MANY, "clip, 16 epochs", *LARGE) and from_steps(0.4, 0.8)),
     ("README.md", "Relations stay near chance in all of them.", lambda: near_chance(MANY, MOST, "clip, 16 epochs", *LARGE)),
     ("notebooks/11_to_cc3m_scale.ipynb", "With 3.3 million scenes, plain `clip` finds nearly every caption among 1,000. "
@@ -197,13 +222,13 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      "5 seeds |",
      lambda: sign("clip+soft", "clip+smoothing", R1) == -1
      and len(ANSWERS.runs["clip+soft"]) == len(ANSWERS.runs["clip+smoothing"]) == 5),
-    ("docs/dead-ends.md", "No significant difference in retrieval, zero-shot accuracy or alignment; see [the results]"
-     "(results.md#primary-comparisons). | 5 seeds |",
+    ("docs/dead-ends.md", "No significant difference on new scenes in retrieval, zero-shot accuracy or alignment; see [the "
+     "results](results.md#primary-comparisons). | 5 seeds |",
      lambda: alike("clip+match", "clip+max", R1, NDCG, ZERO, ALIGN)
      and len(ANSWERS.runs["clip+match"]) == len(ANSWERS.runs["clip+max"]) == 5),
     ("docs/dead-ends.md", "The model predicts the words. Its recall@1 does not differ significantly from that with masked words "
-     "alone; see [the results](results.md#primary-comparisons). | 5 seeds |",
-     lambda: alike("clip+mlm", "clip+mlm-blind", R1)
+     "alone; among 5,000 scenes it has 1.5 points more; see [the results](results.md#primary-comparisons). | 5 seeds |",
+     lambda: alike("clip+mlm", "clip+mlm-blind", R1) and round(mean("clip+mlm", "clip+mlm-blind", AMONG_5000), 1) == 1.5
      and mean("clip+mlm", "clip+mlm-blind", "masked_word_true_image") > 20
      and len(ANSWERS.runs["clip+mlm"]) == len(ANSWERS.runs["clip+mlm-blind"]) == 5),
     ("docs/dead-ends.md", "Eight and twelve layers retrieve far worse than two",
@@ -216,10 +241,11 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      lambda: mean("clip+match", "clip", R1) > 2 and alike("clip+match", "clip+max", R1)),
     ("docs/teaching.md", "at equal time, no significant difference in recall@1",
      lambda: alike("clip, 12 epochs", "lightclip", R1)),
-    ("docs/teaching.md", "In recall@1, the control without neighbours does not differ significantly.",
+    ("docs/teaching.md", "In recall@1 among 1,000 scenes, the control without neighbours does not differ significantly.",
      lambda: alike("clip+distil", "clip-ping", R1)),
-    ("docs/teaching.md", "in recall, own features do not differ significantly from `clip-ping`; shuffled neighbours "
-     "gain nothing; neighbours by true objects lead in nDCG", lambda: alike("clip+distil", "clip-ping", R1)
+    ("docs/teaching.md", "in recall@1 among 1,000 scenes, own features do not differ significantly from `clip-ping`; on new "
+     "scenes, shuffled neighbours gain nothing; neighbours by true objects lead in nDCG",
+     lambda: alike("clip+distil", "clip-ping", R1)
      and mean("clip-ping+shuffled", "clip", R1) < 1 and mean("clip-ping+oracle", "clip-ping", NDCG) > 2),
     ("docs/teaching.md", "(shuffled: two seeds, true objects: one)",
      lambda: two_seeds("clip-ping+shuffled") and one_seed("clip-ping+oracle")),
@@ -229,12 +255,16 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/05_bipartite_matching.ipynb", "In the saved runs, `clip+match` has higher recall@1 than plain `clip` on "
      "average.",
      lambda: mean("clip+match", "clip", R1) > 2),
-    ("notebooks/05_bipartite_matching.ipynb", "Matching one to one makes no significant difference here.",
+    ("notebooks/05_bipartite_matching.ipynb", "Matching one to one makes no significant difference on new scenes.",
      lambda: all(sign("clip+match", "clip+max", metric) == 0 for metric in (R1, NDCG, ZERO, ALIGN))),
     ("notebooks/05_bipartite_matching.ipynb", "On average, both are above plain `clip` in retrieval and zero-shot.",
      lambda: all(mean(arm, "clip", metric) > 0 for arm in ("clip+match", "clip+max") for metric in (R1, NDCG, ZERO))),
-    ("notebooks/06_fused_mlm.ipynb", "For retrieval, the image makes no significant difference.",
-     lambda: alike("clip+mlm", "clip+mlm-blind", R1)),
+    ("notebooks/06_fused_mlm.ipynb", "For retrieval, the image makes little difference.",
+     lambda: alike("clip+mlm", "clip+mlm-blind", R1)
+     and all(abs(mean("clip+mlm", "clip+mlm-blind", metric)) < 2 for metric in (R1, AMONG_5000, NDCG))),
+    ("notebooks/06_fused_mlm.ipynb", "Among 5,000 scenes it has 1.5 points more.",
+     lambda: sign("clip+mlm", "clip+mlm-blind", AMONG_5000) == 1
+     and round(mean("clip+mlm", "clip+mlm-blind", AMONG_5000), 1) == 1.5),
     ("notebooks/07_lightclip.ipynb", "gain over plain `clip` at equal steps. At equal time, our runs show no gain in retrieval.",
      lambda: sign("lightclip", "clip", R1) == 1
      and all(sign("lightclip", "clip, 12 epochs", metric) <= 0 for metric in (R1, NDCG))),
@@ -249,9 +279,9 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      and all(mean("lightclip", "clip+match", metric) < 5 for metric in (R1, NDCG, ZERO))),
     ("notebooks/07_lightclip.ipynb", "None of the three levels beat its control significantly",
      lambda: all(sign(*pair) < 1 for pair in CONTROLS)),
-    ("notebooks/07_lightclip.ipynb", "In recall@1 it does not differ significantly from `lightclip`, and on average "
-     "its zero-shot "
-     "accuracy is higher. In alignment it stays far below.", lambda: alike("clip, 12 epochs", "lightclip", R1)
+    ("notebooks/07_lightclip.ipynb", "In recall@1 it does not differ significantly from `lightclip`. On average its "
+     "zero-shot accuracy is higher on new scenes, but it is lower on unseen pairs. In alignment it stays far below.",
+     lambda: alike("clip, 12 epochs", "lightclip", R1) and sign("clip, 12 epochs", "lightclip", ZERO, "unseen_pairs") == -1
      and mean("clip, 12 epochs", "lightclip", ZERO) > 1 and mean("lightclip", "clip, 12 epochs", ALIGN) > 10),
     ("notebooks/07_lightclip.ipynb", "At equal steps and the same learning rate, deeper text towers retrieve worse here.",
      lambda: all(mean(arm, "clip, depth 2", R1) < 0 for arm in DEEP) and one_rate(*DEEP, "clip, depth 2")),
@@ -266,9 +296,10 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/09_clip_ping.ipynb", "Each of them alone is above `clip`, too (one seed so far, so there is no interval).",
      lambda: one_seed("clip+nn", "clip+xnn")
      and all(mean(arm, "clip", metric) > 1 for arm in ("clip+nn", "clip+xnn") for metric in (R1, NDCG, ZERO))),
-    ("notebooks/09_clip_ping.ipynb", "In recall@1, distillation without neighbours does not differ significantly from "
-     "`clip-ping`. Neighbours add a little nDCG.",
-     lambda: alike("clip+distil", "clip-ping", R1) and clearly("clip-ping", "clip+distil", NDCG)),
+    ("notebooks/09_clip_ping.ipynb", "In recall@1 among 1,000 scenes, distillation without neighbours does not differ "
+     "significantly from `clip-ping`; among 5,000 it has more. Neighbours add a little nDCG.",
+     lambda: alike("clip+distil", "clip-ping", R1) and sign("clip+distil", "clip-ping", AMONG_5000) == 1
+     and clearly("clip-ping", "clip+distil", NDCG)),
     ("notebooks/09_clip_ping.ipynb", "In the one saved run so far, the student retrieves worse "
      "than with `clip-ping`.",
      lambda: one_seed("a-clip-ping") and all(mean("a-clip-ping", "clip-ping", way) < -1 for way in RECALL)),
@@ -281,11 +312,25 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      "Distillation gains much there.",
      lambda: mean("clip-ping, 4k pairs", "clip, 4k pairs", R1) < 1 and mean("clip-ping, 4k pairs", "clip", R1) < -10
      and mean("clip+distil, 4k pairs", "clip, 4k pairs", R1) > 10),
+    ("notebooks/10_what_neighbours_buy.ipynb", "Neighbours add where a metric asks for objects, and lose a little where it asks "
+     "for details.",
+     lambda: all(sign("clip-ping", "clip+distil", metric) == 1 for metric in (NDCG, ZERO, PROBE))
+     and all(sign("clip-ping", "clip+distil", metric) == -1 for metric in (AMONG_5000, "foils", "foil_background"))),
+    ("notebooks/10_what_neighbours_buy.ipynb", "A wrong background passes far more often.",
+     lambda: mean("clip-ping", "clip-ping+oracle", "foil_background") > 10),
+    ("notebooks/09_clip_ping.ipynb", "Neighbours seem to teach which scenes are alike, and to cost a few details.",
+     lambda: sign("clip-ping", "clip+distil", NDCG) == 1 and sign("clip-ping", "clip+distil", "foils") == -1),
+    ("notebooks/09_clip_ping.ipynb", "Retrieval in an unseen style gains a few points, on a low level. Retrieval of unseen "
+     "objects gains nothing, and `clip-ping` even loses a little.",
+     lambda: all(sign(arm, "clip", R1, "unseen_drawings") == 1 and mean(arm, "clip", R1, "unseen_drawings") < 6
+                 and sign(arm, "clip", R1, "unseen_concepts") < 1 for arm in ("clip-ping", "clip+distil", "clip-ping+distil"))
+     and sign("clip-ping", "clip", R1, "unseen_concepts") == -1),
     ("notebooks/10_what_neighbours_buy.ipynb", "Distillation alone has the whole gain in recall@1.",
      lambda: mean("clip-ping", "clip", R1) > 10 and mean("clip+distil", "clip", R1) >= 0.95 * mean("clip-ping", "clip", R1)),
-    ("notebooks/10_what_neighbours_buy.ipynb", "In recall@1 they do not differ significantly from `clip-ping`, "
-     "and zero-shot accuracy rises nearly as much.",
-     lambda: alike("clip-ping", "clip+distil", R1) and 0 < mean("clip-ping", "clip+distil", ZERO) < 3),
+    ("notebooks/10_what_neighbours_buy.ipynb", "In recall@1 they do not differ significantly from `clip-ping` (among 5,000 "
+     "scenes they have 2.2 points more), and zero-shot accuracy rises nearly as much.",
+     lambda: alike("clip-ping", "clip+distil", R1) and sign("clip+distil", "clip-ping", AMONG_5000) == 1
+     and round(mean("clip+distil", "clip-ping", AMONG_5000), 1) == 2.2 and 0 < mean("clip-ping", "clip+distil", ZERO) < 3),
     ("notebooks/10_what_neighbours_buy.ipynb", "about half a point for `clip-ping` over `clip+distil` in nDCG@10",
      lambda: 0.35 < (found := gain("clip-ping", "clip+distil", NDCG)).mean - found.low < 0.65),
     ("notebooks/10_what_neighbours_buy.ipynb", "**Constant weight** (one seed so far).",
@@ -293,8 +338,8 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/10_what_neighbours_buy.ipynb", "**Shuffled** (two seeds so far).", lambda: two_seeds("clip-ping+shuffled")),
     ("notebooks/10_what_neighbours_buy.ipynb", "Shuffled ones added nothing (two seeds).",
      lambda: two_seeds("clip-ping+shuffled") and mean("clip-ping+shuffled", "clip", R1) < 1),
-    ("docs/teaching.md", '"In two seeds, shuffled neighbours gain nothing. What does this speak against?" *Answer:* that any '
-     "additional target helps, whatever it shows. Two seeds cannot exclude it.",
+    ("docs/teaching.md", '"In two seeds, shuffled neighbours gain nothing on new scenes. What does this speak against?" '
+     "*Answer:* that any additional target helps, whatever it shows. Two seeds cannot exclude it.",
      lambda: two_seeds("clip-ping+shuffled") and mean("clip-ping+shuffled", "clip", R1) < 1),
     ("notebooks/10_what_neighbours_buy.ipynb", "They are a little ahead of distillation",
      lambda: all(sign("clip-ping", "clip+distil", metric) == 1 and mean("clip-ping", "clip+distil", metric) < 4
@@ -305,7 +350,7 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/10_what_neighbours_buy.ipynb", "No column rises by more than about a point, and recall falls a little.",
      lambda: all(mean("clip-ping+shuffled", "clip", metric) < 1.5 for metric in (R1, NDCG, ZERO, PROBE))
      and -5 < mean("clip-ping+shuffled", "clip", R1) < 0),
-    ("notebooks/10_what_neighbours_buy.ipynb", "have clearly the highest nDCG, zero-shot accuracy and probe, "
+    ("notebooks/10_what_neighbours_buy.ipynb", "have clearly the highest nDCG, zero-shot accuracy and probe of objects, "
      "and about the recall of `clip-ping`",
      lambda: all(mean("clip-ping+oracle", arm, metric) > 2 for arm in ("clip-ping", "clip+distil", "clip-ping+distil")
                  for metric in (NDCG, ZERO, PROBE)) and abs(mean("clip-ping+oracle", "clip-ping", R1)) < 3),
@@ -396,6 +441,8 @@ GAINS = [  # where, the words, and for every number in them: arm, over which, me
      [("clip-ping", "clip", R1), ("clip-ping", "clip", ZERO)]),
     ("notebooks/10_what_neighbours_buy.ipynb", r"by ([\d.]+) points in nDCG@10, .*? and by ([\d.]+) in the linear probe",
      [("clip-ping", "clip+distil", NDCG), ("clip-ping", "clip+distil", PROBE)]),
+    ("notebooks/10_what_neighbours_buy.ipynb", r"wrong background in the sentence \(below\), they are ([\d.]+) points behind",
+     [("clip+distil", "clip-ping", "foil_background")]),
 ]  # fmt: skip
 
 
@@ -420,11 +467,11 @@ NUMBERS = [  # where, the words, and for every number in them: arm, split, metri
     ("docs/results.md", r"`clip` has ([\d.]+), ([\d.]+) and ([\d.]+) % recall@1",
      [("clip, 64k pairs, 1 epoch", "new_scenes", R1), (MANY, "new_scenes", R1), (MOST, "new_scenes", R1)]),
     ("docs/results.md", r"among 5,000 scenes ([\d.]+), ([\d.]+) and ([\d.]+) %",
-     [(arm, "new_scenes", "recall@1_gallery") for arm in ("clip, 64k pairs, 1 epoch", MANY, MOST)]),
+     [(arm, "new_scenes", AMONG_5000) for arm in ("clip, 64k pairs, 1 epoch", MANY, MOST)]),
     ("docs/results.md", r"in zero-shot accuracy \(([\d.]+)\)", [(MOST, "new_scenes", ZERO)]),
     ("docs/results.md", r"1,024 steps, ([\d.]+) % with twice the steps, and ([\d.]+) % with these steps",
      [("clip, 16 epochs", "new_scenes", R1), (MANY, "new_scenes", R1)]),
-    ("docs/results.md", r"gain nothing \([\d.]+, ([\d.]+) and ([\d.]+) %\)",
+    ("docs/results.md", r"more than more steps \([\d.]+, ([\d.]+) and ([\d.]+) %\)",
      [("clip, 16 epochs", "unseen_drawings", R1), (MANY, "unseen_drawings", R1)]),
     ("docs/results.md", r"`clip\+distil` has ([\d.]+) % recall@1, and the mixture ([\d.]+) %, where `clip` has ([\d.]+) %",
      [(arm, "new_scenes", R1) for arm in (*LARGE, MANY)]),
@@ -432,6 +479,8 @@ NUMBERS = [  # where, the words, and for every number in them: arm, split, metri
      [(arm, "new_scenes", NDCG) for arm in (*LARGE, MOST)]),
     ("docs/results.md", r"largest run has ([\d.]+) % \(`clip\+distil` with 262,144 pairs: ([\d.]+) %\)",
      [(MOST, "unseen_drawings", R1), (LARGE[0], "unseen_drawings", R1)]),
+    ("docs/results.md", r"linear probe names ([\d.]+) % with the largest run, and ([\d.]+) % with 16,384 pairs",
+     [(MOST, "unseen_concepts", PROBE), ("clip", "unseen_concepts", PROBE)]),
     ("docs/results.md", r"alignment \(([\d.]+)\) stays below that of `lightclip` with 16,384 pairs \(([\d.]+)\)",
      [(MOST, "new_scenes", ALIGN), ("lightclip", "new_scenes", ALIGN)]),
     ("docs/teaching.md", r"R@5 is (\d+) %", [("clip", "new_scenes", "image_to_text_recall@5")]),
