@@ -221,7 +221,7 @@ def test_a_table_compares_with_clip_of_the_same_options_or_the_first_arm():
     assert towers["clip-ping, vit"] == "clip, vit" and towers["clip, vit"] == "clip" and towers["clip"] is None
     assert sizes["clip+distil, 4k pairs"] == "clip, 4k pairs" and sizes["clip-ping"] == "clip"
     assert depths["clip, depth 12"] == "clip, depth 2" and both == {"lightclip": None} | dict.fromkeys(
-        ["clip-ping", "lightclip-ping"], "lightclip"
+        ["clip-ping", "lightclip-ping", "lightclip+distil"], "lightclip"
     )
 
 
