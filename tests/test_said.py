@@ -345,6 +345,9 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      "for details.",
      lambda: all(sign("clip-ping", "clip+distil", metric) == 1 for metric in (NDCG, ZERO, PROBE))
      and all(sign("clip-ping", "clip+distil", metric) == -1 for metric in (AMONG_5000, "foils", "foil_background"))),
+    ("notebooks/10_what_neighbours_buy.ipynb", "Within `lightclip` the signs are the same",
+     lambda: all(sign("lightclip-ping", "lightclip+distil", metric) == 1 for metric in (NDCG, PROBE))
+     and sign("lightclip-ping", "lightclip+distil", "foil_background") == -1),
     ("notebooks/10_what_neighbours_buy.ipynb", "A wrong background passes far more often.",
      lambda: mean("clip-ping", "clip-ping+oracle", "foil_background") > 10),
     ("notebooks/09_clip_ping.ipynb", "Neighbours seem to teach which scenes are alike, and to cost a few details.",
