@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from made_plan import made_run
 
+import arms
 from again import trained_again
 from answers import SUPPORTED, UNTESTED, Answers
 from benchmarks.run import load_bench
@@ -151,9 +152,10 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      lambda: sign("clip+smoothing", "clip+soft", R1) == 1),
     ("README.md", "At equal steps, both papers' recipes add up.",
      lambda: sign("lightclip-ping", "lightclip", R1) == 1 and sign("lightclip-ping", "clip-ping", NDCG) == 1),
-    ("README.md", "more nDCG@10 than `clip-ping` (three seeds). With distillation in place of its neighbours it has more "
-     "recall@1 still, and less nDCG@10.",
-     lambda: three_seeds("lightclip-ping") and sign("lightclip-ping", "lightclip+distil", R1) == -1
+    ("README.md", "more nDCG@10 than `clip-ping` (three seeds), but not significantly more recall@1 than `clip-ping`. With "
+     "distillation in place of its neighbours it has more recall@1 still, and less nDCG@10.",
+     lambda: three_seeds("lightclip-ping") and alike("lightclip-ping", "clip-ping", R1)
+     and sign("lightclip-ping", "lightclip+distil", R1) == -1
      and sign("lightclip-ping", "lightclip+distil", NDCG) == 1),
     ("docs/results.md", "At equal steps they do. `lightclip-ping` has more than `lightclip` in recall@1: ",
      lambda: sign("lightclip-ping", "lightclip", R1) == 1 and three_seeds("lightclip-ping", "lightclip+distil")),
@@ -347,9 +349,9 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
      "for details.",
      lambda: all(sign("clip-ping", "clip+distil", metric) == 1 for metric in (NDCG, ZERO, PROBE))
      and all(sign("clip-ping", "clip+distil", metric) == -1 for metric in (AMONG_5000, "foils", "foil_background"))),
-    ("notebooks/10_what_neighbours_buy.ipynb", "Within `lightclip` the signs are the same",
-     lambda: all(sign("lightclip-ping", "lightclip+distil", metric) == 1 for metric in (NDCG, PROBE))
-     and sign("lightclip-ping", "lightclip+distil", "foil_background") == -1),
+    ("notebooks/10_what_neighbours_buy.ipynb", "Within `lightclip`, too, nDCG rises and foils fall",
+     lambda: sign("lightclip-ping", "lightclip+distil", NDCG) == 1
+     and all(sign("lightclip-ping", "lightclip+distil", metric) == -1 for metric in ("foils", "foil_background"))),
     ("notebooks/10_what_neighbours_buy.ipynb", "A wrong background passes far more often.",
      lambda: mean("clip-ping", "clip-ping+oracle", "foil_background") > 10),
     ("notebooks/09_clip_ping.ipynb", "Neighbours seem to teach which scenes are alike, and to cost a few details.",
@@ -362,7 +364,7 @@ SAID: list[tuple[str, str, Callable[[], bool]]] = [  # where, the words, what mu
     ("notebooks/10_what_neighbours_buy.ipynb", "Distillation alone has the whole gain in recall@1.",
      lambda: mean("clip-ping", "clip", R1) > 10 and mean("clip+distil", "clip", R1) >= 0.95 * mean("clip-ping", "clip", R1)),
     ("notebooks/10_what_neighbours_buy.ipynb", "In recall@1 they do not differ significantly from `clip-ping` (among 5,000 "
-     "scenes they have 2.2 points more), and zero-shot accuracy rises nearly as much.",
+     "they have 2.2 points more), and zero-shot accuracy rises nearly as much.",
      lambda: alike("clip-ping", "clip+distil", R1) and sign("clip+distil", "clip-ping", AMONG_5000) == 1
      and round(mean("clip+distil", "clip-ping", AMONG_5000), 1) == 2.2 and 0 < mean("clip-ping", "clip+distil", ZERO) < 3),
     ("notebooks/10_what_neighbours_buy.ipynb", "about half a point for `clip-ping` over `clip+distil` in nDCG@10",
@@ -452,6 +454,16 @@ def test_what_another_processor_changed_is_said():
     assert max(seeds) - min(seeds) > 3.3, "as large as that of another seed"
 
 
+def test_the_control_of_both_papers_was_trained_on_another_processor_as_is_said():
+    """Who trains these runs on one processor takes the words out of the template, and this test away."""
+    ours, theirs = (ANSWERS.runs[arm] for arm in ("lightclip-ping", "lightclip+distil"))
+    made = [[runs[seed]["provenance"]["machine"]["processor"] for seed in (0, 1, 2)] for runs in (ours, theirs)]
+    assert ["EPYC" in name for name in made[0]] == [False, False, True] and all("EPYC" in name for name in made[1])
+    less = score(theirs[2], R1) - score(ours[2], R1)
+    words = f"With seed 2, of which both are of the EPYC, `lightclip-ping` has {less:.1f} points less recall@1."
+    assert words in words_of("docs/results.md")
+
+
 @pytest.mark.parametrize("seeds_are_so", [False, True])
 def test_other_results_would_contradict_every_sentence(monkeypatch, seeds_are_so):
     """If every arm were equal, far above or far below the one that it is compared with; so the test above can fail.
@@ -498,6 +510,10 @@ def test_readme_says_what_neighbours_add_with_its_interval():
     found = gain("clip-ping", "clip+distil", NDCG)
     interval = f"95 % CI {found.low:.1f} to {found.high:.1f}, {found.seeds} seeds"
     assert f"Neighbours add a little nDCG@10: {found.mean:.1f} points ({interval})." in words_of("README.md")
+    ours, theirs = ({seed: run for seed, run in ANSWERS.runs[arm].items() if seed not in (1, 2)} for arm in TAUGHT)
+    fewer = arms.gain(ours, theirs, NDCG).partition(" (")
+    low, high = fewer[2].rstrip(")").replace("+", "").split(" to ")
+    assert f"without the two it is {fewer[0].lstrip('+')} points ({low} to {high})" in words_of("README.md")
 
 
 NUMBERS = [  # where, the words, and for every number in them: arm, split, metric
